@@ -1,0 +1,54 @@
+"""chainrule's first half: declare networks as index equations, derive, print and verify.
+
+Names are loaded on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "derive.network": ["Network", "Handle", "indices"],
+    "derive.nodes": ["Index", "Access"],
+    "derive.operations": [
+        "sum", "mean", "max", "min", "prod", "logsumexp", "where", "softmax", "identity",
+        "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "gelu", "silu", "exp", "log",
+        "sqrt", "sin", "cos", "erf", "abs",
+    ],
+    "derive.layers": ["dense"],
+    "derive.losses": [
+        "squared_error", "mean_squared_error", "binary_cross_entropy", "cross_entropy",
+    ],
+    "derive.optimizers": ["sgd", "momentum", "adam", "Optimizer"],
+    "derive.differentiate": ["derive"],
+    "derive.program": ["Program", "Equation", "Tensor", "Step"],
+    "derive.errors": [
+        "ChainruleError", "DeclarationError", "DerivationError", "DataError", "MissingError",
+    ],
+    "derive.check": ["check"],
+    "derive.verify": ["verify"],
+    "derive.reference": ["evaluate"],
+    "derive.document": ["write_document"],
+}  # fmt: skip
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_WHERE)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        from derive.errors import nearest
+
+        guess = nearest(name, _WHERE)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        raise AttributeError(f"derive has no {name!r}{hint}")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

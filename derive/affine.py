@@ -1,0 +1,132 @@
+"""Index expressions: affine forms, bounds, and solving ``g(i) = m`` exactly over the integers.
+
+An adjoint is the sum over all points ``i`` with ``g(i) = m``. Each target dim gives one equation;
+one index of it is eliminated, with divisibility and bounds kept as guards, and the indices that
+are left are summed over. Division happens only under a divisibility guard, so it is exact, and
+the solution is again affine: the derivative of an adjoint is solved by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sympy
+from sympy import Expr, Integer, Mod, S
+
+from derive.nodes import Index, IntegerAccess
+
+
+def coefficients(expr: Expr, indices: Iterable[Index]) -> dict[Index, Expr] | None:
+    """Coefficient of each index that occurs in an affine expression, or None if not affine."""
+    out = {}
+    for index in indices:
+        if index not in expr.free_symbols:
+            continue
+        slope = sympy.diff(_plain(expr), index)
+        if slope.free_symbols & set(indices) or not slope.is_Rational:
+            return None
+        out[index] = slope
+    return out
+
+
+def _plain(expr: Expr) -> Expr:
+    """The expression with gathers made opaque, so that SymPy treats them as constants."""
+    gathers = expr.atoms(IntegerAccess)
+    return expr.xreplace({g: sympy.Dummy(integer=True) for g in gathers}) if gathers else expr
+
+
+def bounds(expr: Expr) -> tuple[Expr, Expr] | None:
+    """Smallest and largest value of an affine expression over the ranges of its indices."""
+    if isinstance(expr, Index):
+        return S.Zero, expr.size - 1
+    indices = [s for s in expr.free_symbols if isinstance(s, Index)]
+    slopes = coefficients(expr, indices)
+    if slopes is None or expr.atoms(IntegerAccess):
+        return None
+    low = high = expr.xreplace({i: S.Zero for i in indices})
+    for index, slope in slopes.items():
+        reach = slope * (index.size - 1)
+        low, high = (low, high + reach) if slope > 0 else (low + reach, high)
+    return sympy.expand(low), sympy.expand(high)
+
+
+def inside(expr: Expr, size: Expr) -> list[Expr]:
+    """The conditions under which ``0 <= expr < size`` that the ranges do not already give."""
+    reach = bounds(expr)
+    conditions = []
+    if reach is None or reach[0].is_nonnegative is not True:
+        conditions.append(sympy.Ge(expr, 0))
+    if reach is None or sympy.expand(size - 1 - reach[1]).is_nonnegative is not True:
+        conditions.append(sympy.Lt(expr, size))
+    return [c for c in conditions if c != True]  # noqa: E712  (SymPy's true)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """``values`` of eliminated indices in terms of ``m`` and the rest; ``guards``; ``left``: the
+    indices still to be summed over; ``scattered``: whether a guard compares with a gather."""
+
+    values: dict[Index, Expr]
+    guards: tuple[Expr, ...]
+    left: tuple[Index, ...]
+    scattered: bool
+
+
+def solve(where: Sequence[Expr], target: Sequence[Index], variables: Sequence[Index]) -> Solution:
+    """Solve ``where[d] == target[d]`` for every d, over the integer ranges of ``variables``.
+
+    The target indices must not occur in ``where``. Every solution is counted exactly once.
+    """
+    values: dict[Index, Expr] = {}
+    guards: list[Expr] = []
+    left = list(variables)
+    # Plain indices first: they need no guard, and later equations then have fewer unknowns.
+    todo = sorted(zip(where, target, strict=True), key=lambda pair: not isinstance(pair[0], Index))
+    for expr, m in todo:
+        expr = expr.xreplace(values)
+        if expr.atoms(IntegerAccess):  # a gather: no closed solution, a guard compares instead
+            guards.append(sympy.Eq(m, expr))
+            continue
+        slopes = coefficients(expr, left)
+        if not slopes:
+            guards.append(sympy.Eq(m, expr))
+            continue
+        index = min(slopes, key=lambda i: _preference(i, slopes[i], left))
+        value, divisible = _isolate(expr, m, index, slopes[index])
+        guards += divisible
+        guards += inside(value, index.size)
+        left.remove(index)
+        values = {i: v.xreplace({index: value}) for i, v in values.items()}
+        values[index] = value
+    guards = [g.xreplace(values) for g in guards]
+    kept = tuple(dict.fromkeys(g for g in guards if g != True))  # noqa: E712
+    scattered = any(
+        gather.free_symbols & set(left) for g in kept for gather in g.atoms(IntegerAccess)
+    )
+    return Solution(values, kept, tuple(left), scattered)
+
+
+def _preference(index: Index, slope: Expr, left: Sequence[Index]) -> tuple:
+    """Eliminate the index with the largest range, so that the sum that is left is short; among
+    equals one with slope ±1, which needs no divisibility guard."""
+    size = index.size
+    extent = (0, 0) if not size.is_Integer else (1, -int(size))
+    return (*extent, abs(slope) != 1, left.index(index))
+
+
+def _isolate(expr: Expr, m: Index, index: Index, slope: Expr) -> tuple[Expr, list[Expr]]:
+    """``expr == m`` solved for ``index``: its value and the guard that makes it whole."""
+    rest = sympy.expand(expr - slope * index)
+    numerator = sympy.expand((m - rest) * slope.q)  # slope = p/q
+    p = Integer(slope.p)
+    if p < 0:
+        numerator, p = sympy.expand(-numerator), -p
+    guards = []
+    denominator = sympy.ilcm(1, *(c.q for c in numerator.as_coefficients_dict().values()))
+    if denominator != 1:
+        # m - rest is whole only under the guards that came with `rest`; scale to whole numbers
+        numerator, p = sympy.expand(numerator * denominator), p * denominator
+    if p != 1:
+        guards.append(sympy.Eq(Mod(numerator, p), 0))
+    return sympy.expand(numerator / p), guards
