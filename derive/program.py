@@ -230,7 +230,7 @@ class Program:
     def hash(self) -> str:
         """A digest of the equations: the same network gives the same 16 hexadecimal digits."""
         text = "\n".join(
-            f"{eq.name}[{','.join(f'{i.name}:{i.size}' for i in eq.indices)}]={sympy.srepr(eq.body)}"
+            f"{eq.target} for {[(i.name, i.size) for i in eq.indices]} = {sympy.srepr(eq.body)}"
             for eq in self.equations
         )
         roles = ",".join(f"{t.name}:{t.role}:{t.dtype}" for t in self.tensors.values())

@@ -1,0 +1,256 @@
+"""The command ``chainrule``: verbs, their options, exit codes.
+
+Exit codes: 0 done, proved or agrees; 1 wrong; 2 usage or bad input; 3 undecided; 4 something is
+missing on this machine; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from codegen.progress import progress
+from derive import __version__
+from derive.errors import ChainruleError, DeclarationError, MissingError
+
+OK, WRONG, USAGE, UNDECIDED, MISSING, INTERRUPTED = 0, 1, 2, 3, 4, 130
+Outcome = tuple[int, dict[str, Any], str]  # exit code, what --json prints, what a person reads
+
+
+# -- verbs --------------------------------------------------------------------------------------
+def do_tour(args: argparse.Namespace) -> Outcome:
+    from codegen.tour import tour
+
+    result = tour(Path(args.out), force=args.force)
+    return OK, result.to_dict(), str(result)
+
+
+def do_document(args: argparse.Namespace) -> Outcome:
+    from derive.document import write_document
+
+    from codegen.loading import load_model
+    from derive.differentiate import derive
+
+    with progress("deriving"):
+        derived = derive(load_model(args.model).program)
+    out = args.out or f"{Path(args.model).stem}.html"
+    with progress(f"writing {out}"):
+        write_document(derived, out, lang=args.lang, detail=args.detail, check=not args.no_check,
+                       force=args.force)
+    return OK, {"document": out, "equations": len(derived.equations)}, f"wrote {out}"
+
+
+def do_emit(args: argparse.Namespace) -> Outcome:
+    import codegen
+    from codegen.loading import load_model
+    from derive.differentiate import derive
+
+    with progress("deriving"):
+        derived = derive(load_model(args.model).program)
+    if args.show:
+        text = codegen.show(derived, args.show)
+        return OK, {"stage": args.show, "text": text}, text
+    out = args.out or "kernels.py"
+    with progress(f"writing {out}"):
+        codegen.emit(derived, out, target=args.target, optimizer=_optimizer(args),
+                     dtype=args.dtype, force=args.force)
+    return OK, {"module": out, "target": args.target}, (
+        f"wrote {out}\ncheck it with: python {out} --self-test"
+    )
+
+
+def do_verify(args: argparse.Namespace) -> Outcome:
+    from derive.verify import verify
+
+    from codegen.loading import load_model
+
+    program = load_model(args.model).program
+    with progress("checking the gradient"):
+        report = verify(program, _hand(Path(args.hand), args.function), seed=args.seed)
+    if args.html:
+        Path(args.html).write_text(report.to_html(), encoding="utf-8")
+    return report.exit_code, report.to_dict(), str(report)
+
+
+def do_train(args: argparse.Namespace) -> Outcome:
+    from codegen.loading import load_model
+    from codegen.runs import train
+
+    model = load_model(args.model)
+    result = train(model, source=args.data, epochs=args.epochs, batch=args.batch,
+                   optimizer=_optimizer(args), dtype=args.dtype, seed=args.seed,
+                   test_share=args.test_share, out=Path(args.out))
+    return INTERRUPTED if result.interrupted else OK, result.to_dict(), str(result)
+
+
+def do_diagnose(args: argparse.Namespace) -> Outcome:
+    from derive.flow import diagnose
+
+    from codegen.loading import load_model
+
+    with progress("following the signal and the gradient"):
+        diagnosis = diagnose(load_model(args.model).program)
+    return OK, diagnosis.to_dict(), str(diagnosis)
+
+
+def do_explain(args: argparse.Namespace) -> Outcome:
+    from derive.explain import explain
+
+    from codegen.loading import load_model
+    from derive.differentiate import derive
+
+    text = str(explain(derive(load_model(args.model).program), args.name))
+    return OK, {"of": args.name, "text": text}, text
+
+
+def do_doctor(args: argparse.Namespace) -> Outcome:
+    from codegen.doctor import examine
+
+    findings = examine()
+    width = max(len(f.what) for f in findings)
+    lines = [
+        f"{f.state:8} {f.what:{width}}  {f.detail}" + (f"\n{'':9}→ {f.mend}" if f.mend else "")
+        for f in findings
+    ]
+    broken = any(f.state == "broken" for f in findings)
+    return MISSING if broken else OK, {"findings": [f.to_dict() for f in findings]}, "\n".join(lines)
+
+
+# -- parts of verbs -------------------------------------------------------------------------------
+def _hand(path: Path, name: str | None) -> Any:
+    """The gradient in a file: a function of a Python file, or the text of a LaTeX file."""
+    from codegen.loading import run_file
+
+    if not path.is_file():
+        raise DeclarationError(f"there is no file {str(path)!r}", expected="the gradient's file")
+    if path.suffix == ".tex":
+        return path.read_text(encoding="utf-8")
+    own = {
+        n: f for n, f in run_file(path).items()
+        if callable(f) and getattr(f, "__code__", None) is not None
+        and Path(f.__code__.co_filename).name == path.name and not n.startswith("_")
+    }
+    if name is None:
+        name = next((n for n in ("backward", "gradient", "grad") if n in own), None)
+        name = name or (next(iter(own)) if len(own) == 1 else None)
+    if name not in own:
+        raise DeclarationError(
+            f"which function of {path.name} is the gradient?",
+            expected="a function backward(…), or --function NAME",
+            got=", ".join(own) or "no function",
+        )
+    return own[name]
+
+
+def _optimizer(args: argparse.Namespace) -> Any:
+    import derive
+
+    make: Callable[..., Any] = getattr(derive, args.optimizer)
+    return make() if args.lr is None else make(lr=args.lr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="chainrule",
+        description="From a network's equations: the derivation, the kernels, a verdict on yours.",
+        epilog="exit codes: 0 done or proved, 1 wrong, 2 bad input, 3 undecided, 4 missing here",
+    )
+    parser.add_argument("--version", action="version", version=f"chainrule {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, action: Callable[[argparse.Namespace], Outcome], text: str,
+             model: bool = True) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.set_defaults(action=action)
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
+        if model:
+            sub.add_argument("model", help="a Python file that declares a network, or a .net text")
+        return sub
+
+    sub = verb("tour", do_tour, "the whole way on real digits: document, kernels, checks, training",
+               model=False)
+    sub.add_argument("--out", default="chainrule-tour", help="folder to write to")
+    _force(sub)
+
+    sub = verb("document", do_document, "write the derivation of every gradient")
+    sub.add_argument("-o", "--out", help="a name in .html .tex .pdf .md or .ipynb")
+    sub.add_argument("--lang", default="en", help="en or zh")
+    sub.add_argument("--detail", default="standard", choices=["summary", "standard", "full"])
+    sub.add_argument("--no-check", action="store_true", help="leave the numeric check out")
+    _force(sub)
+
+    sub = verb("emit", do_emit, "write a standalone module that trains the network")
+    sub.add_argument("-o", "--out", help="the module's file (kernels.py)")
+    sub.add_argument("--target", default="cpu", help="cpu")
+    sub.add_argument("--show", metavar="STAGE",
+                     help="print a stage: simplified, schedule, memory, loops or text")
+    _training(sub)
+    _force(sub)
+
+    sub = verb("verify", do_verify, "a verdict on a gradient that you derived by hand")
+    sub.add_argument("hand", help="a Python file with backward(…), or a .tex file")
+    sub.add_argument("--function", help="the function's name, where the file has several")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--html", help="write the report as HTML, too")
+
+    sub = verb("train", do_train, "train with the emitted kernels")
+    sub.add_argument("--data", help="an .npz file, or digits, iris, wine, breast_cancer, diabetes")
+    sub.add_argument("--epochs", type=int, default=50)
+    sub.add_argument("--batch", type=int, default=64)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--test-share", type=float, default=0.2)
+    sub.add_argument("--out", default="run", help="folder for weights, metrics and the plot")
+    _training(sub)
+
+    sub = verb("explain", do_explain, "one gradient, step by step, in the terminal")
+    sub.add_argument("name", help="the parameter, such as W1")
+    verb("diagnose", do_diagnose, "why gradients vanish or explode here, and what mends it")
+    verb("doctor", do_doctor, "what is missing on this machine, and what brings it", model=False)
+    return parser
+
+
+def _force(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--force", action="store_true",
+                     help="overwrite a file that this tool did not write")
+
+
+def _training(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--optimizer", default="adam", choices=["sgd", "momentum", "adam"])
+    sub.add_argument("--lr", type=float, help="learning rate (the optimizer's own by default)")
+    sub.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        code, data, text = args.action(args)
+    except ChainruleError as error:
+        code = MISSING if isinstance(error, MissingError) else USAGE
+        _fail(args.json, error)
+        return code
+    except OSError as error:
+        _fail(args.json, DeclarationError(
+            f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")))
+        return USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    print(json.dumps(data, indent=1, default=str) if args.json else text)
+    return code
+
+
+def _fail(as_json: bool, error: ChainruleError) -> None:
+    if as_json:
+        print(json.dumps({"error": error.what, "expected": error.expected, "got": error.got,
+                          "mend": error.mend, "where": error.where}, indent=1, default=str))
+    else:
+        print(f"error: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
