@@ -117,7 +117,8 @@ def do_doctor(args: argparse.Namespace) -> Outcome:
         for f in findings
     ]
     broken = any(f.state == "broken" for f in findings)
-    return MISSING if broken else OK, {"findings": [f.to_dict() for f in findings]}, "\n".join(lines)
+    data = {"findings": [f.to_dict() for f in findings]}
+    return MISSING if broken else OK, data, "\n".join(lines)
 
 
 # -- parts of verbs -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``chainrule doctor``: what is on this machine, what is missing, and the command that brings it."""
+"""``chainrule doctor``: what is here, what is missing, and the command that brings it."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def load_model(path: str | Path) -> ModelFile:
             f"{str(path)!r} is neither Python nor a .net text", expected="a name in .py or .net"
         )
     names = run_file(path)
-    return ModelFile(path, _network(path, names).program(), names.get("data"))
+    return ModelFile(path, _program(path, names), names.get("data"))
 
 
 def run_file(path: Path) -> dict[str, Any]:
@@ -77,14 +77,15 @@ def run_file(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _network(path: Path, names: dict[str, Any]) -> Network | Program:
-    if isinstance(names.get("net"), Network):
-        return names["net"]
-    if callable(names.get("network")):
-        return names["network"]()
+def _program(path: Path, names: dict[str, Any]) -> Program:
     found = {n: v for n, v in names.items() if isinstance(v, Network)}
+    if "net" in found:
+        return found["net"].program()
+    if callable(names.get("network")):
+        made = names["network"]()
+        return made if isinstance(made, Program) else made.program()
     if len(found) == 1:
-        return next(iter(found.values()))
+        return next(iter(found.values())).program()
     raise DeclarationError(
         f"{path.name} declares " + ("no network" if not found else f"several: {', '.join(found)}"),
         expected='a variable `net = dr.Network("…")` or a function network() that returns one',

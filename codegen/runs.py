@@ -43,8 +43,9 @@ class RunResult:
     def __str__(self) -> str:
         last = self.history[-1] if self.history else {}
         figures = ", ".join(
-            f"{k.replace('_', ' ')} {v:.2%}" if k == "accuracy" else f"{k.replace('_', ' ')} {v:.4g}"
-            for k, v in last.items() if k in ("loss", "test_loss", "accuracy")
+            f"{name.replace('_', ' ')} {format(last[name], form)}"
+            for name, form in (("loss", ".4g"), ("test_loss", ".4g"), ("accuracy", ".2%"))
+            if name in last
         )
         head = f"{self.name}: {len(self.history)} epochs in {self.seconds:.2f} s; {figures}"
         rows = [f"  {what:11} {path}" for what, path in self.files.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import sympy
 from sympy import Expr, S
@@ -53,7 +54,7 @@ def as_size(size: Expr | int | str) -> Expr:
     return value
 
 
-def indices(text: str) -> tuple[Index, ...] | Index:
+def indices(text: str) -> Any:
     """Indices from ``"b:B i:64 j:32"``: a name, a colon, a size (a number or a name).
 
     Returns:
@@ -358,7 +359,7 @@ class Network:
 
     def _guard(self, name: str, expr: Expr) -> Expr:
         """Accesses that can leave their bounds read 0 there, or the recurrence's first value."""
-        mapping = {}
+        mapping: dict[Expr, Expr] = {}
         for access in accesses(expr):
             tensor = self._handles[access.name].tensor
             for axis, (where, size) in enumerate(zip(access.where, tensor.shape, strict=True)):

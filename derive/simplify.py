@@ -49,9 +49,14 @@ def sum_over(body: Expr, bound: Iterable[Index]) -> Expr:
     """The sum of ``body``: constants in front, guards that do not vary outside, indices that an
     equality determines substituted, indices that do not occur counted."""
     left = tuple(bound)
-    if not left or body == 0:
+    if body == 0 or (not left and not isinstance(body, Select)):
         return body
     if isinstance(body, Select) and body.no == 0:
+        constant, rest = split_constant(body.yes)
+        if constant != 1:
+            return constant * sum_over(Select(body.condition, rest), left)
+        if not left:
+            return body
         sifted = _sift(body, left)
         if sifted is not None:
             return sifted
@@ -71,6 +76,13 @@ def sum_over(body: Expr, bound: Iterable[Index]) -> Expr:
     if isinstance(inner, Add) and constant == [] and all(_is_sum(a) for a in inner.args):
         return count * Add(*(sum_over(a, used) for a in inner.args))
     return Mul(*constant) * count * (SumOver(inner, *used) if used else inner)
+
+
+def split_constant(expr: Expr) -> tuple[Expr, Expr]:
+    """A product as its numbers and sizes, and the rest."""
+    factors = Mul.make_args(expr)
+    constant = [f for f in factors if not f.has(Access, Index, Reduction, Select)]
+    return Mul(*constant), Mul(*(f for f in factors if f not in constant))
 
 
 def _is_sum(expr: Expr) -> bool:

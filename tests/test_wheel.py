@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source") / "chainrule"
-    ignore = shutil.ignore_patterns(".git", "*.egg-info", "__pycache__", ".*cache", ".venv", "build")
+    ignore = shutil.ignore_patterns(".git", "*.egg-info", "__pycache__", ".*cache", "build")
     shutil.copytree(ROOT, source, ignore=ignore)
     out = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(out), str(source)]
