@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import sympy
 from sympy import Add, Expr, S, Symbol
@@ -122,9 +122,13 @@ class _Reverse:
         self.adjoint: dict[str, tuple[tuple[Index, ...], Expr]] = {}  # inlined ones too
         self.adjoint_names: dict[str, str] = {}
         self.declared: dict[str, Tensor] = {}
-        self.known = {alpha_key(eq.indices, eq.body): eq.tensor for eq in program.equations}
         self.groups = program.only(of).groups
         self.active = self._active()
+
+    @cached_property
+    def known(self) -> dict[tuple, Tensor]:
+        """What the program already computes, by equation (needed for few reductions only)."""
+        return {alpha_key(eq.indices, eq.body): eq.tensor for eq in self.program.equations}
 
     def _active(self) -> set[str]:
         """Tensors on a path from ``wrt`` to the loss: nothing else gets an adjoint."""
@@ -259,15 +263,12 @@ class _Reverse:
             for access, local in local_derivatives(body.body, None):
                 yield access, local, factor, body.bound
             return
-        sums = opaque_atoms(body, (SumOver,))
-        there = {s: Symbol(f"_s{n}", real=True) for n, s in enumerate(sums)}
-        outer = body.xreplace(there)
-        for access, local in local_derivatives(outer, eq.target):
-            yield access, local, S.One, ()
-        for node, mark in there.items():
-            weight = sympy.diff(outer, mark)
-            for access, local in local_derivatives(node.body, None):
-                yield access, local, weight, node.bound
+        for node, local in local_derivatives(body, eq.target):
+            if isinstance(node, Access):
+                yield node, local, S.One, ()
+                continue
+            for access, inner in local_derivatives(node.body, None):
+                yield access, inner, local, node.bound
 
     def _contribute(
         self, eq: Equation, occurrence: Access, local: Expr, term: Expr, bound: tuple[Index, ...]
@@ -277,13 +278,13 @@ class _Reverse:
         tensor = self.program.tensors[occurrence.name]
         self.steps.append(
             Step(local_rule(eq.body, local), self._name(tensor), term, term, eq.indices,
-                 eq.name, occurrence, local)
+                 eq.name, occurrence, local, bound)
         )
         body = pull_back(occurrence, term, (*eq.indices, *bound), tensor)
         simple = one_from_distributions(body, self.program.tensors)
         self.steps.append(
             Step("indices", self._name(tensor), term, simple, tensor.indices, eq.name,
-                 occurrence, local)
+                 occurrence, local, bound)
         )
         self.contributions.setdefault(tensor.name, []).append(
             Contribution(occurrence, simple, eq.name)
@@ -338,11 +339,12 @@ def _is_constant_or_copy(total: Expr, indices: tuple[Index, ...]) -> bool:
 
 
 # -- inside one scalar body ---------------------------------------------------------------------
-def local_derivatives(body: Expr, target: Access | None) -> list[tuple[Access, Expr]]:
-    """``(access, derivative of body with respect to it)`` for each float access in a body
-    without reductions; where the derivative contains the body itself, ``target`` stands for it
-    (the stored output)."""
-    atoms = [a for a in opaque_atoms(body, (Access,)) if not isinstance(a, IntegerAccess)]
+def local_derivatives(body: Expr, target: Access | None) -> list[tuple[Expr, Expr]]:
+    """``(node, derivative of body with respect to it)`` for each float access, and each plain sum
+    taken as a whole, in a body; where the derivative contains the body itself, ``target`` stands
+    for it (the stored output)."""
+    found = opaque_atoms(body, (Access, SumOver))
+    atoms = [a for a in found if not isinstance(a, IntegerAccess)]
     there = {a: placeholder(n) for n, a in enumerate(atoms)}
     back = {p: a for a, p in there.items()}
     if target is not None:
@@ -361,15 +363,23 @@ def _partial(body: Expr, symbol: Symbol, reuse_output: bool) -> Expr:
     return derivative
 
 
-def pull_back(
-    occurrence: Access, term: Expr, variables: tuple[Index, ...], tensor: Tensor
-) -> Expr:
-    """Sum of ``term`` over all values of ``variables`` at which ``occurrence`` is the element of
-    ``tensor`` at its canonical indices: the contribution to the adjoint, as a gather."""
-    target = tensor.indices
+@dataclass(frozen=True)
+class _Plan:
+    """How indices are replaced in a term, what is summed over then, under which guard."""
+
+    mapping: dict[Expr, Expr]
+    bound: tuple[Index, ...]
+    guard: Expr
+    taken: frozenset[str]
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    where: tuple[Expr, ...], variables: tuple[Index, ...], target: tuple[Index, ...]
+) -> _Plan:
+    """The solution of ``where == target`` in names that read well (shared by equal accesses)."""
     hidden = {v: v.renamed(f"_v{n}") for n, v in enumerate(variables)}
-    where = [e.xreplace(hidden) for e in occurrence.where]
-    solution = solve(where, target, [hidden[v] for v in variables])
+    solution = solve([e.xreplace(hidden) for e in where], target, [hidden[v] for v in variables])
     taken = {i.name for i in target}
     nice: dict[Index, Index] = {}
     for v in variables:
@@ -380,12 +390,20 @@ def pull_back(
         v: nice[h] if h in nice else solution.values[h].xreplace(nice)
         for v, h in hidden.items()
     }
-    bound = [nice[h] for h in solution.left]
-    guards = [g.xreplace(nice) for g in solution.guards]
-    body = alpha_rename(term, taken).xreplace(mapping) if term.has(Reduction) else term.xreplace(
-        mapping
-    )
-    return sum_over(Select(sympy.And(*guards), body), bound)
+    guard = sympy.And(*(g.xreplace(nice) for g in solution.guards))
+    moved = {v: e for v, e in mapping.items() if v != e}
+    return _Plan(moved, tuple(nice[h] for h in solution.left), guard, frozenset(taken))
+
+
+def pull_back(
+    occurrence: Access, term: Expr, variables: tuple[Index, ...], tensor: Tensor
+) -> Expr:
+    """Sum of ``term`` over all values of ``variables`` at which ``occurrence`` is the element of
+    ``tensor`` at its canonical indices: the contribution to the adjoint, as a gather."""
+    plan = _plan(occurrence.where, variables, tensor.indices)
+    if term.has(Reduction):
+        term = alpha_rename(term, set(plan.taken) | {v.name for v in variables})
+    return sum_over(Select(plan.guard, rename(term, plan.mapping)), plan.bound)
 
 
 def local_rule(body: Expr, local: Expr) -> str:

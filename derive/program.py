@@ -107,7 +107,8 @@ class Step:
     ``rule`` is a key of `derive.rules.RULES`; ``target`` is the tensor whose adjoint the step
     works on; ``before`` and ``after`` are scalar bodies in the indices ``indices`` of the target;
     ``source`` is the forward tensor whose equation is differentiated, ``occurrence`` the access
-    in it and ``local`` the local derivative with respect to that access.
+    in it, ``local`` the local derivative with respect to that access, and ``bound`` the indices
+    that a reduction around the occurrence binds.
     """
 
     rule: str
@@ -118,6 +119,7 @@ class Step:
     source: str | None = None
     occurrence: Access | None = None
     local: Expr | None = None
+    bound: tuple[Index, ...] = ()
 
 
 @dataclass(frozen=True)
