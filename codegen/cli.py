@@ -15,7 +15,7 @@ from typing import Any
 
 from codegen.progress import progress
 from derive import __version__
-from derive.errors import ChainruleError, DeclarationError, MissingError
+from derive.errors import ChainruleError, DeclarationError, MissingError, unknown_name
 
 OK, WRONG, USAGE, UNDECIDED, MISSING, INTERRUPTED = 0, 1, 2, 3, 4, 130
 Outcome = tuple[int, dict[str, Any], str]  # exit code, what --json prints, what a person reads
@@ -30,10 +30,9 @@ def do_tour(args: argparse.Namespace) -> Outcome:
 
 
 def do_document(args: argparse.Namespace) -> Outcome:
-    from derive.document import write_document
-
     from codegen.loading import load_model
     from derive.differentiate import derive
+    from derive.document import write_document
 
     with progress("deriving"):
         derived = derive(load_model(args.model).program)
@@ -64,9 +63,8 @@ def do_emit(args: argparse.Namespace) -> Outcome:
 
 
 def do_verify(args: argparse.Namespace) -> Outcome:
-    from derive.verify import verify
-
     from codegen.loading import load_model
+    from derive.verify import verify
 
     program = load_model(args.model).program
     with progress("checking the gradient"):
@@ -88,9 +86,8 @@ def do_train(args: argparse.Namespace) -> Outcome:
 
 
 def do_diagnose(args: argparse.Namespace) -> Outcome:
-    from derive.flow import diagnose
-
     from codegen.loading import load_model
+    from derive.flow import diagnose
 
     with progress("following the signal and the gradient"):
         diagnosis = diagnose(load_model(args.model).program)
@@ -98,10 +95,9 @@ def do_diagnose(args: argparse.Namespace) -> Outcome:
 
 
 def do_explain(args: argparse.Namespace) -> Outcome:
-    from derive.explain import explain
-
     from codegen.loading import load_model
     from derive.differentiate import derive
+    from derive.explain import explain
 
     text = str(explain(derive(load_model(args.model).program), args.name))
     return OK, {"of": args.name, "text": text}, text
@@ -148,9 +144,11 @@ def _hand(path: Path, name: str | None) -> Any:
 
 
 def _optimizer(args: argparse.Namespace) -> Any:
-    import derive
+    from derive.optimizers import REGISTRY
 
-    make: Callable[..., Any] = getattr(derive, args.optimizer)
+    if args.optimizer not in REGISTRY:
+        raise unknown_name("optimizer", args.optimizer, REGISTRY)
+    make = REGISTRY[args.optimizer]
     return make() if args.lr is None else make(lr=args.lr)
 
 
@@ -220,7 +218,8 @@ def _force(sub: argparse.ArgumentParser) -> None:
 
 
 def _training(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--optimizer", default="adam", choices=["sgd", "momentum", "adam"])
+    sub.add_argument("--optimizer", default="adam", metavar="NAME",
+                     help="sgd, momentum, adam, adamw, … (adam)")
     sub.add_argument("--lr", type=float, help="learning rate (the optimizer's own by default)")
     sub.add_argument("--dtype", default="float32", choices=["float32", "float64"])
 

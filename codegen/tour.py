@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from derive.check import check
-from derive.document import write_document
-
 import codegen
 from codegen.datasets import scikit_learn, split
 from codegen.loading import load_model
 from codegen.progress import progress
 from codegen.runs import fit, write_run
+from derive.check import check
 from derive.differentiate import derive
+from derive.document import write_document
 from derive.errors import DeclarationError
 from derive.optimizers import adam
 

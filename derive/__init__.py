@@ -22,7 +22,10 @@ _HOME = {
     "derive.losses": [
         "squared_error", "mean_squared_error", "binary_cross_entropy", "cross_entropy",
     ],
-    "derive.optimizers": ["sgd", "momentum", "adam", "Optimizer"],
+    "derive.optimizers": [
+        "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "adamw",
+        "adamax", "radam", "lion", "Optimizer", "Rule", "rule",
+    ],
     "derive.differentiate": ["derive"],
     "derive.program": ["Program", "Equation", "Tensor", "Step"],
     "derive.errors": [
