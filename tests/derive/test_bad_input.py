@@ -1,4 +1,4 @@
-"""Bad declarations: each error names the thing, shows expectation and finding, and says the line."""
+"""Bad declarations: each error names the thing, shows what was expected, and says the line."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def float_tensor_as_index():
 
 
 def whole_tensor_without_indices():
-    net, x, w = start()
+    net, x, _ = start()
     net.define("z", (b, i), x * 2)
 
 
