@@ -1,0 +1,138 @@
+"""The command line: verbs, exit codes, --json, and errors that no traceback accompanies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codegen.cli import main
+
+NET = '''
+import derive as dr
+
+net = dr.Network("small")
+x, t = net.input("x", "B", 4), net.input("t", "B", dtype=int)
+net.loss(dr.cross_entropy(dr.dense(dr.dense(x, 5, dr.tanh), 3), t))
+'''
+RIGHT = '''
+import numpy as np
+
+def backward(x, t, W1, c1, W2, c2):
+    h = np.tanh(x @ W1 + c1)
+    z = h @ W2 + c2
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    p[np.arange(len(t)), t] -= 1
+    dz = p / len(t)
+    dh = dz @ W2.T * (1 - h * h)
+    return {"W1": x.T @ dh, "c1": dh.sum(0), "W2": h.T @ dz, "c2": dz.sum(0)}
+'''
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "right.py").write_text(RIGHT)
+    (tmp_path / "wrong.py").write_text(RIGHT.replace("p / len(t)", "p"))
+    return tmp_path
+
+
+def test_doctor_lists_what_is_here(capsys: pytest.CaptureFixture[str]):
+    assert main(["doctor", "--json"]) == 0
+    found = {f["what"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["sympy"]["state"] == "ok"
+    assert found["import derive"]["detail"] == "ours"
+    assert all(f["mend"] for f in found.values() if f["state"] == "broken")
+
+
+def test_document_is_written_and_never_over_a_stranger(place: Path, capsys):
+    assert main(["document", "net.py", "-o", "out.html", "--no-check"]) == 0
+    assert "<math" in (place / "out.html").read_text(encoding="utf-8")
+    assert main(["document", "net.py", "-o", "out.html", "--no-check"]) == 0  # its own: again
+    (place / "mine.html").write_text("precious")
+    assert main(["document", "net.py", "-o", "mine.html", "--no-check"]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert (place / "mine.html").read_text() == "precious"
+    assert main(["document", "net.py", "-o", "mine.html", "--no-check", "--force"]) == 0
+
+
+def test_emit_writes_a_module_and_never_over_a_stranger(place: Path, capsys):
+    assert main(["emit", "net.py", "-o", "k.py", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["module"] == "k.py"
+    compile((place / "k.py").read_text(encoding="utf-8"), "k.py", "exec")
+    (place / "mine.py").write_text("precious = 1\n")
+    assert main(["emit", "net.py", "-o", "mine.py"]) == 2
+    assert (place / "mine.py").read_text() == "precious = 1\n"
+
+
+@pytest.mark.parametrize("stage", ["simplified", "schedule", "memory", "loops", "text"])
+def test_every_stage_can_be_looked_at(place: Path, capsys, stage: str):
+    assert main(["emit", "net.py", "--show", stage]) == 0
+    assert len(capsys.readouterr().out) > 100
+
+
+def test_verify_says_right_and_wrong_by_exit_code(place: Path, capsys):
+    assert main(["verify", "net.py", "right.py", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"]
+    assert main(["verify", "net.py", "wrong.py"]) == 1
+    assert "W1" in capsys.readouterr().out
+
+
+def test_train_leaves_weights_metrics_and_settings(place: Path, capsys):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 300)
+    np.savez("data.npz", x=rng.normal(size=(300, 4)) + 3 * np.eye(3, 4)[labels], t=labels)
+    assert main(["train", "net.py", "--data", "data.npz", "--epochs", "30", "--lr", "0.01",
+                 "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["last"][0]["accuracy"] > 0.9
+    assert {p.name for p in Path("run").iterdir()} >= {"weights.npz", "metrics.csv",
+                                                       "settings.json"}
+
+
+def test_explain_shows_one_gradient(place: Path, capsys):
+    assert main(["explain", "net.py", "W1"]) == 0
+    assert "W1" in capsys.readouterr().out
+
+
+BAD = [
+    (["document", "missing.py"], "no model file 'missing.py'"),
+    (["document", "net.py", "-o", "out.docx"], ".docx"),
+    (["emit", "net.py", "--optimizer", "adan"], "did you mean 'adam'"),
+    (["emit", "net.py", "--target", "tpu"], "tpu"),
+    (["emit", "net.py", "--show", "shedule"], "did you mean 'schedule'"),
+    (["verify", "net.py", "missing.py"], "no file 'missing.py'"),
+    (["train", "net.py"], "--data"),
+    (["train", "net.py", "--data", "missing.npz"], "missing.npz"),
+    (["explain", "net.py", "W9"], "'W9'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "part"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_usage_is_said_in_one_error(place: Path, capsys, arguments: list[str], part: str):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and part in error and "Traceback" not in error
+
+
+def test_an_error_in_the_model_file_is_shown_at_its_line(place: Path, capsys):
+    (place / "net.py").write_text("import derive as dr\nnet = dr.Network('n')\n1 / 0\n")
+    assert main(["document", "net.py"]) == 2
+    error = capsys.readouterr().err
+    assert "ZeroDivisionError" in error and "net.py:3" in error and "Traceback" not in error
+
+
+def test_labels_out_of_range_and_nan_in_data_are_refused(place: Path, capsys):
+    x = np.zeros((10, 4))
+    np.savez("labels.npz", x=x, t=np.full(10, 3))
+    assert main(["train", "net.py", "--data", "labels.npz", "--test-share", "0"]) == 2
+    error = capsys.readouterr().err
+    assert "'t'" in error and "3" in error
+    x[3, 1] = np.nan
+    np.savez("nan.npz", x=x, t=np.zeros(10, int))
+    assert main(["train", "net.py", "--data", "nan.npz", "--test-share", "0"]) == 2
+    assert "'x'" in capsys.readouterr().err
