@@ -1,0 +1,149 @@
+"""The notation tree: what a formula looks like to people, before any printer.
+
+`derive.notate` makes it from SymPy bodies; `derive.text` prints it on one line, `derive.layout`
+sets it in boxes, which `derive.latex` and `derive.mathml` print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number as it is written: digits, perhaps with a decimal point; or π."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Name:
+    """A tensor, an index or a size by the name that it has in the program."""
+
+    code: str
+    kind: str = "tensor"  # or "index", "size"
+
+
+@dataclass(frozen=True)
+class Element:
+    """An element of a tensor; without indices a scalar."""
+
+    name: Name
+    where: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Terms with their signs: True is a minus."""
+
+    terms: tuple[tuple[bool, Node], ...]
+
+
+@dataclass(frozen=True)
+class Product:
+    factors: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Fraction:
+    above: Node
+    below: Node
+
+
+@dataclass(frozen=True)
+class Power:
+    base: Node
+    exponent: Node
+
+
+@dataclass(frozen=True)
+class Root:
+    body: Node
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function: ``function`` is its name in code; ``symbol`` its LaTeX name where it has one."""
+
+    function: str
+    args: tuple[Node, ...]
+    symbol: str = ""
+
+
+@dataclass(frozen=True)
+class Big:
+    """A reduction; ``condition`` restricts the values of the bound indices."""
+
+    op: str
+    bound: tuple[Name, ...]
+    body: Node
+    condition: Node | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``yes`` where the condition holds, else ``no``."""
+
+    condition: Node
+    yes: Node
+    no: Node
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """Iverson's bracket: 1 where the condition holds, else 0."""
+
+    condition: Node
+
+
+@dataclass(frozen=True)
+class Relation:
+    """``parts[0] ops[0] parts[1] ops[1] …`` with ops of ``= != < <= > >=``."""
+
+    parts: tuple[Node, ...]
+    ops: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Congruent:
+    """``body`` leaves the remainder ``rest`` when divided by ``modulus``."""
+
+    body: Node
+    rest: Node
+    modulus: Node
+
+
+@dataclass(frozen=True)
+class Junction:
+    """Conditions joined by "and" or "or"."""
+
+    op: str
+    parts: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Negation:
+    body: Node
+
+
+Node = (
+    Number | Name | Element | Sum | Product | Fraction | Power | Root | Call | Big | Choice
+    | Bracket | Relation | Congruent | Junction | Negation
+)
+
+ZERO, ONE = Number("0"), Number("1")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """``left = right``: an equation in notation."""
+
+    left: Element
+    right: Node
+
+
+def product(factors: Iterable[Node]) -> Node:
+    """A product; of one factor that factor, of none the number one."""
+    listed = tuple(factors)
+    return listed[0] if len(listed) == 1 else Product(listed) if listed else ONE
