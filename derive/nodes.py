@@ -124,6 +124,13 @@ class LogSumExpOver(Reduction):
     op = "logsumexp"
 
 
+def _whole(condition: Expr) -> bool:
+    """Whether a condition compares whole numbers only, so that its negation is exact (a NaN makes
+    both a comparison and the opposite one false)."""
+    floats = [a for a in condition.atoms(Access) if not isinstance(a, IntegerAccess)]
+    return not floats and all(s.is_integer for s in condition.free_symbols)
+
+
 REDUCTIONS = (SumOver, MaxOver, MinOver, ProdOver, LogSumExpOver)
 
 
@@ -140,7 +147,7 @@ class Select(Expr):
             return yes
         if condition == False:  # noqa: E712
             return no
-        if yes == 0:  # a guard has its zero on the other side
+        if yes == 0 and _whole(condition):  # a guard has its zero on the other side
             return cls(sympy.Not(condition), no, S.Zero)
         if isinstance(yes, Select) and yes.no == no:  # nested guards are one guard
             return cls(sympy.And(condition, yes.condition), yes.yes, no)
