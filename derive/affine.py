@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import sympy
 from sympy import Expr, Integer, Mod, S
+from sympy.core.relational import Relational
 
 from derive.nodes import Index, IntegerAccess
 
@@ -44,7 +45,7 @@ def bounds(expr: Expr) -> tuple[Expr, Expr] | None:
     slopes = coefficients(expr, indices)
     if slopes is None or expr.atoms(IntegerAccess):
         return None
-    low = high = expr.xreplace({i: S.Zero for i in indices})
+    low = high = expr.xreplace(dict.fromkeys(indices, S.Zero))
     for index, slope in slopes.items():
         reach = slope * (index.size - 1)
         low, high = (low, high + reach) if slope > 0 else (low + reach, high)
@@ -60,6 +61,38 @@ def inside(expr: Expr, size: Expr) -> list[Expr]:
     if reach is None or sympy.expand(size - 1 - reach[1]).is_nonnegative is not True:
         conditions.append(sympy.Lt(expr, size))
     return [c for c in conditions if c != True]  # noqa: E712  (SymPy's true)
+
+
+def implied(condition: Expr, given: Iterable[Expr]) -> bool:
+    """Whether one of the conditions ``given`` (or the ranges alone) makes ``condition`` true."""
+    for need in nonnegative_forms(condition):
+        if not _surely_nonnegative(need) and not any(
+            _surely_nonnegative(sympy.expand(need - have))
+            for known in given
+            for have in nonnegative_forms(known)
+        ):
+            return False
+    return bool(nonnegative_forms(condition))
+
+
+def _surely_nonnegative(expr: Expr) -> bool:
+    reach = bounds(expr)
+    return reach is not None and reach[0].is_nonnegative is True
+
+
+def nonnegative_forms(condition: Expr) -> tuple[Expr, ...]:
+    """A comparison of whole numbers as expressions that are >= 0 exactly where it holds."""
+    if not isinstance(condition, Relational):
+        return ()
+    difference = condition.lhs - condition.rhs
+    if difference.is_integer is not True:
+        return ()
+    forms: dict[type, tuple[Expr, ...]] = {
+        sympy.Ge: (difference,), sympy.Gt: (difference - 1,),
+        sympy.Le: (-difference,), sympy.Lt: (-difference - 1,),
+        sympy.Eq: (difference, -difference),
+    }
+    return forms.get(condition.func, ())
 
 
 @dataclass(frozen=True)

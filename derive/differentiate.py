@@ -41,7 +41,7 @@ from derive.nodes import (
     fresh,
     rename,
 )
-from derive.program import Equation, Program, Step, Tensor
+from derive.program import Equation, Program, Step, Tensor, as_program
 from derive.simplify import (
     alpha_key,
     collect,
@@ -82,8 +82,8 @@ def derive(
     Raises:
         DerivationError: the loss is no scalar, is not unique, or does not reach a tensor.
     """
-    program = program if isinstance(program, Program) else program.program()
-    of = of or _only_loss(program)
+    program = as_program(program)
+    of = of or the_loss(program)
     if of not in program.tensors:
         raise unknown_name("tensor", of, program.tensors)
     if program.tensors[of].rank != 0:
@@ -94,11 +94,13 @@ def derive(
             mend="sum or average it over its indices first",
             where=program.tensors[of].where,
         )
-    wrt = tuple(wrt) if wrt is not None else tuple(t.name for t in program.parameters)
-    return _Reverse(name_reductions(program), wrt, of).run()
+    if wrt is None:
+        wrt = program.subjects.get(of) or [t.name for t in program.parameters]
+    return Reverse(name_reductions(program), tuple(wrt), of).run()
 
 
-def _only_loss(program: Program) -> str:
+def the_loss(program: Program) -> str:
+    """The name of the only loss."""
     if len(program.losses) != 1:
         found = ", ".join(program.losses) or "none"
         raise DerivationError(
@@ -110,11 +112,14 @@ def _only_loss(program: Program) -> str:
     return program.losses[0]
 
 
-class _Reverse:
-    """One reverse sweep; the state of `derive` while it runs."""
+class Reverse:
+    """One reverse sweep: `run` gives the program with adjoints."""
 
-    def __init__(self, program: Program, wrt: tuple[str, ...], of: str) -> None:
-        self.program, self.wrt, self.of = program, wrt, of
+    def __init__(self, program: Program, wrt: tuple[str, ...], of: str,
+                 rows: tuple[Index, ...] = ()) -> None:
+        """``rows``: indices that every adjoint has in front, one for each dim of ``of``, for a
+        whole Jacobian in place of a gradient."""
+        self.program, self.wrt, self.of, self.rows = program, wrt, of, rows
         self.names = Names(set(program.tensors))
         self.steps: list[Step] = list(program.steps)
         self.new: list[Equation] = []
@@ -201,7 +206,7 @@ class _Reverse:
 
     def _declare(self, tensor: Tensor) -> None:
         """Give the adjoint its tensor before its equation is known (recurrences refer to it)."""
-        made = Tensor(self._name(tensor), tensor.indices, role="gradient",
+        made = Tensor(self._name(tensor), (*self.rows, *tensor.indices), role="gradient",
                       origin=("adjoint", tensor.name), where=tensor.where)
         self.adjoint[tensor.name] = (tensor.indices, made.access)
         self.declared[tensor.name] = made
@@ -209,7 +214,7 @@ class _Reverse:
     def _finish(self, tensor: Tensor) -> None:
         """All contributions are there: state the adjoint as an equation, or inline it."""
         total = self._total(tensor)
-        if tensor.name not in self.wrt and _is_constant_or_copy(total, tensor.indices):
+        if tensor.name not in self.wrt and _is_constant_or_copy(total):
             self.adjoint[tensor.name] = (tensor.indices, total)
             rule = "copy" if isinstance(total, Access) else "constant"
             adjoint = self._name(tensor)
@@ -223,13 +228,15 @@ class _Reverse:
 
     def _state(self, tensor: Tensor, total: Expr) -> None:
         made = self.declared[tensor.name]
-        self.new.append(Equation(made, tensor.indices, total, "adjoint", tensor.where))
-        self.steps.append(Step("adjoint", made.name, None, total, tensor.indices, tensor.name))
+        self.new.append(Equation(made, made.indices, total, "adjoint", tensor.where))
+        self.steps.append(Step("adjoint", made.name, None, total, made.indices, tensor.name))
 
     def _total(self, tensor: Tensor) -> Expr:
         if tensor.name == self.of:
-            self.steps.append(Step("seed", self._name(tensor), None, S.One, ()))
-            own = [S.One]
+            pairs = zip(self.rows, tensor.indices, strict=True)
+            seed = Select(sympy.And(*(sympy.Eq(r, i) for r, i in pairs)), S.One)
+            self.steps.append(Step("seed", self._name(tensor), None, seed, tensor.indices))
+            own = [seed]
         else:
             own = []
         parts = self.contributions.pop(tensor.name, [])
@@ -331,11 +338,13 @@ class _Reverse:
         raise DerivationError(f"no derivative is known for the reduction {body.op!r}")
 
 
-def _is_constant_or_copy(total: Expr, indices: tuple[Index, ...]) -> bool:
+def _is_constant_or_copy(total: Expr) -> bool:
+    if isinstance(-total, Access):
+        total = -total
     if isinstance(total, Access):
         plain = all(isinstance(e, Index) for e in total.where)
         return plain and len(set(total.where)) == len(total.where)
-    return not total.has(Access, Reduction, Select) and not total.free_symbols & set(indices)
+    return not total.has(Access, Reduction)  # numbers, sizes and guards: nothing to compute
 
 
 # -- inside one scalar body ---------------------------------------------------------------------

@@ -9,12 +9,15 @@ Gradients, numeric checks, kernels, documents and the list in the command line c
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
 from typing import ClassVar
 
 import sympy
 from sympy import Expr, Function, Rational, S, exp, log, sqrt
 from sympy.codegen.cfunctions import expm1, log1p
 
+from derive.errors import DeclarationError
 from derive.nodes import Select
 
 REGISTRY: dict[str, type[Elementary]] = {}
@@ -240,3 +243,42 @@ class silu(Elementary):
 def sample_settings(function: type[Elementary]) -> tuple[Expr, ...]:
     """Settings to try a function with, where it takes some."""
     return (Rational(1, 4),) if function.nargs == sympy.FiniteSet(2) else ()
+
+
+def maximum(a: Expr, b: Expr) -> Expr:
+    """The larger of two; where they are equal each gets half of the derivative."""
+    return Select(a > b, a, Select(a < b, b, (a + b) / 2))
+
+
+def minimum(a: Expr, b: Expr) -> Expr:
+    """The smaller of two; where they are equal each gets half of the derivative."""
+    return Select(a < b, a, Select(a > b, b, (a + b) / 2))
+
+
+def native(expr: Expr) -> Expr:
+    """SymPy's own piecewise functions in terms of ours, whose kinks have a declared derivative."""
+    if not expr.has(*_FOREIGN):
+        return expr
+    return expr.replace(lambda e: isinstance(e, tuple(_FOREIGN)), lambda e: _FOREIGN[e.func](e))
+
+
+def _piecewise(expr: Expr) -> Expr:
+    (*others, (last, condition)) = expr.args
+    if condition != True:  # noqa: E712  (SymPy's true)
+        raise DeclarationError(
+            f"{expr} has no value where none of its conditions holds",
+            expected="a last branch (value, True)",
+        )
+    for value, condition in reversed(others):
+        last = Select(condition, value, last)
+    return last
+
+
+_FOREIGN: dict[type, Callable[[Expr], Expr]] = {
+    sympy.Piecewise: _piecewise,
+    sympy.Max: lambda e: reduce(maximum, e.args),
+    sympy.Min: lambda e: reduce(minimum, e.args),
+    sympy.Abs: lambda e: absolute(e.args[0]),
+    sympy.sign: lambda e: sign(e.args[0]),
+    sympy.Heaviside: lambda e: step(e.args[0]),
+}

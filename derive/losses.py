@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sympy import Expr, Rational
+from sympy import Expr
 
 from derive.errors import DeclarationError
 from derive.functions import softplus

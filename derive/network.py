@@ -10,8 +10,10 @@ from typing import Any
 import sympy
 from sympy import Expr, S
 
-from derive.affine import inside
+from derive.affine import implied, inside
+from derive.differentiate import derive
 from derive.errors import DeclarationError, nearest, unknown_name, user_location
+from derive.functions import native
 from derive.nodes import (
     Access,
     Index,
@@ -22,7 +24,7 @@ from derive.nodes import (
     exact,
     size_symbol,
 )
-from derive.program import DType, Equation, Program, Role, Tensor
+from derive.program import DType, Equation, Program, Role, Step, Tensor
 
 _LETTERS = "ijklmnopqrsuvwxyz"
 
@@ -187,6 +189,8 @@ class Network:
         self._equations: list[Equation] = []
         self._initial: dict[str, Expr | Handle] = {}
         self._losses: list[str] = []
+        self._subjects: dict[str, tuple[str, ...]] = {}
+        self._steps: tuple[Step, ...] = ()
         self._updates: dict[str, str] = {}
         self._defined: set[str] = set()
         self._counters: dict[str, int] = {}
@@ -212,6 +216,10 @@ class Network:
     def constant(self, name: str, *dims: Index | int | str, dtype: type = float) -> Handle:
         """A tensor that is set once and never trained."""
         return self._tensor(name, dims, "constant", dtype=_dtype(dtype))
+
+    def random(self, name: str = "seed") -> Handle:
+        """A whole number that is new at each step: the seed of dropout and noise."""
+        return self._tensor(name, (), "random", dtype="int")
 
     def declare(self, name: str, *dims: Index | int | str,
                 initial: Handle | float | None = None) -> Handle:
@@ -357,22 +365,39 @@ class Network:
         for arg in expr.args:
             self._check_binding(name, arg, scope)
 
-    def _guard(self, name: str, expr: Expr) -> Expr:
-        """Accesses that can leave their bounds read 0 there, or the recurrence's first value."""
-        mapping: dict[Expr, Expr] = {}
-        for access in accesses(expr):
-            tensor = self._handles[access.name].tensor
-            for axis, (where, size) in enumerate(zip(access.where, tensor.shape, strict=True)):
-                if isinstance(where, Index) or isinstance(where, IntegerAccess):
-                    continue
-                conditions = inside(where, size)
-                if not conditions:
-                    continue
+    def _guard(self, name: str, expr: Expr, given: tuple[Expr, ...] = ()) -> Expr:
+        """Accesses that can leave their bounds read 0 there, or the recurrence's first value;
+        ``given`` are conditions that hold around ``expr``."""
+        if isinstance(expr, Access):
+            guarded: Expr = expr
+            for access in reversed(accesses(expr)):  # a gather inside guards the whole
+                guarded = self._guard_access(name, access, guarded, given)
+            return guarded
+        if isinstance(expr, Select):
+            holds = sympy.And.make_args(expr.condition)
+            fails = sympy.And.make_args(sympy.Not(expr.condition))
+            return Select(
+                self._guard(name, expr.condition, given),
+                self._guard(name, expr.yes, (*given, *holds)),
+                self._guard(name, expr.no, (*given, *fails)),
+            )
+        if not expr.has(Access):
+            return expr
+        new = [self._guard(name, arg, given) for arg in expr.args]
+        return expr if all(a is n for a, n in zip(expr.args, new)) else expr.func(*new)
+
+    def _guard_access(
+        self, name: str, access: Access, guarded: Expr, given: tuple[Expr, ...]
+    ) -> Expr:
+        tensor = self._handles[access.name].tensor
+        for axis, (where, size) in enumerate(zip(access.where, tensor.shape, strict=True)):
+            if isinstance(where, Index) or isinstance(where, IntegerAccess):
+                continue
+            conditions = [c for c in inside(where, size) if not implied(c, given)]
+            if conditions:
                 outside = self._outside(name, tensor, access, axis)
-                mapping[access] = Select(
-                    sympy.And(*conditions), mapping.get(access, access), outside
-                )
-        return expr.xreplace(mapping) if mapping else expr
+                guarded = Select(sympy.And(*conditions), guarded, outside)
+        return guarded
 
     def _outside(self, name: str, tensor: Tensor, access: Access, axis: int) -> Expr:
         if tensor.role != "intermediate" or tensor.name in self._defined:
@@ -389,8 +414,11 @@ class Network:
             return initial[tuple(rest)] if rest else initial.tensor.access
         return initial
 
-    def loss(self, body: Expr | Handle, name: str = "L") -> Handle:
-        """The scalar that training makes small. Several may be declared under names."""
+    def loss(
+        self, body: Expr | Handle, name: str = "L", wrt: Sequence[Handle] | None = None
+    ) -> Handle:
+        """The scalar that training makes small. Several may be declared under names, each with
+        the tensors that it is to change (``wrt``; by default all parameters)."""
         if isinstance(body, Handle):
             if body.tensor.rank:
                 raise _no_scalar(body.name, body.indices)
@@ -404,7 +432,19 @@ class Network:
                 raise _no_scalar(name, free)
             handle = self.define(name, (), expr)
         self._losses.append(handle.name)
+        if wrt is not None:
+            self._subjects[handle.name] = tuple(tensor.name for tensor in wrt)
         return handle
+
+    def gradient(self, of: Handle, wrt: Handle) -> Handle:
+        """The gradient of a scalar with respect to a tensor, to be used in further equations
+        (a gradient penalty, a differential equation): its equations join the network."""
+        derived = derive(self.program(), wrt=[wrt.name], of=of.name)
+        self._equations, self._steps = list(derived.equations), derived.steps
+        for name, tensor in derived.tensors.items():
+            self._handles.setdefault(name, Handle(self, tensor))
+        self._defined.update(derived.defined)
+        return self._handles[derived.gradients[wrt.name]]
 
     def update(self, state: Handle, body: Expr) -> Handle:
         """The next value of a state, in the state's own indices: ``m' = …``."""
@@ -435,6 +475,8 @@ class Network:
             tuple(self._equations),
             tuple(self._losses),
             updates=dict(self._updates),
+            steps=self._steps,
+            subjects=dict(self._subjects),
         )
         _ = program.groups  # a cycle shows now, at the user's own line
         return program
@@ -449,6 +491,11 @@ class Network:
         if name not in self._handles:
             raise unknown_name("tensor", name, self._handles)
         return self._handles[name]
+
+    def fresh_stream(self) -> int:
+        """A number that no other dropout or noise of this network has."""
+        self._counters["stream"] = self._counters.get("stream", 0) + 1
+        return self._counters["stream"]
 
     def fresh_name(self, stem: str) -> str:
         """``stem`` with the smallest number that makes it new: W1, W2, …"""
@@ -476,7 +523,7 @@ def _as_expression(name: str, body: object) -> Expr:
             expected="an expression such as dr.sum(x[b, i]*W[i, j], i)",
         )
     try:
-        return exact(body)
+        return native(exact(body))
     except (sympy.SympifyError, TypeError) as error:
         raise DeclarationError(
             f"the body of {name!r} is no expression", got=repr(body)

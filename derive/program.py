@@ -143,7 +143,8 @@ class Group:
 class Program:
     """Tensors and equations, with the names of losses, gradients and state updates.
 
-    ``losses`` are scalar targets; ``gradients`` maps a tensor to the name of its adjoint;
+    ``losses`` are scalar targets, ``subjects`` the tensors that a loss is to change where these
+    are not all parameters; ``gradients`` maps a tensor to the name of its adjoint;
     ``updates`` maps a state (or parameter) to the tensor that holds its next value; ``steps`` is
     the record of the derivation.
     """
@@ -155,6 +156,7 @@ class Program:
     gradients: Mapping[str, str] = field(default_factory=dict)
     updates: Mapping[str, str] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
+    subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     # -- looking things up ------------------------------------------------------------------
     @cached_property
@@ -218,6 +220,7 @@ class Program:
             gradients={n: g for n, g in self.gradients.items() if g in needed},
             updates={n: u for n, u in self.updates.items() if u in needed},
             losses=tuple(n for n in self.losses if n in needed),
+            subjects={n: s for n, s in self.subjects.items() if n in needed},
         )
 
     # -- order ------------------------------------------------------------------------------
@@ -272,3 +275,8 @@ class Program:
 
         rows = r" \\ ".join(equation_latex(eq, align=True) for eq in self.equations)
         return rf"$\begin{{aligned}}{rows}\end{{aligned}}$"
+
+
+def as_program(program: Program | Any) -> Program:
+    """The program itself, or that of a network (anything with a ``program()`` method)."""
+    return program if isinstance(program, Program) else program.program()

@@ -12,7 +12,7 @@ from functools import lru_cache
 import sympy
 from sympy import Add, Expr, Mul, S, Symbol
 
-from derive.affine import inside
+from derive.affine import inside, nonnegative_forms
 from derive.nodes import (
     Access,
     Index,
@@ -68,6 +68,11 @@ def sum_over(body: Expr, bound: Iterable[Index]) -> Expr:
     factors = Mul.make_args(body)
     varying = [f for f in factors if f.free_symbols & set(left)]
     constant = [f for f in factors if not f.free_symbols & set(left)]
+    guards = [f for f in varying if isinstance(f, Select) and f.no == 0]
+    if len(factors) > 1 and any(_sift(g, left) is not None for g in guards):
+        guard = sympy.And(*(g.condition for g in guards))
+        value = Mul(*(g.yes for g in guards), *(f for f in varying if f not in guards))
+        return Mul(*constant) * sum_over(Select(guard, value), left)
     inner = Mul(*varying)
     if isinstance(inner, Select) and len(factors) > 1:
         return Mul(*constant) * sum_over(inner, left)
@@ -93,9 +98,7 @@ def _sift(body: Select, left: tuple[Index, ...]) -> Expr | None:
     """``sum over k of [k = e] f(k)`` is ``f(e)``: where e lies in the range of k."""
     conditions = body.condition.args if body.condition.func is sympy.And else (body.condition,)
     for condition in conditions:
-        if not isinstance(condition, sympy.Eq):
-            continue
-        for index, value in (condition.args, condition.args[::-1]):
+        for index, value in _fixes(condition, left):
             if index in left and index not in value.free_symbols and value.is_integer:
                 # a gather is in range by declaration; other values are guarded
                 guards = [] if isinstance(value, IntegerAccess) else inside(value, index.size)
@@ -104,6 +107,20 @@ def _sift(body: Select, left: tuple[Index, ...]) -> Expr | None:
                 inner = Select(guard, body.yes.xreplace({index: value}))
                 return sum_over(inner, tuple(i for i in left if i != index))
     return None
+
+
+def _fixes(condition: Expr, left: tuple[Index, ...]) -> list[tuple[Expr, Expr]]:
+    """Pairs (index, value) that a condition may force: ``k = e``, or ``t < 1``, which is t = 0."""
+    if isinstance(condition, sympy.Eq):
+        return [condition.args, condition.args[::-1]]
+    found = []
+    for form in nonnegative_forms(condition):
+        for index in form.free_symbols & set(left):
+            for end, inward in ((S.Zero, S.One), (index.size - 1, index.size - 2)):
+                beyond = sympy.expand(form.xreplace({index: inward}))
+                if beyond.is_negative and sympy.expand(form.xreplace({index: end})) == 0:
+                    found.append((index, end))
+    return found
 
 
 def one_from_distributions(expr: Expr, tensors: Mapping[str, Tensor]) -> Expr:
