@@ -15,6 +15,7 @@ import sympy
 from sympy import Expr, Integer, Mod, S
 from sympy.core.relational import Relational
 
+from derive.errors import DerivationError
 from derive.nodes import Index, IntegerAccess
 
 
@@ -37,10 +38,42 @@ def _plain(expr: Expr) -> Expr:
     return expr.xreplace({g: sympy.Dummy(integer=True) for g in gathers}) if gathers else expr
 
 
+def whole_parts(expr: Expr) -> list[Expr]:
+    """The quotients ``floor(e/k)`` and remainders ``Mod(e, k)`` in an index expression."""
+    if not expr.has(sympy.floor, Mod):
+        return []
+    return [part for part in sympy.preorder_traversal(expr) if isinstance(part, sympy.floor | Mod)]
+
+
+def quotient_parts(part: Expr) -> tuple[Expr, Expr]:
+    """``(e, k)`` of ``floor(e/k)`` or ``Mod(e, k)``, both whole: what a kernel divides."""
+    if isinstance(part, Mod):
+        return part.args
+    numerator, denominator = sympy.fraction(sympy.together(part.args[0]))
+    return sympy.expand(numerator), denominator
+
+
+def _part_bounds(part: Expr) -> tuple[Expr, Expr] | None:
+    argument, divisor = quotient_parts(part)
+    reach = bounds(argument)
+    if reach is None:
+        return None
+    if isinstance(part, Mod):
+        small = reach[0].is_nonnegative and (divisor - 1 - reach[1]).is_nonnegative
+        return reach if small else (S.Zero, divisor - 1)
+    return sympy.floor(reach[0] / divisor), sympy.floor(reach[1] / divisor)
+
+
 def bounds(expr: Expr) -> tuple[Expr, Expr] | None:
     """Smallest and largest value of an affine expression over the ranges of its indices."""
     if isinstance(expr, Index):
         return S.Zero, expr.size - 1
+    for number, part in enumerate(whole_parts(expr)):  # each ranges like an index of its own
+        reach = _part_bounds(part)
+        if reach is None:
+            return None
+        stand_in = Index(f"_b{number}", reach[1] - reach[0] + 1)
+        return bounds(expr.xreplace({part: stand_in + reach[0]}))
     indices = [s for s in expr.free_symbols if isinstance(s, Index)]
     slopes = coefficients(expr, indices)
     if slopes is None or expr.atoms(IntegerAccess):
@@ -97,10 +130,11 @@ def nonnegative_forms(condition: Expr) -> tuple[Expr, ...]:
 
 @dataclass(frozen=True)
 class Solution:
-    """``values`` of eliminated indices in terms of ``m`` and the rest; ``guards``; ``left``: the
-    indices still to be summed over; ``scattered``: whether a guard compares with a gather."""
+    """``values`` of eliminated indices (and of quotients and remainders) in terms of ``m`` and
+    the rest; ``guards``; ``left``: the indices still to be summed over; ``scattered``: whether a
+    guard compares with a gather."""
 
-    values: dict[Index, Expr]
+    values: dict[Expr, Expr]
     guards: tuple[Expr, ...]
     left: tuple[Index, ...]
     scattered: bool
@@ -111,11 +145,13 @@ def solve(where: Sequence[Expr], target: Sequence[Index], variables: Sequence[In
 
     The target indices must not occur in ``where``. Every solution is counted exactly once.
     """
-    values: dict[Index, Expr] = {}
+    values: dict[Expr, Expr] = {}
     guards: list[Expr] = []
-    left = list(variables)
+    parts, extra, links = _quotients(where)
+    left = [*variables, *extra]
+    pairs = [(e.xreplace(parts), m) for e, m in zip(where, target, strict=True)]
     # Plain indices first: they need no guard, and later equations then have fewer unknowns.
-    todo = sorted(zip(where, target, strict=True), key=lambda pair: not isinstance(pair[0], Index))
+    todo = sorted(pairs, key=lambda pair: not isinstance(pair[0], Index)) + links
     for expr, m in todo:
         expr = expr.xreplace(values)
         if expr.atoms(IntegerAccess):  # a gather: no closed solution, a guard compares instead
@@ -133,11 +169,40 @@ def solve(where: Sequence[Expr], target: Sequence[Index], variables: Sequence[In
         values = {i: v.xreplace({index: value}) for i, v in values.items()}
         values[index] = value
     guards = [g.xreplace(values) for g in guards]
+    values.update({part: value.xreplace(values) for part, value in parts.items()})
     kept = tuple(dict.fromkeys(g for g in guards if g != True))  # noqa: E712
     scattered = any(
         gather.free_symbols & set(left) for g in kept for gather in g.atoms(IntegerAccess)
     )
     return Solution(values, kept, tuple(left), scattered)
+
+
+def _quotients(
+    where: Sequence[Expr],
+) -> tuple[dict[Expr, Expr], list[Index], list[tuple[Expr, Expr]]]:
+    """For each ``floor(e/k)`` or ``Mod(e, k)``: an index q and an index r in its place, and the
+    equation ``e - k q - r = 0`` that ties them (Euclid: q and r are unique)."""
+    parts: dict[Expr, Expr] = {}
+    extra: list[Index] = []
+    links: list[tuple[Expr, Expr]] = []
+    found = dict.fromkeys(quotient_parts(part) for expr in where for part in whole_parts(expr))
+    for number, (argument, divisor) in enumerate(found):
+        if whole_parts(argument):
+            raise DerivationError(
+                f"the index expression {argument} nests quotients or remainders",
+                mend="give the inner one an equation of its own",
+            )
+        low, high = _part_bounds(sympy.floor(argument / divisor, evaluate=False)) or (None, None)
+        if low is None or high is None:
+            raise DerivationError(f"the range of the index expression {argument} is not known")
+        quotient = Index(f"_q{number}", high - low + 1)
+        remainder = Index(f"_r{number}", divisor)
+        parts[sympy.floor(argument / divisor)] = quotient + low
+        parts[Mod(argument, divisor)] = remainder
+        extra += [quotient, remainder]
+        link = sympy.expand(argument - divisor * (quotient + low) - remainder)
+        links.append((link, S.Zero))
+    return parts, extra, links
 
 
 def _preference(index: Index, slope: Expr, left: Sequence[Index]) -> tuple:
@@ -148,7 +213,7 @@ def _preference(index: Index, slope: Expr, left: Sequence[Index]) -> tuple:
     return (*extent, abs(slope) != 1, left.index(index))
 
 
-def _isolate(expr: Expr, m: Index, index: Index, slope: Expr) -> tuple[Expr, list[Expr]]:
+def _isolate(expr: Expr, m: Expr, index: Index, slope: Expr) -> tuple[Expr, list[Expr]]:
     """``expr == m`` solved for ``index``: its value and the guard that makes it whole."""
     rest = sympy.expand(expr - slope * index)
     numerator = sympy.expand((m - rest) * slope.q)  # slope = p/q

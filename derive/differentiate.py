@@ -390,15 +390,13 @@ def _plan(
     hidden = {v: v.renamed(f"_v{n}") for n, v in enumerate(variables)}
     solution = solve([e.xreplace(hidden) for e in where], target, [hidden[v] for v in variables])
     taken = {i.name for i in target}
+    shown = {h: v for v, h in hidden.items()}
     nice: dict[Index, Index] = {}
-    for v in variables:
-        if hidden[v] in solution.left:
-            nice[hidden[v]] = fresh(v, taken)
-            taken.add(nice[hidden[v]].name)
-    mapping: dict[Expr, Expr] = {
-        v: nice[h] if h in nice else solution.values[h].xreplace(nice)
-        for v, h in hidden.items()
-    }
+    for h in solution.left:
+        nice[h] = fresh(shown.get(h, h.renamed("r")), taken)
+        taken.add(nice[h].name)
+    mapping: dict[Expr, Expr] = {v: nice[h] for v, h in hidden.items() if h in nice}
+    mapping |= {e.xreplace(shown): value.xreplace(nice) for e, value in solution.values.items()}
     guard = sympy.And(*(g.xreplace(nice) for g in solution.guards))
     moved = {v: e for v, e in mapping.items() if v != e}
     return _Plan(moved, tuple(nice[h] for h in solution.left), guard, frozenset(taken))
