@@ -271,10 +271,9 @@ class Program:
         return program_text(self)
 
     def _repr_latex_(self) -> str:
-        from derive.latex import equation_latex
+        from derive.latex import program_latex
 
-        rows = r" \\ ".join(equation_latex(eq, align=True) for eq in self.equations)
-        return rf"$\begin{{aligned}}{rows}\end{{aligned}}$"
+        return f"${program_latex(self)}$"
 
 
 def as_program(program: Program | Any) -> Program:

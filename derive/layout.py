@@ -1,0 +1,413 @@
+"""Notation set in boxes: rows, fractions, scripts, fences. One layout, printed twice.
+
+`derive.latex` and `derive.mathml` print boxes and know nothing of tensors; parentheses, spaces,
+subscripts and the form of conditions are decided here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import singledispatchmethod
+from typing import Literal
+
+from derive import notation as n
+from derive.notation import Node
+from derive.symbols import Symbol, Symbols, symbol_of_name
+
+Kind = Literal["var", "bold", "upright", "number", "op", "punct", "text"]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One character or word; ``kind`` says how it is set and spaced."""
+
+    text: str
+    kind: Kind = "var"
+
+
+@dataclass(frozen=True)
+class Row:
+    items: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A thin space between factors: an invisible product."""
+
+
+@dataclass(frozen=True)
+class Frac:
+    above: Box
+    below: Box
+
+
+@dataclass(frozen=True)
+class Script:
+    base: Box
+    sub: Box | None = None
+    sup: Box | None = None
+
+
+@dataclass(frozen=True)
+class Under:
+    """A big operator with what stands under it, line by line."""
+
+    op: Token
+    lines: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Fence:
+    left: str
+    body: Box
+    right: str
+
+
+@dataclass(frozen=True)
+class Radical:
+    body: Box
+
+
+@dataclass(frozen=True)
+class Accent:
+    kind: str
+    body: Box
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Values with their conditions."""
+
+    rows: tuple[tuple[Box, Box], ...]
+
+
+Box = Token | Row | Space | Frac | Script | Under | Fence | Radical | Accent | Cases
+
+_SUM, _PRODUCT, _POWER, _ATOM = range(4)
+_SIGNS = {"=": "=", "!=": "≠", "<": "<", "<=": "≤", ">": ">", ">=": "≥"}
+_FUNCTIONS = {r"\sigma": "σ", r"\Phi": "Φ"}
+MINUS = "−"
+
+
+def row(*items: Box) -> Box:
+    """Items side by side, rows inside rows opened."""
+    flat: list[Box] = []
+    for item in items:
+        flat.extend(item.items if isinstance(item, Row) else (item,))
+    return flat[0] if len(flat) == 1 else Row(tuple(flat))
+
+
+def op(text: str) -> Token:
+    return Token(text, "op")
+
+
+def comma_separated(boxes: list[Box]) -> Box:
+    out: list[Box] = []
+    for k, box in enumerate(boxes):
+        out += [Token(",", "punct"), box] if k else [box]
+    return row(*out)
+
+
+class Setter:
+    """Sets nodes with the symbols of a program.
+
+    ``notes`` collects what a formula leaves out: the first values of recurrences.
+    """
+
+    def __init__(self, symbols: Symbols | None = None) -> None:
+        self.symbols = symbols or Symbols()
+        self.notes: dict[n.Statement, n.Relation] = {}
+        self.small = False  # inside subscripts fractions are set with a slash
+
+    def set(self, node: Node | n.Statement, binding: int = _SUM) -> Box:
+        """A node as a box, in parentheses where it binds less than ``binding``."""
+        if isinstance(node, n.Statement):
+            return row(self.set(node.left), op("="), self.set(node.right))
+        box, own = self._set(node)
+        return Fence("(", box, ")") if own < binding else box
+
+    # -- symbols --------------------------------------------------------------------------------
+    def symbol(self, symbol: Symbol, where: Box | None = None, bold: bool = False) -> Box:
+        """A symbol with the indices ``where`` after its own subscripts."""
+        if symbol.loss is not None:
+            above = row(Token("∂"), self.symbol(symbol.loss))
+            below = row(Token("∂"), self.symbol(replace(symbol, loss=None), where, bold))
+            return self._quotient(above, below)[0]
+        letter: Box = Token(symbol.letter, "bold" if bold else self._kind(symbol.letter))
+        for accent in symbol.accents:
+            letter = Accent(accent, letter)
+        own = [
+            self.symbol(s) if isinstance(s, Symbol)
+            else Token(s, "number" if s.isdigit() else self._kind(s))
+            for s in symbol.subs
+        ]
+        sub: Box | None = comma_separated(own) if own else None
+        if where is not None:
+            sub = row(sub, Token(";", "punct"), where) if sub else where
+        sup = Token("′" * symbol.primes, "upright") if symbol.primes else None
+        return Script(letter, sub, sup) if sub or sup else letter
+
+    @staticmethod
+    def _kind(letter: str) -> Kind:
+        return "var" if len(letter) == 1 else "upright"
+
+    def _quotient(self, above: Box, below: Box) -> tuple[Box, int]:
+        if self.small:
+            return row(above, Token("/", "punct"), below), _PRODUCT
+        return Frac(above, below), _POWER
+
+    # -- nodes ----------------------------------------------------------------------------------
+    @singledispatchmethod
+    def _set(self, node: Node) -> tuple[Box, int]:
+        raise TypeError(f"no layout for {type(node).__name__}")
+
+    @_set.register
+    def _(self, node: n.Number) -> tuple[Box, int]:
+        text = "∞" if node.text == "inf" else node.text
+        return Token(text, "number" if text[0].isdigit() else "var"), _ATOM
+
+    @_set.register
+    def _(self, node: n.Name) -> tuple[Box, int]:
+        by_kind = {"index": self.symbols.index, "size": self.symbols.size}
+        return self.symbol(by_kind.get(node.kind, self.symbols.tensor)(node.code)), _ATOM
+
+    @_set.register
+    def _(self, node: n.Element) -> tuple[Box, int]:
+        symbol = self.symbols.tensor(node.name.code)
+        box = self.symbol(symbol, self.subscript(node.where) if node.where else None)
+        return box, _POWER if symbol.loss is not None else _ATOM
+
+    def subscript(self, where: tuple[Node, ...]) -> Box:
+        """Indices side by side where each is one letter, else with commas."""
+        was, self.small = self.small, True
+        boxes = [self.set(w) for w in where]
+        self.small = was
+        plain = all(isinstance(b, Token) and len(b.text) == 1 and b.kind == "var" for b in boxes)
+        return row(*boxes) if plain else comma_separated(boxes)
+
+    @_set.register
+    def _(self, node: n.Sum) -> tuple[Box, int]:
+        items: list[Box] = []
+        for k, (negative, term) in enumerate(node.terms):
+            if k or negative:
+                items.append(op(MINUS if negative else "+"))
+            items.append(self.set(term, _PRODUCT))
+        return row(*items), _SUM
+
+    @_set.register
+    def _(self, node: n.Product) -> tuple[Box, int]:
+        items: list[Box] = []
+        last = len(node.factors) - 1
+        for k, factor in enumerate(node.factors):
+            open_ended = isinstance(factor, n.Big | n.Choice) and k < last
+            box = self.set(factor, _POWER if open_ended else _PRODUCT)
+            if k:
+                digits = isinstance(factor, n.Number) or _starts_with_digit(box)
+                items.append(op("·") if digits else Space())
+            items.append(box)
+        return row(*items), _PRODUCT
+
+    @_set.register
+    def _(self, node: n.Fraction) -> tuple[Box, int]:
+        needs = _PRODUCT if self.small else _SUM
+        below = self.set(node.below, _POWER if self.small else _SUM)
+        return self._quotient(self.set(node.above, needs), below)
+
+    @_set.register
+    def _(self, node: n.Power) -> tuple[Box, int]:
+        base = self.set(node.base, _ATOM)
+        was, self.small = self.small, True
+        exponent = self.set(node.exponent)
+        self.small = was
+        if isinstance(base, Script) and base.sup is None:
+            return Script(base.base, base.sub, exponent), _POWER
+        if isinstance(base, Script):
+            base = Fence("(", base, ")")
+        return Script(base, None, exponent), _POWER
+
+    @_set.register
+    def _(self, node: n.Root) -> tuple[Box, int]:
+        return Radical(self.set(node.body)), _ATOM
+
+    @_set.register
+    def _(self, node: n.Call) -> tuple[Box, int]:
+        args = [self.set(a) for a in node.args]
+        if node.function == "absolute":
+            return Fence("|", args[0], "|"), _ATOM
+        if node.function == "step":
+            return Fence("[", row(args[0], op(">"), Token("0", "number")), "]"), _ATOM
+        if node.function == "exp" and not tall(args[0]):
+            was, self.small = self.small, True
+            exponent = self.set(node.args[0])
+            self.small = was
+            return Script(Token("e"), None, exponent), _POWER
+        name: Box = _function_name(node)
+        if len(args) > 1:
+            name = Script(name, comma_separated(args[1:]))
+        return row(name, Fence("(", args[0], ")")), _ATOM
+
+    @_set.register
+    def _(self, node: n.Big) -> tuple[Box, int]:
+        bound = comma_separated([self.set(b) for b in node.bound])
+        lines = [bound]
+        if node.condition is not None:
+            parts = node.condition.parts if isinstance(node.condition, n.Junction) \
+                and node.condition.op == "and" else (node.condition,)
+            was, self.small = self.small, True
+            lines += [self.set(p) for p in parts]
+            self.small = was
+        if node.op == "logsumexp":
+            inner = self.set(n.Call("exp", (node.body,)), _PRODUCT)
+            return row(Token("log", "upright"), Under(Token("∑", "op"), tuple(lines)), inner), \
+                _PRODUCT
+        sign = {"sum": Token("∑", "op"), "prod": Token("∏", "op")}.get(
+            node.op, Token(node.op, "upright"))
+        return row(Under(sign, tuple(lines)), self.set(node.body, _PRODUCT)), _PRODUCT
+
+    @_set.register
+    def _(self, node: n.Choice) -> tuple[Box, int]:
+        if node.no == n.ZERO:
+            bracket = Fence("[", self.set(node.condition), "]")
+            return row(bracket, Space(), self.set(node.yes, _PRODUCT)), _PRODUCT
+        start = first_value(node)
+        if start is not None:
+            self.notes[start[0]] = start[1]
+            return self._set(node.yes)
+        rows: list[tuple[Box, Box]] = []
+        rest: Node = node
+        while isinstance(rest, n.Choice):
+            rows.append((self.set(rest.yes), self.set(rest.condition)))
+            rest = rest.no
+        rows.append((self.set(rest), Token("otherwise", "text")))
+        return Cases(tuple(rows)), _SUM
+
+    @_set.register
+    def _(self, node: n.Bracket) -> tuple[Box, int]:
+        return Fence("[", self.set(node.condition), "]"), _ATOM
+
+    @_set.register
+    def _(self, node: n.Relation) -> tuple[Box, int]:
+        items = [self.set(node.parts[0])]
+        for sign, part in zip(node.ops, node.parts[1:], strict=True):
+            items += [op(_SIGNS[sign]), self.set(part)]
+        return row(*items), _SUM
+
+    @_set.register
+    def _(self, node: n.Congruent) -> tuple[Box, int]:
+        modulus = Fence("(", row(Token("mod ", "text"), self.set(node.modulus)), ")")
+        return row(self.set(node.body), op("≡"), self.set(node.rest), Space(), modulus), _SUM
+
+    @_set.register
+    def _(self, node: n.Junction) -> tuple[Box, int]:
+        parts = [self.set(p, _PRODUCT if isinstance(p, n.Junction) else _SUM) for p in node.parts]
+        if node.op == "and":
+            return comma_separated(parts), _SUM
+        items: list[Box] = []
+        for k, part in enumerate(parts):
+            items += [op("∨"), part] if k else [part]
+        return row(*items), _SUM
+
+    @_set.register
+    def _(self, node: n.Negation) -> tuple[Box, int]:
+        body = node.body
+        if isinstance(body, n.Relation) and body.ops == ("=",):
+            return self._set(replace(body, ops=("!=",)))
+        return row(Token("¬", "op"), Fence("(", self.set(body), ")")), _SUM
+
+    # -- whole arrays ---------------------------------------------------------------------------
+    @_set.register
+    def _(self, node: n.Whole) -> tuple[Box, int]:
+        symbol = self.symbols.tensor(node.name.code)
+        bold = node.name.kind == "array"
+        return self.symbol(symbol, bold=bold), _POWER if symbol.loss is not None else _ATOM
+
+    @_set.register
+    def _(self, node: n.Transposed) -> tuple[Box, int]:
+        base = self.set(node.body, _ATOM)
+        sup = Token("⊤", "upright")
+        if isinstance(base, Script) and base.sup is None:
+            return Script(base.base, base.sub, sup), _ATOM
+        return Script(Fence("(", base, ")") if isinstance(base, Script) else base, None, sup), _ATOM
+
+    @_set.register
+    def _(self, node: n.Chain) -> tuple[Box, int]:
+        boxes = [self.set(f, _POWER) for f in node.factors]
+        items: list[Box] = []
+        for k, box in enumerate(boxes):
+            items += [Space(), box] if k else [box]
+        return row(*items), _PRODUCT
+
+    @_set.register
+    def _(self, node: n.Hadamard) -> tuple[Box, int]:
+        items: list[Box] = []
+        for k, factor in enumerate(node.factors):
+            box = self.set(factor, _POWER)
+            items += [op("⊙"), box] if k else [box]
+        return row(*items), _PRODUCT
+
+    @_set.register
+    def _(self, node: n.Ones) -> tuple[Box, int]:
+        return Script(Token("1", "bold"), self.set(node.size)), _ATOM
+
+
+def _function_name(node: n.Call) -> Token:
+    if node.symbol in _FUNCTIONS:
+        return Token(_FUNCTIONS[node.symbol], "var")
+    if node.symbol.startswith(r"\operatorname{"):
+        return Token(node.symbol.removeprefix(r"\operatorname{").rstrip("}"), "upright")
+    return Token(node.function, "upright")
+
+
+def _starts_with_digit(box: Box) -> bool:
+    while True:
+        if isinstance(box, Row):
+            box = box.items[0]
+        elif isinstance(box, Script):
+            box = box.base
+        else:
+            return isinstance(box, Token) and box.kind == "number"
+
+
+def tall(box: Box) -> bool:
+    """Whether a box is higher than a line, so that its fences must grow."""
+    if isinstance(box, Frac | Under | Cases | Radical):
+        return True
+    if isinstance(box, Row):
+        return any(map(tall, box.items))
+    if isinstance(box, Script):
+        return tall(box.base)
+    if isinstance(box, Fence | Accent):
+        return tall(box.body)
+    return False
+
+
+def first_value(node: n.Choice) -> tuple[n.Statement, n.Relation] | None:
+    """Of a recurrence's ``h[t-1] if t >= 1 else h0``: ``h[t] = h0`` and ``t < 0``.
+
+    Such a choice is printed as h[t-1], with the first value stated beside the formula.
+    """
+    yes, condition = node.yes, node.condition
+    if not isinstance(yes, n.Element) or not isinstance(condition, n.Relation):
+        return None
+    if len(condition.ops) != 1 or not isinstance(node.no, n.Element | n.Number):
+        return None
+    shifted = [
+        k for k, w in enumerate(yes.where)
+        if isinstance(w, n.Sum) and len(w.terms) == 2 and isinstance(w.terms[1][1], n.Number)
+    ]
+    if len(shifted) != 1:
+        return None
+    place = shifted[0]
+    moved = yes.where[place]
+    assert isinstance(moved, n.Sum)
+    index = moved.terms[0][1]
+    if not isinstance(index, n.Name) or condition.parts[0] not in (index, moved):
+        return None
+    where = tuple(index if k == place else w for k, w in enumerate(yes.where))
+    before = condition.ops[0] in (">=", ">")
+    limit = n.ZERO if before else condition.parts[1]
+    return (n.Statement(n.Element(yes.name, where), node.no),
+            n.Relation((index, limit), ("<" if before else ">=",)))
+
+
+__all__ = ["Box", "Setter", "row", "symbol_of_name", "tall"]
