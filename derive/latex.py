@@ -40,6 +40,7 @@ _OPERATORS = {
 _FUNCTIONS = {"exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "max", "min", "det"}
 _ACCENTS = {"hat": "hat", "bar": "bar", "tilde": "tilde", "dot": "dot", "vec": "vec"}
 _WIDE = {"hat": "widehat", "bar": "overline", "tilde": "widetilde", "dot": "dot", "vec": "vec"}
+_FENCES = {"|": (r"\lvert ", r"\rvert "), "‖": (r"\lVert ", r"\rVert ")}
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "^": r"\textasciicircum{}",
     "#": r"\#", "$": r"\$", "%": r"\%", "&": r"\&", "~": r"\textasciitilde{}",
@@ -169,9 +170,11 @@ def _(box: b.Under) -> str:
 @box_latex.register
 def _(box: b.Fence) -> str:
     body = box_latex(box.body)
+    left = _FENCES.get(box.left, (box.left, ""))[0]
+    right = _FENCES.get(box.right, ("", box.right))[1]
     if tall(box.body):
-        return rf"\left{box.left}{body}\right{box.right}"
-    return f"{box.left}{body}{box.right}"
+        return rf"\left{left}{body}\right{right}"
+    return f"{left}{body}{right}"
 
 
 @box_latex.register

@@ -241,6 +241,10 @@ class Setter:
             exponent = self.set(node.args[0])
             self.small = was
             return Script(Token("e"), None, exponent), _POWER
+        if node.function == "norm":
+            return Fence("‖", args[0], "‖"), _ATOM
+        if node.function == "power":
+            return Script(self.set(node.args[0], _ATOM), None, row(op("⊙"), args[1])), _POWER
         name: Box = _function_name(node)
         if len(args) > 1:
             name = Script(name, comma_separated(args[1:]))

@@ -158,3 +158,29 @@ def _(node: n.Junction) -> tuple[str, int]:
 @_text.register
 def _(node: n.Negation) -> tuple[str, int]:
     return f"not ({node_text(node.body)})", _CHOICE
+
+
+# -- whole arrays: as NumPy would be written, vectors being columns ---------------------------------
+@_text.register
+def _(node: n.Whole) -> tuple[str, int]:
+    return node.name.code, _ATOM
+
+
+@_text.register
+def _(node: n.Transposed) -> tuple[str, int]:
+    return f"{node_text(node.body, _ATOM)}.T", _ATOM
+
+
+@_text.register
+def _(node: n.Chain) -> tuple[str, int]:
+    return " @ ".join(node_text(f, _POWER) for f in node.factors), _PRODUCT
+
+
+@_text.register
+def _(node: n.Hadamard) -> tuple[str, int]:
+    return " * ".join(node_text(f, _POWER) for f in node.factors), _PRODUCT
+
+
+@_text.register
+def _(node: n.Ones) -> tuple[str, int]:
+    return f"ones({node_text(node.size)})", _ATOM
