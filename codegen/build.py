@@ -1,0 +1,103 @@
+"""The public calls: compile a derived program in process, or emit it as a file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from codegen.model import Model
+from codegen.module import load, render, write
+from codegen.pipeline import compile_program
+from derive.errors import DeclarationError, nearest
+from derive.optimizers import Optimizer, sgd
+from derive.program import Program
+
+TARGETS = ("cpu",)
+DTYPES = ("float32", "float64")
+
+
+def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None = None,
+            dtype: str = "float32", parallel: bool | Literal["auto"] = "auto",
+            threads: int | None = None, directory: str | Path | None = None) -> Model:
+    """Compile a derived program for this machine.
+
+    Args:
+        program: what `derive.derive` gives: equations, one loss, gradients.
+        target: "cpu".
+        optimizer: the update rule; by default ``sgd()``.
+        dtype: "float32" or "float64", of everything but labels.
+        parallel: "auto" splits work among threads where that pays, True always allows it where it
+            pays at run time, False never.
+        threads: how many at most; by default as many as Numba has.
+        directory: where compiled modules are kept; by default the user's cache folder
+            (``CHAINRULE_CACHE``, else ``XDG_CACHE_HOME``/chainrule).
+
+    Returns:
+        A `Model`; call ``initialize`` or ``load`` before training.
+
+    Raises:
+        DeclarationError: an unknown target or dtype, or a parameter whose size is not a number.
+        DerivationError: the program has no loss or no gradients.
+    """
+    _known("target", target, TARGETS)
+    _known("dtype", dtype, DTYPES)
+    compiled = compile_program(program, optimizer or sgd())
+    count = _threads(threads)
+    split = count > 1 if parallel == "auto" else bool(parallel)
+    kernels = load(render(compiled, dtype, split, cache=True), directory)
+
+    def only(part: Program) -> Model:
+        return _forward_model(part, compiled.optimizer, dtype, directory)
+
+    return Model(compiled, kernels, count if split else 1, only)
+
+
+def _forward_model(part: Program, optimizer: Optimizer, dtype: str,
+                   directory: str | Path | None) -> Model:
+    """A model that has a forward pass only."""
+    compiled = compile_program(replace(part, gradients={}, updates={}, losses=()), optimizer)
+    kernels = load(render(compiled, dtype, False, cache=True), directory)
+
+    def never(_: Program) -> Model:
+        raise AssertionError("a forward model determines all of its own tensors")
+
+    return Model(compiled, kernels, 1, never)
+
+
+def emit(program: Program, path: str | Path, target: str = "cpu",
+         optimizer: Optimizer | None = None, dtype: str = "float32", force: bool = False,
+         parallel: bool = True) -> Path:
+    """Write a standalone module that trains the network; see `codegen.module` for its interface.
+
+    Raises:
+        DataError: the file exists and was not written by this tool (unless ``force``).
+    """
+    _known("target", target, TARGETS)
+    _known("dtype", dtype, DTYPES)
+    path = Path(path)
+    compiled = compile_program(program, optimizer or sgd())
+    return write(render(compiled, dtype, parallel, path.name), path, force)
+
+
+def _known(what: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        guess = nearest(str(value), known)
+        raise DeclarationError(f"unknown {what} {value!r}", expected=" or ".join(known),
+                               mend=f"did you mean {guess!r}?" if guess else None)
+
+
+def _threads(wanted: int | None) -> int:
+    import numba
+
+    most = int(numba.config.NUMBA_NUM_THREADS)
+    if wanted is None:
+        return most
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        raise DeclarationError("threads must be a whole number of at least 1", got=repr(wanted))
+    if wanted > most:
+        raise DeclarationError(f"{wanted} threads are more than Numba was started with",
+                               expected=f"at most {most}", got=wanted,
+                               mend=f"set NUMBA_NUM_THREADS={wanted} (CPUs: {os.cpu_count()})")
+    return wanted

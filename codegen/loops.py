@@ -1,0 +1,139 @@
+"""The loop-nest tree: what lowering makes of equations and what each target prints.
+
+    Statement := Loop | Let | Store | If | Product
+    Kernel    := name, tensors, a part of one index (lo .. hi), statements, equations cited
+
+Expressions inside are the bodies' own SymPy scalars without reductions; scalars that are computed
+on the way are `Symbol`s (see `local`). Nothing here knows a target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sympy import Expr, Integer, Symbol
+
+from derive.nodes import Access, Index
+
+Op = Literal["=", "+=", "*=", "max", "min"]
+LO, HI = Symbol("lo", integer=True), Symbol("hi", integer=True)
+
+
+def local(number: int) -> Symbol:
+    """The n-th scalar computed on the way; it may be infinite, which SymPy must not rule out."""
+    return Symbol(f"_v{number}", extended_real=True)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """``for index in start .. stop-1`` (descending where ``down``)."""
+
+    index: Index
+    start: Expr
+    stop: Expr
+    body: tuple[Statement, ...]
+    down: bool = False
+
+
+@dataclass(frozen=True)
+class Let:
+    """A scalar on the way: set (``=``) or accumulated into."""
+
+    symbol: Symbol
+    value: Expr
+    op: Op = "="
+
+
+@dataclass(frozen=True)
+class Store:
+    """One element of a tensor, set or added to."""
+
+    target: Access
+    value: Expr
+    op: Op = "="
+
+
+@dataclass(frozen=True)
+class If:
+    """A branch; only the side that holds is evaluated."""
+
+    condition: Expr
+    yes: tuple[Statement, ...]
+    no: tuple[Statement, ...] = ()
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix inside a tensor: the element (r, c) lies ``r*row + c*column`` after ``first``.
+
+    ``row`` and ``column`` are strides in elements; one of them is 1.
+    """
+
+    first: Access
+    rows: Expr
+    columns: Expr
+    row: Expr
+    column: Expr
+
+
+@dataclass(frozen=True)
+class Product:
+    """``target = beta*target + alpha * left @ right``: a matrix product for BLAS."""
+
+    target: Matrix
+    left: Matrix
+    right: Matrix
+    alpha: Expr
+    beta: Literal[0, 1]
+
+
+Statement = Loop | Let | Store | If | Product
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One function of the emitted module: a part ``lo .. hi`` of one index of its equations.
+
+    ``part`` is the index that is split among threads (None: the kernel runs whole, on one);
+    ``cites`` are (number, text) of the equations, in program order.
+    """
+
+    name: str
+    tensors: tuple[str, ...]
+    part: Index | None
+    body: tuple[Statement, ...]
+    cites: tuple[tuple[int, str], ...] = ()
+    sizes: tuple[Symbol, ...] = field(default=())
+
+    @property
+    def extent(self) -> Expr:
+        """The size of the index that is split: 1 where the kernel runs whole."""
+        return self.part.size if self.part is not None else Integer(1)
+
+
+def statements(body: tuple[Statement, ...]) -> Iterator[Statement]:
+    """Every statement of a tree, outermost first."""
+    for node in body:
+        yield node
+        if isinstance(node, Loop):
+            yield from statements(node.body)
+        elif isinstance(node, If):
+            yield from statements(node.yes)
+            yield from statements(node.no)
+
+
+def expressions(node: Statement) -> tuple[Expr, ...]:
+    """The expressions that stand in one statement itself."""
+    if isinstance(node, Loop):
+        return (node.start, node.stop)
+    if isinstance(node, Let):
+        return (node.value,)
+    if isinstance(node, Store):
+        return (node.target, node.value)
+    if isinstance(node, If):
+        return (node.condition,)
+    matrices = (node.target, node.left, node.right)
+    return (node.alpha, *(e for m in matrices for e in (m.first, m.rows, m.columns, m.row,
+                                                        m.column)))

@@ -1,0 +1,295 @@
+"""Equations → loop-nest trees: one kernel for each equation or recurrence.
+
+A sum becomes an accumulation, either into a scalar (the reduction innermost) or into the target
+itself (the target's last index innermost), whichever reads memory in order. A sum that is guarded
+by "free index = gather" is turned into a scatter: every summand is visited once and added where it
+belongs, by the one part that owns the place, so that no two threads write the same element and the
+order of additions never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sympy
+from sympy import Add, Expr, Integer, Mul, S, Symbol
+
+from codegen.loops import HI, LO, If, Kernel, Let, Loop, Statement, Store, expressions, local
+from codegen.loops import statements as all_statements
+from derive.nodes import (
+    Access,
+    Index,
+    IntegerAccess,
+    LogSumExpOver,
+    MaxOver,
+    MinOver,
+    ProdOver,
+    Reduction,
+    Select,
+    SumOver,
+    accesses,
+    alpha_rename,
+)
+from derive.program import Equation, Group
+
+
+class Lowering:
+    """Lowers the scalar bodies of one kernel; numbers its scalars."""
+
+    def __init__(self, part: Index | None) -> None:
+        self.part, self.count = part, 0
+
+    def fresh(self) -> Symbol:
+        self.count += 1
+        return local(self.count)
+
+    def loop(self, index: Index, body: Sequence[Statement]) -> Loop:
+        if index == self.part:
+            return Loop(index, LO, HI, tuple(body))
+        return Loop(index, Integer(0), index.size, tuple(body))
+
+    def nest(self, indices: Sequence[Index], body: Sequence[Statement]) -> tuple[Statement, ...]:
+        out = tuple(body)
+        for index in reversed(indices):
+            out = (self.loop(index, out),)
+        return out
+
+    # -- scalars ----------------------------------------------------------------------------
+    def scalar(self, expr: Expr, out: list[Statement]) -> Expr:
+        """``expr`` with every reduction computed before, in statements added to ``out``."""
+        if not expr.has(Reduction):
+            return expr
+        if isinstance(expr, SumOver):
+            return self.accumulate(expr.body, expr.bound, "+=", S.Zero, out)
+        if isinstance(expr, ProdOver):
+            return self.accumulate(expr.body, expr.bound, "*=", S.One, out)
+        if isinstance(expr, MaxOver):
+            return self.accumulate(expr.body, expr.bound, "max", S.NegativeInfinity, out)
+        if isinstance(expr, MinOver):
+            return self.accumulate(expr.body, expr.bound, "min", S.Infinity, out)
+        if isinstance(expr, LogSumExpOver):
+            return self.logsumexp(expr, out)
+        if isinstance(expr, Select):
+            return self.select(expr, out)
+        return expr.func(*(self.scalar(a, out) if isinstance(a, Expr) else a for a in expr.args))
+
+    def accumulate(self, body: Expr, bound: Sequence[Index], op: str, start: Expr,
+                   out: list[Statement]) -> Symbol:
+        total = self.fresh()
+        out.append(Let(total, start))
+        condition, summand = S.true, body
+        if op == "+=" and isinstance(body, Select) and body.no == 0:
+            condition, summand = body.condition, body.yes
+        inner: list[Statement] = []
+        value = self.scalar(summand, inner)
+        inner.append(Let(total, value, op))  # type: ignore[arg-type]
+        if condition != True:  # noqa: E712  (SymPy's true)
+            inner = [If(condition, tuple(inner))]
+        out.extend(self.nest(bound, inner))
+        return total
+
+    def logsumexp(self, expr: LogSumExpOver, out: list[Statement]) -> Expr:
+        """log sum exp about the largest value; a row of -inf gives -inf, of +inf gives +inf."""
+        highest = self.accumulate(expr.body, expr.bound, "max", S.NegativeInfinity, out)
+        base = self.fresh()
+        infinite = sympy.Or(sympy.Eq(highest, S.Infinity), sympy.Eq(highest, S.NegativeInfinity))
+        out.append(Let(base, Select(infinite, S.Zero, highest)))
+        total = self.accumulate(sympy.exp(expr.body - base, evaluate=False), expr.bound, "+=",
+                                S.Zero, out)
+        return base + sympy.log(total)
+
+    def select(self, expr: Select, out: list[Statement]) -> Symbol:
+        chosen = self.fresh()
+        out.append(Let(chosen, S.Zero))
+        sides: list[tuple[Statement, ...]] = []
+        for side in (expr.yes, expr.no):
+            inner: list[Statement] = []
+            value = self.scalar(side, inner)
+            sides.append(() if value == 0 else (*inner, Let(chosen, value)))
+        if sides[0]:
+            out.append(If(expr.condition, sides[0], sides[1]))
+        else:
+            out.append(If(sympy.Not(expr.condition), sides[1]))
+        return chosen
+
+    # -- equations --------------------------------------------------------------------------
+    def equation(self, eq: Equation, fixed: Sequence[Index] = ()) -> tuple[Statement, ...]:
+        """The nests of one equation; the loops over ``fixed`` stand outside already."""
+        free = [i for i in eq.indices if i not in fixed]
+        body = alpha_rename(eq.body, {i.name for i in eq.indices})
+        plain, apart = [], []
+        for term in Add.make_args(body):
+            split = self.split(term, eq, free)
+            (plain if split is None else apart).append(split or term)
+        first: list[Statement] = []
+        value = self.scalar(Add(*plain), first)
+        out = list(self.nest(free, [*first, Store(eq.target, value)]))
+        for factor, node, scattered in apart:
+            make = self.scatter if scattered else self.in_place
+            out += make(eq, free, factor, node)
+        return tuple(out)
+
+    def split(self, term: Expr, eq: Equation, free: Sequence[Index]
+              ) -> tuple[Expr, SumOver, bool] | None:
+        """A term that is added into the target afterwards: (factor, sum, scattered?)."""
+        sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
+        if len(sums) != 1 or sums[0].body.has(Reduction):
+            return None
+        factor = Mul(*(f for f in Mul.make_args(term) if f is not sums[0]))
+        if factor.has(Reduction):
+            return None
+        if gathered(sums[0], free):
+            return factor, sums[0], True
+        if free and prefers_target(sums[0], free[-1]):
+            return factor, sums[0], False
+        return None
+
+    def in_place(self, eq: Equation, free: Sequence[Index], factor: Expr, node: SumOver
+                 ) -> tuple[Statement, ...]:
+        """``target += factor * body`` with the target's last index innermost."""
+        condition, summand = S.true, node.body
+        if isinstance(summand, Select) and summand.no == 0:
+            condition, summand = summand.condition, summand.yes
+        inner: tuple[Statement, ...] = (Store(eq.target, factor * summand, "+="),)
+        last = free[-1]
+        if condition != True and last in condition.free_symbols:  # noqa: E712
+            inner = (If(condition, inner),)
+            condition = S.true
+        inner = self.nest([last], inner)
+        if condition != True:  # noqa: E712
+            inner = (If(condition, inner),)
+        return self.nest([*free[:-1], *node.bound], inner)
+
+    def scatter(self, eq: Equation, free: Sequence[Index], factor: Expr, node: SumOver
+                ) -> tuple[Statement, ...]:
+        """Visit every summand once; add it where its gathers point."""
+        places = gathered(node, free)
+        rest = [c for c in conjuncts(node.body.condition) if c not in places.values()]
+        mapping = {index: _other_side(eq_, index) for index, eq_ in places.items()}
+        for index, value in mapping.items():
+            reach = value if not isinstance(value, IntegerAccess) else None
+            if index == self.part:
+                rest += [sympy.Ge(value, LO), sympy.Lt(value, HI)]
+            elif reach is not None:
+                rest += [sympy.Ge(value, 0), sympy.Lt(value, index.size)]
+        yes = (factor * node.body.yes).xreplace(mapping)
+        guard = sympy.And(*rest).xreplace(mapping)
+        left = [i for i in free if i not in mapping]
+        inner: tuple[Statement, ...] = (Store(eq.target.xreplace(mapping), yes, "+="),)
+        within = [c for c in conjuncts(guard) if c.free_symbols & set(left)]
+        outside = [c for c in conjuncts(guard) if not c.free_symbols & set(left)]
+        if within:
+            inner = (If(sympy.And(*within), inner),)
+        inner = self.nest(left, inner)
+        if outside:
+            inner = (If(sympy.And(*outside), inner),)
+        return self.nest(node.bound, inner)
+
+
+def conjuncts(condition: Expr) -> tuple[Expr, ...]:
+    """The parts of a condition that must all hold."""
+    if condition == True:  # noqa: E712  (SymPy's true)
+        return ()
+    return condition.args if isinstance(condition, sympy.And) else (condition,)
+
+
+def _other_side(equality: Expr, index: Index) -> Expr:
+    left, right = equality.args
+    return right if left == index else left
+
+
+def gathered(node: SumOver, free: Sequence[Index]) -> dict[Index, Expr]:
+    """Free indices that a guard of the sum sets equal to a gather, with that guard."""
+    body = node.body
+    if not (isinstance(body, Select) and body.no == 0):
+        return {}
+    found: dict[Index, Expr] = {}
+    for condition in conjuncts(body.condition):
+        if not isinstance(condition, sympy.Eq):
+            continue
+        for index, value in (condition.args, condition.args[::-1]):
+            if (
+                index in free
+                and index not in found
+                and value.atoms(IntegerAccess)
+                and value.free_symbols & set(node.bound)
+                and not value.free_symbols & set(free)
+            ):
+                found[index] = condition
+                break
+    return found
+
+
+def prefers_target(node: SumOver, last: Index) -> bool:
+    """Whether memory is read in order with the target's last index innermost, and not with the
+    last bound index innermost."""
+    return strided(node.body, last) < strided(node.body, node.bound[-1])
+
+
+def strided(body: Expr, index: Index) -> int:
+    """How many accesses jump in memory from one value of ``index`` to the next."""
+    count = 0
+    for access in accesses(body):
+        *front, final = access.where or (S.Zero,)
+        jumps = any(index in e.free_symbols for e in front)
+        count += jumps or (index in final.free_symbols and final.diff(index) not in (1, -1))
+    return count
+
+
+def lower_group(number: dict[str, int], group: Group, part: Index | None, name: str) -> Kernel:
+    """One kernel of an equation or a recurrence, split over ``part``."""
+    lowering = Lowering(part)
+    if group.recurrent:
+        body = _recurrence(lowering, group)
+    else:
+        body = lowering.equation(group.equations[0])
+    cites = tuple((number[eq.name], str(eq)) for eq in group.equations)
+    return Kernel(name, tensors_of(body), part, body, cites, sizes_of(body))
+
+
+def _recurrence(lowering: Lowering, group: Group) -> tuple[Statement, ...]:
+    first = group.equations[0]
+    index = first.indices[group.axis[first.name]]
+    inner: list[Statement] = []
+    for eq in group.equations:
+        own = eq.indices[group.axis[eq.name]]
+        if own != index:
+            eq = _with_index(eq, own, index)
+        inner += lowering.equation(eq, (index,))
+    return (Loop(index, Integer(0), index.size, tuple(inner), down=group.step < 0),)
+
+
+def _with_index(eq: Equation, own: Index, index: Index) -> Equation:
+    """The equation with its loop index renamed to the group's, others kept apart from it."""
+    from dataclasses import replace
+
+    from derive.nodes import bound_indices, fresh, rename
+
+    taken = {i.name for i in (*eq.indices, *bound_indices(eq.body))} | {index.name}
+    mapping: dict[Index, Expr] = {own: index}
+    for other in (*eq.indices, *bound_indices(eq.body)):
+        if other.name == index.name and other != own:
+            mapping[other] = fresh(other, taken)
+            taken.add(mapping[other].name)
+    body = rename(eq.body, mapping)
+    return replace(eq, indices=tuple(mapping.get(i, i) for i in eq.indices), body=body)
+
+
+def tensors_of(body: tuple[Statement, ...]) -> tuple[str, ...]:
+    """Names of the tensors that a tree touches, in order of first use."""
+    found: dict[str, None] = {}
+    for node in all_statements(body):
+        for expr in expressions(node):
+            found.update(dict.fromkeys(a.name for a in accesses(expr)))
+    return tuple(found)
+
+
+def sizes_of(body: tuple[Statement, ...]) -> tuple[Symbol, ...]:
+    """Run-time sizes that a tree needs as arguments."""
+    found: dict[Symbol, None] = {}
+    for node in all_statements(body):
+        for expr in expressions(node):
+            for symbol in sorted(expr.free_symbols, key=str):
+                if symbol.is_positive and not isinstance(symbol, Index):
+                    found[symbol] = None
+    return tuple(found)

@@ -1,0 +1,305 @@
+"""A network with compiled kernels: parameters, losses, gradients, steps, training, saving.
+
+Everything handed in is checked against the declaration before a kernel sees it.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from codegen.pipeline import Compiled, determined
+from derive.errors import ChainruleError, DataError, unknown_name
+from derive.program import Program
+
+Values = dict[str, np.ndarray]
+Callback = Callable[[dict[str, float]], object]
+
+
+class NotFiniteError(ChainruleError):
+    """A loss was NaN or infinite; the parameters are those before that step."""
+
+
+class Model:
+    """A derived program with its compiled kernels.
+
+    Made by `codegen.compile`; the parameters are zero until `initialize` or `load`.
+    """
+
+    def __init__(self, compiled: Compiled, kernels: ModuleType, threads: int,
+                 compile_only: Callable[[Program], Model]) -> None:
+        self.compiled, self.kernels, self.threads = compiled, kernels, threads
+        self.program = compiled.program
+        self._run = kernels.Model(threads)
+        self._compile_only = compile_only
+        self._others: dict[tuple[str, ...], Model] = {}
+
+    # -- parameters ---------------------------------------------------------------------------
+    @property
+    def flat(self) -> np.ndarray:
+        """All parameters in one array; `parameters` are named views of it."""
+        return self._run.p
+
+    @property
+    def parameters(self) -> Values:
+        """Each parameter by name: views, so that writing into them changes the model."""
+        return dict(self._run.parameters)
+
+    @property
+    def states(self) -> Values:
+        """Tensors that are kept from step to step, such as running means: views."""
+        return dict(self._run.states)
+
+    @property
+    def moments(self) -> Values:
+        """The optimizer's own arrays, each laid out as `flat`."""
+        return dict(self._run.moments)
+
+    @property
+    def steps(self) -> int:
+        """How many optimizer steps were done since `initialize`."""
+        return int(self._run.steps)
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The optimizer's settings; see `set`."""
+        return dict(zip(self.kernels.SETTINGS, map(float, self._run.settings)))
+
+    def set(self, **settings: float) -> None:
+        """Change settings of the optimizer, such as ``lr``; nothing is compiled again."""
+        known = list(self.kernels.SETTINGS)
+        for name, value in settings.items():
+            if name not in known:
+                raise unknown_name("setting", name, known)
+            self._run.settings[known.index(name)] = value
+
+    def initialize(self, seed: int = 0) -> Model:
+        """Set parameters as declared and zero the optimizer's moments; the same for a seed on
+        every machine. Returns the model."""
+        self._run.initialize(seed)
+        return self
+
+    # -- calls ----------------------------------------------------------------------------------
+    def loss(self, **inputs: Any) -> float:
+        """The loss of one batch."""
+        return float(self._run.loss(**self._checked(inputs, "loss")))
+
+    def gradients(self, **inputs: Any) -> Values:
+        """The gradient of the loss with respect to each parameter, by name; copies."""
+        found = self._run.gradients(**self._checked(inputs, "gradient"))
+        return {n: g.copy() for n, g in found.items()}
+
+    def forward(self, **inputs: Any) -> Values:
+        """Every declared tensor that the inputs determine; labels may be left out."""
+        return self.predict(None, **inputs)
+
+    def predict(self, outputs: Iterable[str] | None = None, **inputs: Any) -> Values:
+        """Tensors of the network by name.
+
+        Args:
+            outputs: which ones; by default every declared one that the inputs determine.
+            inputs: the data; labels are needed only where an output depends on them.
+
+        Raises:
+            DataError: an input is missing or does not fit its declaration.
+        """
+        if isinstance(outputs, str):
+            outputs = (outputs,)
+        names = tuple(outputs) if outputs is not None else self._determined(inputs)
+        for name in names:
+            if name not in self.program.defined:
+                raise unknown_name("tensor", name, self.program.defined)
+        own = self.compiled.entries.get("forward")
+        if own is not None and set(names) <= set(own.program.defined):
+            needed = {t.name for t in own.program.given}
+            given = {n: v for n, v in inputs.items() if n in needed}
+            found = self._run.forward(**self._checked(given, "forward"))
+            return {n: found[n] for n in names}
+        return self._apart(names).predict(names, **inputs)
+
+    def _determined(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+        own = {t.name for t in self.program.forward.tensors.values()}
+        return tuple(n for n in determined(self.program.forward, inputs)
+                     if n in own and not n.startswith("_"))
+
+    def _apart(self, names: tuple[str, ...]) -> Model:
+        """A model of the equations that ``names`` need alone, on the same parameters."""
+        if names not in self._others:
+            self._others[names] = self._compile_only(self.program.only(*names))
+        other = self._others[names]
+        for kind in ("parameters", "states"):
+            mine = getattr(self, kind)
+            for name, view in getattr(other, kind).items():
+                view[...] = mine[name]
+        return other
+
+    def step(self, **inputs: Any) -> float:
+        """One step of the optimizer on one batch; returns the loss before it.
+
+        Raises:
+            NotFiniteError: the loss is NaN or infinite; nothing was changed.
+        """
+        checked = self._checked(inputs, "gradient")
+        return self._guarded(lambda: self._run.step(**checked))
+
+    def epoch(self, data: Mapping[str, Any], batch: int = 64,
+              rng: np.random.Generator | int | None = None, order: Any = None) -> float:
+        """One pass over the data in minibatches, in one compiled call; the mean loss of a row.
+
+        Args:
+            data: every input of the network, the rows along the batch dim.
+            batch: rows in a minibatch; the last one holds what is left.
+            rng: shuffles the rows (a NumPy generator or a seed); none keeps them in order.
+            order: the rows' numbers instead, each in its range.
+
+        Raises:
+            NotFiniteError: a loss is NaN or infinite; the parameters are those before that step.
+        """
+        return self._epoch(self._checked(data, "gradient"), batch, rng, order)
+
+    def _epoch(self, checked: Values, batch: int, rng: np.random.Generator | int | None,
+               order: Any = None) -> float:
+        if int(batch) < 1:
+            raise DataError("a minibatch needs at least one row", got=batch)
+        rows = self.kernels.rows_of(checked)
+        if order is None:
+            order = np.arange(rows)
+            if rng is not None:
+                np.random.default_rng(rng).shuffle(order)
+        order = np.ascontiguousarray(order, np.int64)
+        if order.ndim != 1 or order.size == 0 or order.min() < 0 or order.max() >= rows:
+            raise DataError("the order names rows that the data do not have",
+                            expected=f"numbers from 0 to {rows - 1}")
+        total = self._guarded(lambda: self._run.epoch(checked, batch, order))
+        return float(total) / len(order)
+
+    def fit(self, data: Mapping[str, Any], epochs: int = 10, batch: int = 64, seed: int = 0,
+            validation: Mapping[str, Any] | None = None,
+            callback: Callback | None = None) -> list[dict[str, float]]:
+        """Train; ctrl-C ends it after the epoch in progress is abandoned, keeping what was learnt.
+
+        Returns:
+            One row for each epoch: epoch, loss, seconds, and validation_loss where asked for.
+        """
+        checked = self._checked(data, "gradient")
+        held = self._checked(validation, "loss") if validation is not None else None
+        rng = np.random.default_rng(seed)
+        history: list[dict[str, float]] = []
+        try:
+            for number in range(1, epochs + 1):
+                start = time.perf_counter()
+                loss = self._epoch(checked, batch, rng)
+                row = {"epoch": number, "loss": loss, "seconds": time.perf_counter() - start}
+                if held is not None:
+                    row["validation_loss"] = float(self._run.loss(**held))
+                history.append(row)
+                if callback is not None:
+                    callback(row)
+        except KeyboardInterrupt:
+            pass  # what was learnt stays in the parameters, and the history is returned
+        return history
+
+    def _guarded(self, call: Callable[[], float]) -> float:
+        try:
+            return float(call())
+        except self.kernels.NotFinite as error:
+            raise NotFiniteError(
+                f"the loss of {self.program.name!r} is NaN or infinite at step {error.step}",
+                mend="a smaller learning rate, or look for zeros under log, sqrt and division",
+            ) from None
+
+    # -- data -----------------------------------------------------------------------------------
+    def _checked(self, values: Mapping[str, Any], entry: str) -> Values:
+        """The given tensors of an entry point, checked, contiguous and in the kernels' dtype."""
+        from derive.data import check_values
+
+        program = self.compiled.entries[entry].program
+        wanted = [t for t in program.given if t.role not in ("parameter", "state")]
+        known = [t.name for t in self.program.given if t.role not in ("parameter", "state")]
+        for name in values:
+            if name not in known:
+                raise unknown_name("input", name, known)
+        own = {t.name: values[t.name] for t in wanted if t.name in values}
+        checked = check_values(self._without_parameters(entry), own)
+        kinds = {"int": np.int64, "float": self.kernels.DTYPE}
+        return {t.name: np.ascontiguousarray(checked[t.name], kinds[t.dtype]) for t in wanted}
+
+    def _without_parameters(self, entry: str) -> Program:
+        """The program as check_values is to see it: parameters are the model's own."""
+        from dataclasses import replace
+
+        program = self.compiled.entries[entry].program
+        kept = {n: t for n, t in program.tensors.items() if t.role not in ("parameter", "state")}
+        return replace(program, tensors=kept)
+
+    # -- saving ---------------------------------------------------------------------------------
+    def save(self, path: str | Path) -> Path:
+        """Parameters, states, moments and the step number as ``.npz``; all or nothing."""
+        from codegen.module import write_atomically
+
+        path = Path(path)
+        content = io.BytesIO()
+        named = {f"parameter/{n}": v for n, v in self.parameters.items()}
+        named |= {f"state/{n}": v for n, v in self.states.items()}
+        named |= {f"moment/{n}": v for n, v in self.moments.items()}
+        np.savez(content, **named, steps=np.array(self.steps),  # type: ignore[arg-type]
+                 network=np.array(self.program.name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content.getvalue())
+        return path
+
+    def load(self, path: str | Path) -> Model:
+        """Read what `save` wrote; nothing changes unless all of it fits. Returns the model.
+
+        Raises:
+            DataError: no such file, damaged, pickled, or of another network (tensors named).
+        """
+        found = _read(Path(path))
+        places = {f"parameter/{n}": v for n, v in self.parameters.items()}
+        places |= {f"state/{n}": v for n, v in self.states.items()}
+        wrong = []
+        for name, view in places.items():
+            short = name.partition("/")[2]
+            if name not in found:
+                wrong.append(f"{short}: expected {view.shape}, missing in the file")
+            elif found[name].shape != view.shape:
+                wrong.append(f"{short}: expected {view.shape}, got {found[name].shape}")
+            elif not np.issubdtype(found[name].dtype, np.floating):
+                wrong.append(f"{short}: expected numbers, got {found[name].dtype}")
+        wrong += [f"{n.partition('/')[2]}: not a parameter of this network" for n in found
+                  if n.startswith(("parameter/", "state/")) and n not in places]
+        if wrong:
+            raise DataError(f"the weights in {str(path)!r} are those of another network",
+                            got="\n    " + "\n    ".join(wrong))
+        moments = {n: found.get(f"moment/{n}") for n in self.moments}
+        for name, view in places.items():
+            view[...] = found[name]
+        for name, moment in self.moments.items():
+            stored = moments[name]
+            fits = stored is not None and stored.shape == moment.shape
+            moment[...] = stored if fits else 0
+        self._run.n[...] = self._run.s
+        self._run.steps = int(found["steps"]) if "steps" in found else 0
+        return self
+
+
+def _read(path: Path) -> Values:
+    if not path.is_file():
+        raise DataError(f"there is no file {str(path)!r}", expected="weights that save() wrote")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not hasattr(archive, "files"):
+                raise ValueError("not an .npz archive")
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise DataError(
+            f"{str(path)!r} is no file of weights, or it is damaged",
+            expected="an .npz file without pickled objects", got=str(error)[:200],
+        ) from None

@@ -1,0 +1,161 @@
+"""Emitted modules: rendered, written, loaded, cached.
+
+The interface of an emitted module (``kernels.py``), which imports numpy, scipy, numba and math only:
+
+- tables: ``NETWORK, HASH, VERSION, DTYPE, PARAMETERS, STATES, INPUTS, SIZES, BATCH, MOMENTS,
+  SETTINGS, INITIAL``, ``P`` (length of the flat parameter array);
+- compiled functions ``forward, loss, gradient`` (``(parts, *sizes, p, d, s, n, w, *given)``),
+  ``update(parts, step, settings, p, d, *moments)``, ``epoch(…)``;
+- ``Model(threads=1)``: buffers ``p, d, moments, s``, named views ``parameters``, and
+  ``initialize(seed)``, ``loss(**inputs)``, ``gradients(**inputs)``, ``forward(**inputs)``,
+  ``step(**inputs)``, ``epoch(data, batch, order)``; `NotFinite` where a loss is NaN;
+- ``self_test()`` and the command ``python kernels.py --self-test`` (exit code 0 or 1).
+
+`codegen.model.Model` puts checks of the data, training and saving around it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from codegen.cpu_parts import kernel_texts, module_parts
+from codegen.pipeline import Compiled
+from derive import __version__
+from derive.errors import DataError, MissingError
+
+__all__ = ["cache_folder", "kernel_texts", "load", "render", "write"]
+
+
+def render(compiled: Compiled, dtype: str = "float32", parallel: bool = True,
+           filename: str = "kernels.py", cache: bool = False) -> str:
+    """The text of an emitted module."""
+    environment = _environment()
+    parts = module_parts(compiled, parallel)
+    host = "\n\n\n".join([*parts.pop("tables"),
+                          environment.get_template("cpu_host.py.jinja").render().rstrip()])
+    program = compiled.program
+    return environment.get_template("cpu.py.jinja").render(
+        header=f"{program.name}: forward, backward and {compiled.optimizer.name}, compiled."
+        .replace("\\", " ").replace('"""', "'''"),
+        network=_comment(program.name), network_literal=repr(program.name), hash=program.hash,
+        version=__version__, filename=filename, dtype=dtype, parallel=parallel, cache=cache,
+        optimizer=compiled.optimizer.name, host=host, **parts,
+    ).rstrip() + "\n"
+
+
+def _comment(name: str) -> str:
+    return " ".join(name.replace("\\", " ").replace('"""', "'''").split())
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    here = Path(__file__).resolve().parent
+    folders = [p for p in (here / "templates", here.parent / "templates") if p.is_dir()]
+    if not folders:
+        raise MissingError("the templates of emitted modules are not installed",
+                           mend="python -m pip install --force-reinstall chainrule")
+    return Environment(loader=FileSystemLoader(folders[:1]), undefined=StrictUndefined,
+                       keep_trailing_newline=True, autoescape=False)
+
+
+def write(text: str, path: str | Path, force: bool = False) -> Path:
+    """Write a module beside nothing of somebody else's.
+
+    Raises:
+        DataError: the file exists and was not written by this tool.
+    """
+    path = Path(path)
+    if path.exists() and not force:
+        try:
+            head = path.read_text(encoding="utf-8")[:100_000]
+        except (OSError, UnicodeDecodeError):
+            head = ""
+        if 'WRITTEN_BY = "chainrule"' not in head:
+            raise DataError(
+                f"the file {str(path)!r} exists and was not written by this tool",
+                expected="a new name, or a module that chainrule wrote",
+                mend="choose another name, or overwrite it with force=True (--force)",
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.encode("utf-8"))
+    return path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All or nothing: a temporary file in the same folder, synced, then renamed."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def cache_folder(directory: str | Path | None = None) -> Path:
+    """The folder of compiled modules; private, because what lies in it is executed.
+
+    Raises:
+        MissingError: it cannot be made, or belongs to somebody else.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(directory or os.environ.get("CHAINRULE_CACHE") or home / "chainrule")
+    mend = "set CHAINRULE_CACHE to a folder of yours"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise MissingError(f"the kernel cache {folder} cannot be made: {error.strerror}",
+                           mend=mend) from error
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise MissingError(f"the kernel cache {folder} belongs to another user", mend=mend)
+    if not os.access(folder, os.W_OK):
+        raise MissingError(f"the kernel cache {folder} is not writable", mend=mend)
+    return folder
+
+
+def load(text: str, directory: str | Path | None = None) -> ModuleType:
+    """The module of a text, from a file in the cache so that a second start does not compile."""
+    import llvmlite
+    import numba
+    import numpy
+
+    versions = f"{numba.__version__} {llvmlite.__version__} {numpy.__version__} {sys.version}"
+    key = hashlib.sha256(f"{versions}\n{text}".encode()).hexdigest()[:20]
+    name = f"chainrule_kernels_{key}"
+    if name in sys.modules:
+        return sys.modules[name]
+    path = cache_folder(directory) / f"{name}.py"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text.encode("utf-8"))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: Numba's cache looks it up by name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def stages_text(parts: Sequence[str]) -> str:
+    return "\n\n".join(parts)

@@ -1,0 +1,179 @@
+"""The code generator's stages in order: this file reads as the architecture.
+
+    program        equations (derive.Program), only those that an entry point needs
+    → schedule     phases of tasks, each split over one index            (schedule.py)
+    → memory       a place for every tensor in a few flat buffers        (memory.py)
+    → loops        one loop-nest tree for each task                      (lower.py, loops.py)
+    → text         the trees printed for one target, in the template     (print_cpu.py, module.py)
+
+An emitted module has three entry points over the same kernels: ``forward`` (every tensor that the
+data alone determine), ``loss``, and ``gradient`` (the loss and all gradients). Each is a program
+of its own, taken through the same stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from codegen.loops import Kernel
+from codegen.lower import lower_group
+from codegen.memory import Layout, Plan, flat_layout, plan_memory
+from codegen.schedule import Schedule, choose_batch, make_schedule
+from derive.errors import DerivationError
+from derive.optimizers import Optimizer
+from derive.program import Program
+
+STAGES = ("simplified", "schedule", "memory", "loops", "text")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry point, through all stages but the text."""
+
+    name: str
+    schedule: Schedule
+    plan: Plan
+    phases: tuple[tuple[Kernel, ...], ...]
+
+    @property
+    def program(self) -> Program:
+        return self.schedule.program
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Everything that the text is printed from."""
+
+    program: Program
+    optimizer: Optimizer
+    parameters: Layout
+    trained: int
+    states: Layout
+    entries: dict[str, Entry]
+    labels: tuple[str, ...]
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The number of each equation: its place in the program, as in the document."""
+        return equation_numbers(self.program)
+
+
+def equation_numbers(program: Program) -> dict[str, int]:
+    return {eq.name: n for n, eq in enumerate(program.equations, 1)}
+
+
+def label_inputs(program: Program) -> tuple[str, ...]:
+    """Inputs that only the losses read, directly or through what was lifted out of them."""
+    def of_loss(name: str) -> bool:
+        tensor = program.tensors[name]
+        if name in program.losses:
+            return True
+        return tensor.origin is not None and tensor.origin[1] in program.losses
+
+    forward = program.forward
+    labels = []
+    for tensor in forward.inputs:
+        readers = [eq for eq in forward.equations if tensor.name in eq.reads]
+        if readers and all(of_loss(eq.name) for eq in readers):
+            labels.append(tensor.name)
+    return tuple(labels)
+
+
+def determined(program: Program, given: Iterable[str]) -> tuple[str, ...]:
+    """Targets of the equations that the given tensors and the parameters determine."""
+    known = set(given) | {t.name for t in program.tensors.values()
+                          if t.role in ("parameter", "state")}
+    names = []
+    for group in program.groups:
+        own = {eq.name for eq in group.equations}
+        if all(set(eq.reads) <= known | own for eq in group.equations):
+            known |= own
+            names += [eq.name for eq in group.equations]
+    return tuple(names)
+
+
+def compile_entry(name: str, program: Program, whole: Program, parameters: Layout,
+                  states: Layout) -> Entry:
+    """One program through schedule, memory plan and lowering."""
+    schedule = make_schedule(program, choose_batch(whole))
+    plan = plan_memory(program, parameters, states)
+    numbers = equation_numbers(whole)
+    phases = tuple(
+        tuple(
+            lower_group(numbers, task.group, task.part,
+                        f"k{numbers[task.group.equations[0].name]}_"
+                        + task.group.equations[0].name.strip("_"))
+            for task in phase.tasks
+        )
+        for phase in schedule.phases
+    )
+    return Entry(name, schedule, plan, phases)
+
+
+def compile_program(program: Program, optimizer: Optimizer) -> Compiled:
+    """A derived program through all stages but the text.
+
+    Raises:
+        DerivationError: the program has no loss or no gradients.
+        DeclarationError: a parameter has a run-time size.
+    """
+    forward_only = not program.losses and not program.gradients
+    if not forward_only and (len(program.losses) != 1 or not program.gradients):
+        raise DerivationError(
+            f"{program.name!r} has no gradient to make kernels of",
+            expected="a derived program with one loss",
+            got=f"{len(program.losses)} losses, {len(program.gradients)} gradients",
+            mend="codegen.compile(dr.derive(net))",
+        )
+    kept = sorted(program.parameters, key=lambda t: t.name not in program.gradients)
+    parameters = flat_layout(kept, "p")
+    trained = flat_layout([t for t in kept if t.name in program.gradients], "p").total
+    states = flat_layout(program.role("state"), "s")
+    roots: dict[str, tuple[str, ...]] = {
+        "forward": determined(program.forward, _data(program)),
+    }
+    if not forward_only:
+        loss = program.losses[0]
+        roots["loss"] = (loss,)
+        roots["gradient"] = (loss, *program.gradients.values(), *program.updates.values())
+    entries = {
+        name: compile_entry(name, program.only(*wanted), program, parameters, states)
+        for name, wanted in roots.items()
+        if wanted
+    }
+    return Compiled(program, optimizer, parameters, trained, states, entries,
+                    label_inputs(program))
+
+
+def _data(program: Program) -> list[str]:
+    labels = label_inputs(program)
+    return [t.name for t in program.given if t.role != "parameter" and t.name not in labels]
+
+
+def show(program: Program, stage: str, optimizer: Optimizer | None = None) -> str:
+    """The text of one stage: simplified, schedule, memory, loops or text.
+
+    Raises:
+        DerivationError: no such stage.
+    """
+    from codegen.module import render
+    from derive.errors import nearest
+    from derive.optimizers import sgd
+
+    if stage not in STAGES:
+        raise DerivationError(f"there is no stage {stage!r}", expected=", ".join(STAGES),
+                              mend=f"did you mean {nearest(stage, STAGES) or STAGES[0]!r}?")
+    if stage == "simplified":
+        return str(program)
+    compiled = compile_program(program, optimizer or sgd())
+    if stage == "text":
+        return render(compiled)
+    entry = compiled.entries["gradient"]
+    if stage == "schedule":
+        return str(entry.schedule)
+    if stage == "memory":
+        return str(entry.plan)
+    from codegen.module import kernel_texts
+
+    return "\n\n".join(kernel_texts(compiled, ("gradient",)))

@@ -1,0 +1,171 @@
+"""Loop-nest trees → Python text for Numba on the CPU: the one printer of the CPU target."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable, Sequence
+from functools import singledispatchmethod
+
+from sympy import Expr, Symbol
+
+from codegen.loops import (
+    HI,
+    LO,
+    If,
+    Kernel,
+    Let,
+    Loop,
+    Matrix,
+    Product,
+    Statement,
+    Store,
+    expressions,
+    statements,
+)
+from codegen.scalars import ScalarPrinter
+from derive.functions import REGISTRY
+from derive.nodes import Access, Index, IntegerAccess, bound_indices
+
+# Names that the module itself uses: a tensor or an index of that name gets another one.
+RESERVED = frozenset(
+    """np math os sys time json F DTYPE numba njit prange range len min max abs float int bool
+    print part parts lo hi p d s n w o batch order step settings flat total loss gradient forward
+    update epoch gemm main kernel view True False None""".split()
+)
+_OWN = re.compile(r"(k\d+_|gather_|power\d|moment_).*|.*_(phase.*|flat|all|batch|split)")
+
+
+def identifier(name: str, taken: set[str]) -> str:
+    """A Python identifier for a declared or generated name, unlike those taken; takes it."""
+    made = f"own_{name}_" if _OWN.fullmatch(name) else name
+    while made in taken or made in RESERVED or made in REGISTRY or keyword.iskeyword(made):
+        made += "_"
+    taken.add(made)
+    return made
+
+
+class KernelPrinter:
+    """Prints one kernel. Tensors keep their names; indices get others where they would meet."""
+
+    def __init__(self, kernel: Kernel, tensors: dict[str, str]) -> None:
+        self.kernel = kernel
+        taken = {tensors[n] for n in kernel.tensors} | {"x", "setting"}
+        names: dict[object, str] = {n: tensors[n] for n in kernel.tensors}
+        names[LO], names[HI] = "lo", "hi"
+        for index in _indices(kernel.body):
+            names[index] = identifier(index.name, taken)
+        for size in kernel.sizes:
+            names[size] = identifier(str(size), taken)
+        self.sizes = [names[s] for s in kernel.sizes]
+        self.scalars = ScalarPrinter(names)
+        self.names = names
+        self.lines: list[str] = []
+
+    def text(self) -> str:
+        kernel = self.kernel
+        arguments = ["lo", "hi", *self.sizes, *(self.names[n] for n in kernel.tensors)]
+        head = [f"# ({number}) {text}" for number, text in kernel.cites]
+        head += ["@kernel", f"def {kernel.name}({', '.join(arguments)}):"]
+        self.block(kernel.body, 1)
+        return "\n".join([*head, *self.lines])
+
+    def block(self, body: Iterable[Statement], depth: int) -> None:
+        for node in body:
+            self.statement(node, depth)
+
+    def line(self, depth: int, text: str) -> None:
+        self.lines.append("    " * depth + text)
+
+    @singledispatchmethod
+    def statement(self, node: Statement, depth: int) -> None:
+        raise AssertionError(f"no printer for {type(node).__name__}")
+
+    @statement.register
+    def _loop(self, node: Loop, depth: int) -> None:
+        start, stop = self.scalars.index(node.start), self.scalars.index(node.stop)
+        if node.down:
+            extent = f"range({stop} - 1, {start} - 1, -1)"
+        else:
+            extent = f"range({stop})" if start == "0" else f"range({start}, {stop})"
+        self.line(depth, f"for {self.names[node.index]} in {extent}:")
+        self.block(node.body, depth + 1)
+
+    @statement.register
+    def _let(self, node: Let, depth: int) -> None:
+        name, value = node.symbol.name, self.scalars.value(node.value)
+        if node.op in ("max", "min"):
+            sign = ">" if node.op == "max" else "<"
+            self.line(depth, f"_x = {value}")
+            self.line(depth, f"{name} = _x if _x {sign} {name} or _x != _x else {name}")
+        else:
+            self.line(depth, f"{name} {node.op} {value}")
+
+    @statement.register
+    def _store(self, node: Store, depth: int) -> None:
+        target = self.scalars.access(node.target)
+        whole = isinstance(node.target, IntegerAccess)
+        value = self.scalars.index(node.value) if whole else self.scalars.value(node.value)
+        self.line(depth, f"{target} {node.op} {value}")
+
+    @statement.register
+    def _if(self, node: If, depth: int) -> None:
+        self.line(depth, f"if {self.scalars.condition(node.condition)}:")
+        self.block(node.yes, depth + 1)
+        if node.no:
+            self.line(depth, "else:")
+            self.block(node.no, depth + 1)
+
+    @statement.register
+    def _product(self, node: Product, depth: int) -> None:
+        matrices = [self._matrix(m) for m in (node.left, node.right, node.target)]
+        alpha = self.scalars.value(node.alpha)
+        rows, inner, columns = (
+            self.scalars.index(e)
+            for e in (node.target.rows, node.left.columns, node.target.columns)
+        )
+        self.line(depth, f"gemm({rows}, {columns}, {inner}, {alpha}, {matrices[0]}, "
+                         f"{matrices[1]}, F({node.beta}), {matrices[2]})")
+
+    def _matrix(self, matrix: Matrix) -> str:
+        first = self.scalars.access(matrix.first)
+        name, _, where = first.partition("[")
+        row, column = self.scalars.index(matrix.row), self.scalars.index(matrix.column)
+        return f"{name}, {name}[{where}, {row}, {column}"
+
+
+def _indices(body: tuple[Statement, ...]) -> list[Index]:
+    found: dict[Index, None] = {}
+    for node in statements(body):
+        if isinstance(node, Loop):
+            found[node.index] = None
+        for expr in expressions(node):
+            found.update(dict.fromkeys(bound_indices(expr)))
+            found.update(dict.fromkeys(
+                sorted((s for s in expr.free_symbols if isinstance(s, Index)), key=str)))
+    return list(found)
+
+
+def function(name: str, arguments: Sequence[str], printer: ScalarPrinter, body: Expr) -> str:
+    """A small function of scalars that kernels call."""
+    return f"@kernel\ndef {name}({', '.join(arguments)}):\n    return {printer.value(body)}"
+
+
+def polynomial(expr: Expr, names: dict[object, str] | None = None) -> str:
+    """Text of a size or an offset, as a function of the run-time sizes."""
+    return ScalarPrinter(names or {}).index(expr)
+
+
+def view(name: str, buffer: str, offset: Expr, shape: Sequence[Expr], elements: Expr,
+         names: dict[object, str]) -> str:
+    """``h = w[…:…].reshape((B, 32))``: a tensor as a view of its flat buffer."""
+    start, stop = polynomial(offset, names), polynomial((offset + elements).expand(), names)
+    text = f"{name} = {buffer}[{start}:{stop}]"
+    if len(shape) > 1:
+        text += f".reshape(({', '.join(polynomial(e, names) for e in shape)}))"
+    return text
+
+
+def symbols(exprs: Iterable[Expr]) -> set[Symbol]:
+    """Run-time sizes in offsets and shapes."""
+    return {s for e in exprs for s in e.free_symbols if not isinstance(s, Access)}

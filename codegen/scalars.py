@@ -1,0 +1,241 @@
+"""Scalar expressions as Python text: SymPy trees without reductions → one line.
+
+A scalar has one of two contexts. *Index* text is integer arithmetic; *value* text is floating
+point in the module's own precision, in which every number is wrapped (``F(0.5)``), because a bare
+literal would lift the whole expression to double precision.
+"""
+
+from __future__ import annotations
+
+import sympy
+from sympy import Expr, Integer, Mod, Rational, S, Symbol
+
+from derive.errors import ChainruleError
+from derive.functions import Elementary, sample_settings
+from derive.nodes import Access, Index, Reduction, Select
+
+# SymPy's own functions: the name of what computes them in a kernel.
+FUNCTIONS = {
+    "exp": "np.exp", "log": "np.log", "sin": "np.sin", "cos": "np.cos", "tan": "np.tan",
+    "asin": "np.arcsin", "acos": "np.arccos", "atan": "np.arctan", "sinh": "np.sinh",
+    "cosh": "np.cosh", "tanh": "np.tanh", "asinh": "np.arcsinh", "acosh": "np.arccosh",
+    "atanh": "np.arctanh", "expm1": "np.expm1", "log1p": "np.log1p", "erf": "math.erf",
+    "erfc": "math.erfc", "gamma": "math.gamma", "loggamma": "math.lgamma", "Abs": "abs",
+    "floor": "np.floor", "ceiling": "np.ceil", "atan2": "math.atan2", "Max": "max", "Min": "min",
+}  # fmt: skip
+_DOUBLE_ONLY = {"math.erf", "math.erfc", "math.gamma", "math.lgamma", "math.atan2"}
+_RELATIONS = {"Equality": "==", "Unequality": "!=", "StrictLessThan": "<", "LessThan": "<=",
+              "StrictGreaterThan": ">", "GreaterThan": ">="}
+
+
+class UnsupportedError(ChainruleError):
+    """A function that no kernel form is known for."""
+
+
+class ScalarPrinter:
+    """Prints scalars; ``names`` maps tensors, indices, sizes and locals to identifiers.
+
+    ``functions`` collects the elementary functions used: the module defines each once.
+    ``rank0`` says how a tensor without dims is read (``L[0]``, or a plain variable).
+    """
+
+    def __init__(self, names: dict[object, str], cast: str = "F") -> None:
+        self.names, self.cast = names, cast
+        self.functions: dict[str, type[Elementary] | int] = {}
+        self.bare: set[str] = set()
+
+    # -- integers ---------------------------------------------------------------------------
+    def index(self, expr: Expr) -> str:
+        """Integer text of an index expression, size or count."""
+        if isinstance(expr, Access):
+            return self.access(expr)
+        if isinstance(expr, Index):
+            return self.names[expr]
+        if expr.is_Symbol:
+            return self.names.get(expr, expr.name)
+        if expr.is_Integer:
+            return str(expr)
+        if isinstance(expr, Mod):
+            return f"({self.index(expr.args[0])}) % {self.index(expr.args[1])}"
+        if isinstance(expr, sympy.Max | sympy.Min):
+            inner = ", ".join(self.index(a) for a in expr.args)
+            return f"{'max' if isinstance(expr, sympy.Max) else 'min'}({inner})"
+        numerator, denominator = sympy.fraction(sympy.together(expr))
+        if denominator != 1:
+            return f"({self.index(sympy.expand(numerator))}) // {self.index(denominator)}"
+        if expr.is_Add:
+            terms = sorted(expr.args, key=lambda a: (a.is_number, a.could_extract_minus_sign()))
+            text = self.index(terms[0])
+            for term in terms[1:]:
+                minus = term.could_extract_minus_sign()
+                text += f" {'-' if minus else '+'} {self.index(-term if minus else term)}"
+            return text
+        if expr.is_Mul:
+            if expr.args[0] == -1:
+                return f"-{self._factor(sympy.Mul(*expr.args[1:]))}"
+            return "*".join(self._factor(a) for a in expr.args)
+        if expr.is_Pow and expr.exp.is_Integer and expr.exp > 0:
+            return "*".join([self._factor(expr.base)] * int(expr.exp))
+        if isinstance(expr, sympy.floor):
+            return f"({self.index(expr.args[0])})"
+        raise UnsupportedError(f"no kernel form for the index expression {expr}")
+
+    def _factor(self, expr: Expr) -> str:
+        text = self.index(expr)
+        return f"({text})" if expr.is_Add or isinstance(expr, Mod) or " // " in text else text
+
+    def access(self, access: Access) -> str:
+        name = self.names.get(access.name, access.name)
+        if not access.where:
+            return name if access.name in self.bare else f"{name}[0]"
+        return f"{name}[{', '.join(self.index(e) for e in access.where)}]"
+
+    # -- conditions -------------------------------------------------------------------------
+    def condition(self, expr: Expr) -> str:
+        """Text of a condition on indices or on values."""
+        if isinstance(expr, sympy.And | sympy.Or):
+            word = " and " if isinstance(expr, sympy.And) else " or "
+            return word.join(self._inner_condition(a) for a in
+                             sorted(expr.args, key=sympy.default_sort_key))
+        if isinstance(expr, sympy.Not):
+            return f"not {self._inner_condition(expr.args[0])}"
+        if expr == True:  # noqa: E712  (SymPy's true)
+            return "True"
+        if expr == False:  # noqa: E712
+            return "False"
+        sign = _RELATIONS[type(expr).__name__]
+        whole = all(a.is_integer for a in expr.args)
+        left, right = (self.index(a) if whole else self.value(a) for a in expr.args)
+        return f"{left} {sign} {right}"
+
+    def _inner_condition(self, expr: Expr) -> str:
+        return f"({self.condition(expr)})"
+
+    # -- values -----------------------------------------------------------------------------
+    def number(self, value: Expr) -> str:
+        if value is S.Infinity:
+            return f"{self.cast}(np.inf)"
+        if value is S.NegativeInfinity:
+            return f"{self.cast}(-np.inf)"
+        if value is S.NaN:
+            return f"{self.cast}(np.nan)"
+        if self.cast == "float":  # Python's own numbers are in double precision already
+            return repr(float(value))
+        return f"{self.cast}({int(value) if value.is_Integer else repr(float(value))})"
+
+    def value(self, expr: Expr) -> str:
+        """Floating-point text."""
+        if isinstance(expr, Access):
+            text = self.access(expr)
+            return f"{self.cast}({text})" if expr.is_integer else text
+        if isinstance(expr, Reduction):
+            raise AssertionError(f"a reduction was not lowered: {expr}")
+        if isinstance(expr, Select):
+            return (f"({self.value(expr.yes)} if {self.condition(expr.condition)} "
+                    f"else {self.value(expr.no)})")
+        if expr.is_number:
+            return self.number(expr)
+        if expr.is_integer and not expr.atoms(sympy.Function) and _is_index(expr):
+            return f"{self.cast}({self.index(expr)})"
+        if expr.is_Symbol:
+            return self.names.get(expr, expr.name)
+        if expr.is_Add:
+            return self._sum(expr)
+        if expr.is_Mul:
+            return self._product(expr)
+        if expr.is_Pow:
+            return self._power(expr.base, expr.exp)
+        if isinstance(expr, sympy.Piecewise):
+            text = self.value(expr.args[-1][0])
+            for value, condition in reversed(expr.args[:-1]):
+                text = f"({self.value(value)} if {self.condition(condition)} else {text})"
+            return text
+        return self._function(expr)
+
+    def _sum(self, expr: Expr) -> str:
+        terms = sorted(expr.as_ordered_terms(), key=lambda a: a.could_extract_minus_sign())
+        text = self.value(terms[0])
+        for term in terms[1:]:
+            minus = term.could_extract_minus_sign()
+            shown = -term if minus else term
+            inner = self.value(shown)
+            text += f" {'-' if minus else '+'} {f'({inner})' if shown.is_Add else inner}"
+        return text
+
+    def _product(self, expr: Expr) -> str:
+        if expr.args[0] == -1:
+            return f"-{self._wrapped(sympy.Mul(*expr.args[1:]))}"
+        above, below = [], []
+        number = S.One
+        for factor in expr.as_ordered_factors():
+            if factor.is_Rational:
+                number = number * factor
+            elif factor.is_Pow and factor.exp.is_Rational and factor.exp < 0:
+                below.append(sympy.Pow(factor.base, -factor.exp))
+            else:
+                above.append(factor)
+        if isinstance(number, Rational) and number != 1:
+            if abs(number.p) == 1 and above and number.q != 1 and below:
+                below.insert(0, Integer(number.q))
+                number = Integer(number.p)
+        head = [] if number == 1 and above else [self.number(number)]
+        text = "*".join(head + [self._wrapped(f) for f in above])
+        if below:
+            shown = "*".join(self._wrapped(f) for f in below)
+            text += f"/({shown})" if len(below) > 1 else f"/{shown}"
+        return text
+
+    def _wrapped(self, expr: Expr) -> str:
+        text = self.value(expr)
+        loose = expr.is_Add or (expr.is_Mul and "/" in text) or text.startswith("-")
+        return f"({text})" if loose else text
+
+    def _power(self, base: Expr, exponent: Expr) -> str:
+        if base == sympy.E:
+            return f"np.exp({self.value(exponent)})"
+        if exponent.is_Rational and exponent < 0:
+            return f"{self.cast}(1)/{self._wrapped(sympy.Pow(base, -exponent))}"
+        if exponent == Rational(1, 2):
+            return f"np.sqrt({self.value(base)})"
+        if exponent.is_Integer and exponent <= 8:
+            if exponent == 2 and (base.is_Symbol or isinstance(base, Access)):
+                text = self.value(base)
+                return f"{text}*{text}"
+            name = f"power{exponent}"
+            self.functions[name] = int(exponent)
+            return f"{name}({self.value(base)})"
+        return f"{self._wrapped(base)}**{self._wrapped(exponent)}"
+
+    def _function(self, expr: Expr) -> str:
+        inner = ", ".join(self.value(a) for a in expr.args)
+        if isinstance(expr, Elementary):
+            name = type(expr).__name__
+            self.functions[name] = type(expr)
+            return f"{name}({inner})"
+        name = FUNCTIONS.get(type(expr).__name__, "")
+        if not name:
+            raise UnsupportedError(
+                f"no kernel form is known for the function {type(expr).__name__!r}",
+                expected="one of " + ", ".join(sorted(FUNCTIONS)) + ", or one of derive.functions",
+                mend="add it to derive/functions.py with a definition in primitives",
+            )
+        text = f"{name}({inner})"
+        return f"{self.cast}({text})" if name in _DOUBLE_ONLY else text
+
+
+def _is_index(expr: Expr) -> bool:
+    """Whether a whole expression is made of indices, sizes and numbers alone."""
+    return all(isinstance(s, Index) or s.is_integer for s in expr.free_symbols) and all(
+        node.is_Add or node.is_Mul or node.is_Symbol or node.is_Number or isinstance(node, Mod)
+        or (node.is_Pow and node.exp.is_Integer and node.exp > 0)
+        for node in sympy.preorder_traversal(expr)
+    )
+
+
+def helper(name: str, kind: type[Elementary] | int) -> tuple[tuple[str, ...], Expr]:
+    """Arguments and body of an elementary function, or of a whole power, that a module defines."""
+    x = Symbol("x", real=True)
+    if isinstance(kind, int):
+        return ("x",), sympy.Mul(*[x] * kind, evaluate=False)
+    settings = tuple(Symbol("setting", real=True) for _ in sample_settings(kind))
+    return ("x", *(s.name for s in settings)), kind.stable(x, *settings)

@@ -1,0 +1,159 @@
+"""Program → schedule: which equations are computed together, and over which index they split.
+
+A *phase* runs on all threads without a barrier inside. In a phase over rows, every equation reads
+and writes the row (the value of the batch index) that it is at and no other, so each thread runs
+the whole chain of layers on its own rows. In a phase of pieces, the equations are independent of
+each other and each is split over its own first index, e.g. a weight gradient over the rows of the
+weight. Both follow from the equations' indices; no layer has a case of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sympy import Symbol
+
+from derive.nodes import Index, Reduction, accesses, bound_indices
+from derive.program import Equation, Group, Program
+
+
+@dataclass(frozen=True)
+class Task:
+    """One group of equations and the index it is split over (None: not split)."""
+
+    group: Group
+    part: Index | None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Tasks between two barriers."""
+
+    kind: Literal["rows", "pieces"]
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The phases of a program, in order; ``batch`` is the size that rows are split over."""
+
+    program: Program
+    batch: Symbol | None
+    phases: tuple[Phase, ...]
+
+    def __str__(self) -> str:
+        lines = [f"batch: {self.batch if self.batch is not None else 'none'}"]
+        for number, phase in enumerate(self.phases, 1):
+            lines.append(f"phase {number}: {phase.kind}")
+            for task in phase.tasks:
+                split = f"split over {task.part.name}" if task.part is not None else "whole"
+                kind = "recurrence, " if task.group.recurrent else ""
+                lines += [f"  {eq}    ({kind}{split})" for eq in task.group.equations]
+        return "\n".join(lines)
+
+
+def row_index(eq: Equation, sizes: dict[str, tuple], batch: Symbol) -> Index | None:
+    """The index of ``eq`` that is its row, where every access stays in that row."""
+    own = [i for i in eq.indices if i.size == batch]
+    if len(own) != 1 or any(i.size == batch for i in bound_indices(eq.body)):
+        return None
+    for access in accesses(eq.body):
+        for where, size in zip(access.where, sizes[access.name], strict=True):
+            if size == batch and where != own[0]:
+                return None
+    return own[0]
+
+
+def choose_batch(program: Program) -> Symbol | None:
+    """The symbolic size that most equations keep to one row of."""
+    sizes = {n: t.shape for n, t in program.tensors.items()}
+    found = {s for t in program.inputs for s in t.shape if s.is_Symbol}
+    ordered = [s for s in program.sizes if s in found]
+    if not ordered:
+        return None
+    score = {
+        s: sum(row_index(eq, sizes, s) is not None for eq in program.equations)
+        - 10**6 * any(s in t.shape for g in program.groups if g.recurrent
+                      for t in _loop_sizes(g))
+        for s in ordered
+    }
+    return max(ordered, key=lambda s: score[s])
+
+
+def _loop_sizes(group: Group) -> list:
+    class _Own:
+        def __init__(self, shape: tuple) -> None:
+            self.shape = shape
+
+    return [_Own((eq.indices[group.axis[eq.name]].size,)) for eq in group.equations]
+
+
+def make_schedule(program: Program, batch: Symbol | None = None) -> Schedule:
+    """Phases such that every task reads only earlier phases, or its own row in its own phase."""
+    batch = choose_batch(program) if batch is None else batch
+    sizes = {n: t.shape for n, t in program.tensors.items()}
+    todo = list(program.groups)
+    done: set[str] = {t.name for t in program.given}
+    phases: list[Phase] = []
+    while todo:
+        rows, todo = _take_rows(todo, done, sizes, batch)
+        if rows:
+            phases.append(Phase("rows", tuple(rows)))
+            done |= {eq.name for task in rows for eq in task.group.equations}
+        pieces, todo = _take_pieces(todo, done, sizes, batch)
+        if pieces:
+            phases.append(Phase("pieces", tuple(pieces)))
+            done |= {eq.name for task in pieces for eq in task.group.equations}
+        assert rows or pieces, "groups are in an order of computation, so the first is ready"
+    return Schedule(program, batch, tuple(phases))
+
+
+def _outside_reads(group: Group) -> set[str]:
+    own = {eq.name for eq in group.equations}
+    return {r for eq in group.equations for r in eq.reads} - own
+
+
+def _take_rows(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
+               batch: Symbol | None) -> tuple[list[Task], list[Group]]:
+    if batch is None:
+        return [], list(todo)
+    ready, tasks, rest = set(done), [], []
+    for group in todo:
+        part = _group_row(group, sizes, batch)
+        if part is not None and _outside_reads(group) <= ready:
+            tasks.append(Task(group, part))
+            ready |= {eq.name for eq in group.equations}
+        else:
+            rest.append(group)
+    return tasks, rest
+
+
+def _group_row(group: Group, sizes: dict[str, tuple], batch: Symbol) -> Index | None:
+    rows = {row_index(eq, sizes, batch) for eq in group.equations}
+    return next(iter(rows)) if len(rows) == 1 else None
+
+
+def _take_pieces(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
+                 batch: Symbol | None) -> tuple[list[Task], list[Group]]:
+    """Everything that is ready and is not better left to the next phase over rows."""
+    tasks, rest = [], []
+    for group in todo:
+        if _outside_reads(group) <= done:
+            tasks.append(Task(group, _piece(group)))
+        else:
+            rest.append(group)
+    return tasks, rest
+
+
+def _piece(group: Group) -> Index | None:
+    """The index that a task of its own phase is split over: the first one."""
+    if group.recurrent:
+        return None
+    eq = group.equations[0]
+    return eq.indices[0] if eq.indices else None
+
+
+def has_reduction(eq: Equation) -> bool:
+    return eq.body.has(Reduction)
