@@ -6,13 +6,13 @@ subscripts and the form of conditions are decided here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import singledispatchmethod
 from typing import Literal
 
 from derive import notation as n
 from derive.notation import Node
-from derive.symbols import Symbol, Symbols, symbol_of_name
+from derive.symbols import Symbol, Symbols
 
 Kind = Literal["var", "bold", "upright", "number", "op", "punct", "text"]
 
@@ -236,7 +236,7 @@ class Setter:
             return Fence("|", args[0], "|"), _ATOM
         if node.function == "step":
             return Fence("[", row(args[0], op(">"), Token("0", "number")), "]"), _ATOM
-        if node.function == "exp" and not tall(args[0]):
+        if node.function == "exp" and not tall(args[0]) and not has_array(node):
             was, self.small = self.small, True
             exponent = self.set(node.args[0])
             self.small = was
@@ -323,7 +323,8 @@ class Setter:
     def _(self, node: n.Whole) -> tuple[Box, int]:
         symbol = self.symbols.tensor(node.name.code)
         bold = node.name.kind == "array"
-        return self.symbol(symbol, bold=bold), _POWER if symbol.loss is not None else _ATOM
+        where = self.subscript(node.at) if node.at else None
+        return self.symbol(symbol, where, bold), _POWER if symbol.loss is not None else _ATOM
 
     @_set.register
     def _(self, node: n.Transposed) -> tuple[Box, int]:
@@ -385,33 +386,44 @@ def tall(box: Box) -> bool:
     return False
 
 
+def has_array(node: object) -> bool:
+    """Whether whole arrays occur in a node: e^A would be read as another thing than exp(A)."""
+    if isinstance(node, n.Whole):
+        return node.name.kind == "array"
+    if isinstance(node, tuple):
+        return any(map(has_array, node))
+    return is_dataclass(node) and any(has_array(getattr(node, f.name)) for f in fields(node))
+
+
 def first_value(node: n.Choice) -> tuple[n.Statement, n.Relation] | None:
     """Of a recurrence's ``h[t-1] if t >= 1 else h0``: ``h[t] = h0`` and ``t < 0``.
 
     Such a choice is printed as h[t-1], with the first value stated beside the formula.
     """
-    yes, condition = node.yes, node.condition
-    if not isinstance(yes, n.Element) or not isinstance(condition, n.Relation):
+    yes, no, condition = node.yes, node.no, node.condition
+    if isinstance(yes, n.Transposed) and isinstance(no, n.Transposed):
+        yes, no = yes.body, no.body
+    if not isinstance(yes, n.Element | n.Whole) or not isinstance(condition, n.Relation):
         return None
-    if len(condition.ops) != 1 or not isinstance(node.no, n.Element | n.Number):
+    if len(condition.ops) != 1 or not isinstance(no, n.Element | n.Number | n.Whole):
         return None
+    where = yes.where if isinstance(yes, n.Element) else yes.at
     shifted = [
-        k for k, w in enumerate(yes.where)
+        k for k, w in enumerate(where)
         if isinstance(w, n.Sum) and len(w.terms) == 2 and isinstance(w.terms[1][1], n.Number)
     ]
     if len(shifted) != 1:
         return None
-    place = shifted[0]
-    moved = yes.where[place]
+    moved = where[shifted[0]]
     assert isinstance(moved, n.Sum)
     index = moved.terms[0][1]
     if not isinstance(index, n.Name) or condition.parts[0] not in (index, moved):
         return None
-    where = tuple(index if k == place else w for k, w in enumerate(yes.where))
+    plain = tuple(index if k == shifted[0] else w for k, w in enumerate(where))
     before = condition.ops[0] in (">=", ">")
     limit = n.ZERO if before else condition.parts[1]
-    return (n.Statement(n.Element(yes.name, where), node.no),
-            n.Relation((index, limit), ("<" if before else ">=",)))
+    left = replace(yes, where=plain) if isinstance(yes, n.Element) else replace(yes, at=plain)
+    return n.Statement(left, no), n.Relation((index, limit), ("<" if before else ">=",))
 
 
-__all__ = ["Box", "Setter", "row", "symbol_of_name", "tall"]
+__all__ = ["Box", "Setter", "row", "tall"]

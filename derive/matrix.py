@@ -3,14 +3,14 @@
 Vectors are columns; ``1`` is a column of ones; functions, powers, quotients and the addition of a
 scalar act on every entry. A form is found by following the indices: an index that is summed
 over joins two factors, and a factor whose summed index stands first (or last) on the wrong side
-is transposed. What has no such form gives None; `einsum_text` then names the contraction.
+is transposed. What has no such form gives None; `derive.einsum` then names the contraction.
 """
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import sympy
 from sympy import Add, Expr, Mul, Pow, S
@@ -55,18 +55,21 @@ class MatrixForm:
 def matrix_form(eq: Equation, tensors: Mapping[str, Tensor] | None = None) -> MatrixForm | None:
     """The matrix form of an equation, or None where there is none.
 
-    ``tensors`` are those of its program: with them the sizes of all dims are known. Every tensor in it must have a rank of at most 2, and every index expression must be a plain
-    index (or a gather of labels).
+    ``tensors`` are those of its program: with them the sizes of all dims are known. A tensor of
+    rank 3 is read as its slices along the first dim, ``H[t]``; all index expressions but that of
+    a slice must be plain indices (or a gather of labels).
     """
-    if len(eq.indices) > 2 or len(set(eq.indices)) < len(eq.indices):
+    if len(eq.indices) > 3 or len(set(eq.indices)) < len(eq.indices):
         return None
-    row, col = (*eq.indices, None, None)[:2]
-    recogniser = _Recogniser(eq, tensors or {})
+    cut = max(len(eq.indices) - 2, 0)
+    fixed, (row, col) = eq.indices[:cut], (*eq.indices[cut:], None, None)[:2]
+    recogniser = _Recogniser(eq, tensors or {}, set(fixed))
     try:
         right = recogniser.form(eq.body, row, col)
     except _NoFormError:
         return None
-    left = whole(eq.name, len(eq.indices))
+    at = tuple(Builder().index(i) for i in fixed)
+    left = n.Whole(n.Name(eq.name, "array" if eq.indices else "tensor"), at)
     return MatrixForm(n.Statement(left, right), tuple(dict.fromkeys(recogniser.shapes)),
                       tuple(dict.fromkeys(recogniser.transposed)))
 
@@ -87,6 +90,7 @@ Edge = Index | None
 class _Recogniser:
     eq: Equation
     tensors: Mapping[str, Tensor]
+    fixed: set[Index] = field(default_factory=set)  # indices of slices
     shapes: list[str] = field(default_factory=list)
     transposed: list[Transposition] = field(default_factory=list)
 
@@ -140,8 +144,15 @@ class _Recogniser:
 
     # -- leaves ---------------------------------------------------------------------------------
     def access(self, expr: Access, row: Edge, col: Edge) -> Node:
-        where = expr.where
-        node = whole(expr.name, len(where))
+        at = tuple(
+            w for w in expr.where[:1]
+            if (w.free_symbols and _indices(w) <= self.fixed)
+            or (w.is_Integer and len(expr.where) == 3)
+        )
+        where = expr.where[len(at):]
+        node = whole(expr.name, len(expr.where))
+        if at:
+            node = n.Whole(node.name, tuple(Builder(self.eq.indices).index(w) for w in at))
         if not where:
             return node
         plain = all(isinstance(w, Index) for w in where)
@@ -163,9 +174,12 @@ class _Recogniser:
         raise _NoFormError
 
     def select(self, expr: Select, row: Edge, col: Edge) -> Node:
+        condition = expr.condition
+        if _indices(condition) and _indices(condition) <= self.fixed:
+            return n.Choice(Builder(self.eq.indices).condition(condition),
+                            self.form(expr.yes, row, col), self.form(expr.no, row, col))
         if expr.no != 0:
             raise _NoFormError
-        condition = expr.condition
         if not isinstance(condition, sympy.core.relational.Relational):
             raise _NoFormError
         sides = (condition.lhs, condition.rhs)
@@ -204,7 +218,8 @@ class _Recogniser:
     def product(self, expr: Mul, row: Edge, col: Edge) -> Node:
         if expr.as_coeff_Mul()[0].is_negative:
             return n.Sum(((True, self.form(-expr, row, col)),))
-        scalars, arrays = [], []
+        scalars: list[Expr] = []
+        arrays: list[Expr] = []
         for factor in expr.args:
             varies = factor.free_symbols & {row, col}
             (arrays if varies else scalars).append(factor)
@@ -237,7 +252,9 @@ class _Recogniser:
     def joined(self, factors: Iterable[Expr], row: Edge, col: Edge) -> Node:
         """A product of entries: outer product, scaled rows or columns, or Hadamard."""
         builder = Builder(self.eq.indices)
-        by_row, by_col, both = [], [], []
+        by_row: list[Expr] = []
+        by_col: list[Expr] = []
+        both: list[Expr] = []
         for f in sorted(factors, key=builder._factor_key):
             free = f.free_symbols
             kind = both if row in free and col in free else by_row if row in free else by_col
@@ -250,7 +267,7 @@ class _Recogniser:
             self.check([(row, None), (None, col)])
             return n.Chain((left, _flip(right)))
         middle = self.hadamard(both, row, col)
-        parts = [n.Call("diag", (left,))] if left is not None else []
+        parts: list[Node] = [n.Call("diag", (left,))] if left is not None else []
         parts.append(middle)
         if right is not None:
             parts.append(n.Call("diag", (right,)))
@@ -311,6 +328,9 @@ class _Recogniser:
                 and inside[0].exp == 2 and len(bound) <= 2:
             body = self.form(inside[0].base, bound[0], bound[1] if len(bound) == 2 else None)
             return n.Power(n.Call("norm", (body,)), n.Number("2"))
+        sliced = self.sliced(inside, bound)
+        if sliced is not None:
+            return self.over_slices(inside, sliced, bound, row, col)
         nodes: dict[frozenset[Index], list[Expr]] = {}
         known = {*bound, row, col} - {None}
         for f in inside:
@@ -323,6 +343,26 @@ class _Recogniser:
             raise _NoFormError
         return self.along(path, nodes, bound)
 
+    def sliced(self, factors: list[Expr], bound: tuple[Index, ...]) -> Index | None:
+        """A bound index that stands first in every tensor of rank 3: a sum over its slices."""
+        deep = [a for f in factors for a in f.atoms(Access) if len(a.where) == 3]
+        for index in bound:
+            if deep and all(a.where[0].free_symbols == {index} for a in deep):
+                return index
+        return None
+
+    def over_slices(self, factors: list[Expr], index: Index, bound: tuple[Index, ...],
+                    row: Edge, col: Edge) -> Node:
+        self.fixed.add(index)
+        left = tuple(i for i in bound if i != index)
+        inner = SumOver(Mul(*factors), *left)
+        body, condition = inner, None
+        if isinstance(inner, Select) and inner.no == 0:
+            body, condition = inner.yes, Builder(self.eq.indices).condition(inner.condition)
+        made = self.form(body, row, col)
+        self.fixed.discard(index)
+        return n.Big("sum", (n.Name(index.name, "index"),), made, condition)
+
     def along(self, path: list[Index], nodes: Mapping[frozenset[Index], list[Expr]],
               bound: tuple[Index, ...]) -> Node:
         """The chain of the matrices along a path of indices; an end that is summed over is closed
@@ -333,7 +373,7 @@ class _Recogniser:
             return self.dot(alone[first], first)
         inner = [
             self.hadamard(self._sorted(nodes[frozenset(pair)]), *pair)
-            for pair in zip(path, path[1:], strict=False)
+            for pair in pairwise(path)
         ]
         if len(path) == 2 and first in bound and last in bound and not alone[first] \
                 and not alone[last] and isinstance(inner[0], n.Hadamard):
@@ -386,6 +426,10 @@ class _Recogniser:
         self.shapes.append(f"{shown} = {_size(edges[0][0])}×{_size(edges[-1][1])}")
 
 
+def _indices(expr: Expr) -> set[Index]:
+    return {s for s in expr.free_symbols if isinstance(s, Index)}
+
+
 def _size(edge: Edge) -> str:
     return "1" if edge is None else str(edge.size)
 
@@ -422,7 +466,7 @@ def _path(nodes: Mapping[frozenset[Index], list[Expr]], bound: tuple[Index, ...]
     if row is not None:
         start = row
     elif ends:
-        start = min(ends, key=lambda i: [*links].index(i))
+        start = min(ends, key=[*links].index)
     else:
         return None
     if len(links[start]) > 1:
@@ -437,40 +481,3 @@ def _path(nodes: Mapping[frozenset[Index], list[Expr]], bound: tuple[Index, ...]
     if len(path) != len(links) or (col is not None and path[-1] != col):
         return None
     return path
-
-
-def einsum_text(eq: Equation) -> str | None:
-    """``einsum("tbi,ij->tbj", x, U)`` for an equation that is one contraction of plain accesses
-    (times a constant, which is put in front), else None."""
-    coefficient, rest = eq.body.as_coeff_Mul()
-    factors = Mul.make_args(rest)
-    sums = [f for f in factors if isinstance(f, SumOver)]
-    if len(sums) != 1 or any(f.has(Access, Index) for f in factors if f is not sums[0]):
-        return None
-    parts = sorted(Mul.make_args(sums[0].body), key=Builder(eq.indices)._factor_key)
-    letters: dict[Expr, str] = {}
-    spelled = []
-    for part in parts:
-        if not isinstance(part, Access) or not all(isinstance(w, Index) for w in part.where):
-            return None
-        spelled.append("".join(_letter(w, letters) for w in part.where))
-    out = "".join(_letter(i, letters) for i in eq.indices)
-    names = ", ".join(p.name for p in parts)
-    call = f'einsum("{",".join(spelled)}->{out}", {names})'
-    front = coefficient * Mul(*(f for f in factors if f is not sums[0]))
-    if front == 1:
-        return call
-    from derive.text import expression_text
-
-    return f"{expression_text(front)} * {call}"
-
-
-def _letter(index: Expr, letters: dict[Expr, str]) -> str:
-    if index not in letters:
-        name = index.name
-        taken = set(letters.values())
-        free = name if len(name) == 1 and name.isascii() and name not in taken else next(
-            c for c in name[:1] + string.ascii_letters if c.isascii() and c not in taken
-        )
-        letters[index] = free
-    return letters[index]

@@ -127,9 +127,45 @@ class Negation:
     body: Node
 
 
+# -- whole arrays (`derive.matrix`) ---------------------------------------------------------------
+@dataclass(frozen=True)
+class Whole:
+    """A whole vector or matrix (in print: bold), a slice of a tensor, or a scalar."""
+
+    name: Name
+    at: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True)
+class Transposed:
+    body: Node
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A product of matrices and vectors."""
+
+    factors: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Hadamard:
+    """A product of entries."""
+
+    factors: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Ones:
+    """The column of ones of a length, a size."""
+
+    size: Node
+
+
 Node = (
     Number | Name | Element | Sum | Product | Fraction | Power | Root | Call | Big | Choice
-    | Bracket | Relation | Congruent | Junction | Negation
+    | Bracket | Relation | Congruent | Junction | Negation | Whole | Transposed | Chain
+    | Hadamard | Ones
 )
 
 ZERO, ONE = Number("0"), Number("1")
@@ -139,7 +175,7 @@ ZERO, ONE = Number("0"), Number("1")
 class Statement:
     """``left = right``: an equation in notation."""
 
-    left: Element
+    left: Element | Whole
     right: Node
 
 

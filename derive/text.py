@@ -160,10 +160,11 @@ def _(node: n.Negation) -> tuple[str, int]:
     return f"not ({node_text(node.body)})", _CHOICE
 
 
-# -- whole arrays: as NumPy would be written, vectors being columns ---------------------------------
+# -- whole arrays: as NumPy would be written, vectors being columns ------------------------------
 @_text.register
 def _(node: n.Whole) -> tuple[str, int]:
-    return node.name.code, _ATOM
+    at = f"[{', '.join(map(index_text, node.at))}]" if node.at else ""
+    return node.name.code + at, _ATOM
 
 
 @_text.register
