@@ -18,7 +18,16 @@ _HOME = {
         "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "gelu", "silu", "exp", "log",
         "sqrt", "sin", "cos", "erf", "abs",
     ],
-    "derive.layers": ["dense"],
+    "derive.layers": [
+        "add", "attention", "average_pool", "batch_norm", "bidirectional", "concatenate", "conv1d",
+        "conv2d", "conv3d", "conv_transpose", "convolution", "decoder_block", "dense", "depthwise",
+        "dropout", "elman", "embedding", "encoder_block", "flatten", "gaussian_noise",
+        "global_average_pool", "global_max_pool", "group_norm", "gru", "instance_norm",
+        "layer_norm", "learned_positions", "lstm", "max_pool", "multi_head_attention", "one_hot",
+        "pad", "reparametrise", "rms_norm", "rotary", "sinusoidal_positions", "take", "unflatten",
+        "upsample",
+    ],
+    "derive.jacobian": ["jacobian", "hessian", "hessian_vector"],
     "derive.losses": [
         "squared_error", "mean_squared_error", "binary_cross_entropy", "cross_entropy",
     ],

@@ -367,8 +367,19 @@ def local_derivatives(body: Expr, target: Access | None) -> list[tuple[Expr, Exp
 @lru_cache(maxsize=8192)
 def _partial(body: Expr, symbol: Symbol, reuse_output: bool) -> Expr:
     derivative = sympy.diff(body, symbol)
-    if reuse_output and isinstance(body, sympy.Function):
-        derivative = derivative.xreplace({body: _OUTPUT})
+    return _through_output(body, derivative) if reuse_output else derivative
+
+
+def _through_output(body: Expr, derivative: Expr) -> Expr:
+    """The stored output in place of the function that was differentiated, wherever it occurs; in
+    a branch of a selection, under the branch's own condition."""
+    if isinstance(body, sympy.Function):
+        return derivative.xreplace({body: _OUTPUT})
+    if isinstance(body, Select) and isinstance(derivative, Select):
+        yes, no = (_through_output(*branch) for branch in
+                   ((body.yes, derivative.yes), (body.no, derivative.no)))
+        if derivative.condition == body.condition:
+            return Select(body.condition, yes, no)
     return derivative
 
 

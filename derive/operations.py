@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import sympy
-from sympy import Expr, Mul
+from sympy import Expr, Mul, S
 
 from derive import functions as f
 from derive.errors import DeclarationError
@@ -104,16 +104,23 @@ def elu(x: Expr | Handle, alpha: float = 1.0) -> Expr:
     return elementwise(lambda e: f.elu(e, exact(alpha)), x)
 
 
-def softmax(x: Expr | Handle, over: Index | None = None) -> Expr:
+def softmax(
+    x: Expr | Handle, over: Index | None = None, allowed: Expr = sympy.true
+) -> Expr:
     """exp(x) divided by its sum over an index, computed without overflow.
 
     Of a tensor, over its last dim, a new tensor ``p``; of an expression, over the index given.
+    Where the condition ``allowed`` fails, an element is masked: its share is 0, also where all
+    of a row are masked.
     """
     if isinstance(x, Handle):
         net = x.network
         last = x.indices[-1] if over is None else over
-        return net.define(net.fresh_name("p"), x.indices, softmax(x.tensor.access, last))
+        share = softmax(x.tensor.access, last, allowed)
+        return net.define(net.fresh_name("p"), x.indices, share)
     if over is None:
         raise DeclarationError("softmax of an expression needs an index", expected="softmax(x, k)")
-    other = fresh(over, {s.name for s in x.free_symbols})
-    return sympy.exp(x - LogSumExpOver(x.xreplace({over: other}), other))
+    masked = Select(allowed, x, S.NegativeInfinity)
+    other = fresh(over, {s.name for s in masked.free_symbols})
+    total = LogSumExpOver(masked.xreplace({over: other}), other)
+    return Select(allowed, sympy.exp(x - total))

@@ -139,13 +139,32 @@ _OPAQUE = (Access, Reduction, Select)
 
 
 def collect(expr: Expr) -> Expr:
-    """Common factors of a sum's terms taken out in front: p/N - t/N becomes (p - t)/N."""
+    """Terms under the same guard under one, and common factors of a sum's terms taken out in
+    front: p/N - t/N becomes (p - t)/N."""
     if not expr.has(Add):
         return expr
+    expr = _merge_guards(expr)
     atoms = opaque_atoms(expr, _OPAQUE)
     there = {a: placeholder(n) for n, a in enumerate(atoms)}
     short = _collect(expr.xreplace(there))
     return short.xreplace({p: a for a, p in there.items()})
+
+
+def _merge_guards(expr: Expr) -> Expr:
+    """[c]·a + [c]·b is [c]·(a + b)."""
+    if not expr.has(Select):
+        return expr
+    under: dict[Expr, list[tuple[Expr, Expr]]] = {}
+    for term in Add.make_args(expr):
+        guards = [f for f in Mul.make_args(term) if isinstance(f, Select) and f.no == 0]
+        if len(guards) == 1:
+            inner = guards[0].yes * Mul(*(f for f in Mul.make_args(term) if f is not guards[0]))
+            under.setdefault(guards[0].condition, []).append((term, inner))
+    for condition, terms in under.items():
+        if len(terms) > 1:
+            one = Select(condition, collect(Add(*(inner for _, inner in terms))))
+            expr = expr - Add(*(term for term, _ in terms)) + one
+    return expr
 
 
 @lru_cache(maxsize=4096)
