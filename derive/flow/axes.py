@@ -72,6 +72,10 @@ def classify_axes(program: Program, random: set[str]) -> dict[str, tuple[Kind, .
                 by_index.setdefault(index, axis)
                 if access in weights:
                     seeds.add(axis)
+    for tensor in program.tensors.values():  # an adjoint has the axes of what it is adjoint to
+        if tensor.origin is not None and tensor.origin[0] == "adjoint":
+            for n in range(tensor.rank):
+                classes.join((tensor.name, n), (tensor.origin[1], n))
     feature = {classes.find(axis) for axis in seeds}
     loops = {
         classes.find((name, axis))

@@ -13,13 +13,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from sympy import Expr, Symbol
 
+from derive import functions
 from derive.errors import DataError, unknown_name
 from derive.flow.axes import fan_ins
 from derive.flow.integrals import number
 from derive.flow.propagate import END, START, Flow, Relation, propagate, symbol
+from derive.nodes import Access
 from derive.program import Group, Program, Tensor
 
 DEFAULT_SIZE = 32
+_RELU_LIKE = (
+    functions.relu, functions.leaky_relu, functions.elu, functions.gelu, functions.silu,
+)
 
 
 @dataclass(frozen=True)
@@ -131,13 +136,30 @@ def _size(size: Expr, sizes: Mapping[str, int]) -> int:
     return int(size.subs(numbers))
 
 
-def initial_variance(tensor: Tensor, fan: Expr | None, sizes: Mapping[str, int]) -> float:
-    """The variance that a drawn parameter is declared with; "auto" is 1/fan-in, or 1."""
+def initial_variance(tensor: Tensor, fan: Expr | None, gain: int,
+                     sizes: Mapping[str, int]) -> float:
+    """The variance that a drawn parameter is declared with; "auto" is gain/fan-in, or 1."""
     if tensor.initial == "auto":
-        return 1.0 / _size(fan, sizes) if fan is not None else 1.0
+        return gain / _size(fan, sizes) if fan is not None else 1.0
     if isinstance(tensor.initial, str):
         raise DataError(f"{tensor.name!r} starts as {tensor.initial!r}, which is not random")
     return float(tensor.initial) ** 2
+
+
+def auto_gains(program: Program) -> dict[str, int]:
+    """What "auto" multiplies 1/fan-in with: 2 where a relu-like function is applied to the
+    weighted sum (He et al. 2015), else 1."""
+    bent = {
+        access.name
+        for eq in program.equations if eq.tensor.role != "gradient"
+        for node in eq.body.atoms(*_RELU_LIKE) for access in node.atoms(Access)
+    }
+    gains: dict[str, int] = {}
+    for eq in program.equations:
+        if eq.tensor.role != "gradient":
+            for name in eq.reads:
+                gains.setdefault(name, 2 if eq.name in bent else 1)
+    return gains
 
 
 class _Run:
@@ -145,7 +167,7 @@ class _Run:
 
     def __init__(self, flow: Flow, sizes: dict[str, int], settings: dict[str, float]) -> None:
         self.flow, self.settings = flow, settings
-        self.fans = fan_ins(flow.program)
+        self.fans, self.gains = fan_ins(flow.program), auto_gains(flow.program)
         self.sizes = {str(s): int(sizes.get(str(s), DEFAULT_SIZE)) for s in flow.program.sizes}
         self.values: dict[Symbol, float] = {
             s: float(self.sizes[str(s)]) for s in flow.program.sizes
@@ -159,7 +181,8 @@ class _Run:
         if relation.second == symbol("v", name):
             variance = weights.get(name)
             if variance is None:
-                variance = initial_variance(tensor, self.fans.get(name), self.sizes)
+                variance = initial_variance(tensor, self.fans.get(name), self.gains.get(name, 1),
+                                            self.sizes)
             self.values[symbol("v", name)] = float(variance)
         elif relation.why == "a setting":
             self.values[Symbol(name, real=True)] = float(self.settings.get(name, 1.0))

@@ -16,6 +16,7 @@ from sympy import Expr, Mul, S, Symbol
 from derive.flow.closed import expectation, pair_covariance_derivative
 from derive.flow.moments import Q, X
 from derive.flow.quadrature import compiled, expect, expect_pair, softmax_second_moment
+from derive.nodes import Select
 
 
 class Integral(Expr):
@@ -33,6 +34,9 @@ class GaussianMoment(Integral):
             return m
         if f == X**2:
             return q
+        line = _coefficients(f, 2)
+        if line is not None:
+            return line[0] + line[1] * m + line[2] * q
         constant, rest = f.as_independent(X, as_Add=False)
         if constant != 1:
             return constant * cls(rest, m, q)
@@ -58,6 +62,10 @@ class PairMoment(Integral):
             return GaussianMoment(f * g, m, q)
         if r == m**2 or not f.has(X) or not g.has(X):
             return GaussianMoment(f, m, q) * GaussianMoment(g, m, q)
+        left, right = _coefficients(f, 1), _coefficients(g, 1)
+        if left is not None and right is not None:
+            (a, b, _), (c, d, _) = left, right
+            return a * c + (a * d + b * c) * m + b * d * r
         cf, f = f.as_independent(X, as_Add=False)
         cg, g = g.as_independent(X, as_Add=False)
         if f == X and g == X:
@@ -85,6 +93,15 @@ class SoftmaxSecondMoment(Integral):
 
 
 _R = Symbol("_r", nonnegative=True)
+
+
+@lru_cache(maxsize=4096)
+def _coefficients(f: Expr, degree: int) -> tuple[Expr, Expr, Expr] | None:
+    """c₀, c₁, c₂ of a polynomial in X of at most this degree (2 or less)."""
+    if f.has(Select) or not f.is_polynomial(X) or sympy.degree(f, X) > degree:
+        return None
+    poly = sympy.Poly(f, X)
+    return tuple(poly.coeff_monomial(X**n) for n in range(3))  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=4096)

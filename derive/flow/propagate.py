@@ -161,7 +161,7 @@ class _Walk:
             cross = v / tensor.shape[axes.index("sample")] if gathered else v
             self._keep(name, "given", Root(S.Zero, v, cross, axes), "drawn with mean 0")
         elif tensor.role in ("parameter", "state") and tensor.initial in ("auto", "zeros", "ones"):
-            value = S.One if tensor.initial == "ones" else S.Zero
+            value = S.One if tensor.initial == "ones" or self._scales(tensor) else S.Zero
             self._keep(name, "average", Root(value, value, value, axes), f"starts at {value}")
         elif tensor.role == "constant" and tensor.rank == 0:
             value = Symbol(name, real=True)
@@ -169,6 +169,16 @@ class _Walk:
         else:
             root = Root(symbol("m", name), symbol("q", name), symbol("r", name), axes)
             self._keep(name, "given", root, "data")
+
+    def _scales(self, tensor: Tensor) -> bool:
+        """Whether an "auto" parameter that is not contracted is a factor (it starts at 1)."""
+        if tensor.initial != "auto" or tensor.role != "parameter":
+            return False
+        first = next((eq for eq in self.program.equations if tensor.name in eq.reads), None)
+        return first is not None and any(
+            isinstance(a, Access) and a.name == tensor.name
+            for node in first.body.atoms(Mul) for a in node.args
+        )
 
     def _keep(self, name: str, kind: str, root: Root, why: str) -> None:
         self.known[name] = _Known(kind, root)
@@ -242,13 +252,31 @@ class _Walk:
     def _concentrates(self, terms: list[Term]) -> bool:
         """Sums whose mean is not 0 and whose elements are independent: nearly a number."""
         for term in terms:
-            if not term.bound or self.algebra.mean([term]) == 0:
+            if not term.bound:
                 return False
-            single = replace(term, bound=(), guard=S.true)
+            if self.algebra.mean([term]) == 0:
+                if not self._averages_out(term):
+                    return False
+                continue
+            single = replace(term, coefficient=S.One, bound=(), guard=S.true)
             apart = self.algebra.second([single], frozenset(term.bound))
-            if apart != self.algebra.mean([single]) ** 2:
+            if sympy.expand(apart - self.algebra.mean([single]) ** 2) != 0:
                 return False
         return True
+
+    def _averages_out(self, term: Term) -> bool:
+        """A mean over features (or over what each sample has of its own) of something with mean
+        0, without a weight: of order 1/√n, and in the limit 0."""
+        count = Mul(*(i.size for i in term.bound))
+        if not (term.coefficient * count).is_number or abs(term.coefficient * count) > 2:
+            return False
+        if any(a.name in self.random for a in term.factors):
+            return False
+        return any(
+            (kind == "feature" or a.name.startswith(OWN)) and where.free_symbols & {i}
+            for i in term.bound for a in term.factors
+            for kind, where in zip(self._root(a).axes, a.where)
+        ) and all(i.size.is_Symbol or i.size >= 8 for i in term.bound)
 
     def _common(self, terms: list[Term]) -> Expr | None:
         """A sum over samples of a multiple of one root is the part that all samples share."""
@@ -358,19 +386,22 @@ class _Walk:
             a: Access(COMMON + a.name, *self._shared_where(a)) + Access(OWN + a.name, *a.where)
             for a in roots_of(expr) if COMMON + a.name in names
         }
-        return sympy.expand_mul(expr.xreplace(apart)) if apart else expr
+        if not apart:
+            return expr
+        split = expr.xreplace(apart)
+        rest = {a.name for a in roots_of(split) if a.name.startswith(COMMON)}
+        return sympy.expand_mul(split) if rest else split
 
     def _shared_where(self, access: Access) -> list[Expr]:
         axes = self._root(access).axes
         return [w for k, w in zip(axes, access.where) if k != "sample"]
 
     def _arguments(self, expr: Expr, eq: Equation) -> Expr:
-        """Functions of a sum of several roots get a root of their own for the argument."""
+        """Functions of several roots get a root of their own for the argument."""
         while True:
             mixed = [
                 node for node in sympy.preorder_traversal(expr)
                 if isinstance(node, sympy.Function) and len(roots_of(node.args[0])) > 1
-                and isinstance(node.args[0], Add)
             ]
             if not mixed:
                 return expr
@@ -412,16 +443,18 @@ class _Walk:
 
     # -- recurrences ------------------------------------------------------------------------
     def _recurrence(self, group: Group) -> None:
+        outside = self.named
         for zero in (True, False):
             self.out = []
             for step in ("first", "next"):
+                self.named = dict(outside)
                 self._one_step(group, step, zero)
             means = {r.name: r.mean for r in self.out if r.step == "next"}
             first = {r.name: r.mean for r in self.out if r.step == "first"}
             if all(means[n] == 0 and first[n] == 0 for n in {c.split("@")[0] for c in self.carried}
                    if n in means):
                 break
-        self.step, self.loop = "", None
+        self.step, self.loop, self.named = "", None, outside
         for eq in group.equations:
             known = self.known[eq.name]
             if known.body is not None and any(a.name in self.carried for a in roots_of(known.body)):
