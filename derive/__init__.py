@@ -29,7 +29,9 @@ _HOME = {
     ],
     "derive.jacobian": ["jacobian", "hessian", "hessian_vector"],
     "derive.losses": [
-        "squared_error", "mean_squared_error", "binary_cross_entropy", "cross_entropy",
+        "squared_error", "mean_squared_error", "absolute_error", "huber", "hinge",
+        "binary_cross_entropy", "cross_entropy", "focal", "kl_divergence", "gaussian_kl",
+        "info_nce", "cosine_loss", "l1", "l2", "elastic",
     ],
     "derive.optimizers": [
         "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "adamw",
