@@ -16,7 +16,7 @@ _HOME = {
     "derive.operations": [
         "sum", "mean", "max", "min", "prod", "logsumexp", "where", "softmax", "identity",
         "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "gelu", "silu", "exp", "log",
-        "sqrt", "sin", "cos", "erf", "abs",
+        "sqrt", "sin", "cos", "erf", "abs", "maximum", "minimum", "clip",
     ],
     "derive.layers": [
         "add", "attention", "average_pool", "batch_norm", "bidirectional", "concatenate", "conv1d",
@@ -27,6 +27,8 @@ _HOME = {
         "pad", "reparametrise", "rms_norm", "rotary", "sinusoidal_positions", "take", "unflatten",
         "upsample",
     ],
+    "derive.custom": ["elementary", "stopped", "straight_through"],
+    "derive.conventions": ["ledger", "with_convention"],
     "derive.jacobian": ["jacobian", "hessian", "hessian_vector"],
     "derive.losses": [
         "squared_error", "mean_squared_error", "absolute_error", "huber", "hinge",

@@ -27,13 +27,15 @@ class Elementary(Function):
     """Base of our elementary functions of one scalar ``x`` and constant settings.
 
     Class attributes: ``symbol`` is the LaTeX of its name; ``kinks`` are the points of ``x`` where
-    the derivative jumps; ``subgradient`` says in words which value is taken there.
+    the derivative jumps; ``subgradient`` says in words which value is taken there; ``surrogate``
+    says that the declared derivative is not that of the definition, on purpose.
     """
 
     symbol: ClassVar[str] = ""
     kinks: ClassVar[tuple[Expr, ...]] = ()
     subgradient: ClassVar[str] = ""
     monotone: ClassVar[bool] = True
+    surrogate: ClassVar[bool] = False
     is_real = True
 
     def __init_subclass__(cls, **options: object) -> None:
@@ -149,6 +151,21 @@ class absolute(Elementary):
     @classmethod
     def derive(cls, x: Expr, y: Expr, *settings: Expr) -> Expr:
         return sign(x)
+
+
+class stop_gradient(Elementary):
+    """The value of its argument, declared to have the derivative 0."""
+
+    symbol = r"\operatorname{sg}"
+    surrogate = True
+
+    @classmethod
+    def define(cls, x: Expr, *settings: Expr) -> Expr:
+        return x
+
+    @classmethod
+    def derive(cls, x: Expr, y: Expr, *settings: Expr) -> Expr:
+        return S.Zero
 
 
 class leaky_relu(Elementary):

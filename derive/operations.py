@@ -60,6 +60,22 @@ def where(condition: Expr, yes: Expr, no: Expr) -> Expr:
     return Select(condition, exact(yes), exact(no))
 
 
+def maximum(a: Expr, b: Expr) -> Expr:
+    """The larger of two expressions; where they are equal each gets half of the derivative."""
+    return f.maximum(exact(a), exact(b))
+
+
+def minimum(a: Expr, b: Expr) -> Expr:
+    """The smaller of two expressions; where they are equal each gets half of the derivative."""
+    return f.minimum(exact(a), exact(b))
+
+
+def clip(x: Expr, low: float, high: float) -> Expr:
+    """x between two bounds; at a bound itself the derivative is 1."""
+    body, least, most = exact(x), exact(low), exact(high)
+    return Select(body < least, least, Select(body > most, most, body))
+
+
 def elementwise(function: Callable[[Expr], Expr], target: Expr | Handle, stem: str = "h") -> Expr:
     """A function of a scalar expression; of a tensor, a new tensor of the network."""
     if isinstance(target, Handle) and target.tensor.rank:

@@ -1,0 +1,141 @@
+"""Elementary functions given by the user as SymPy; gradients that are stopped or replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import sympy
+from sympy import Expr, Rational, Symbol
+
+from derive.errors import DeclarationError
+from derive.functions import REGISTRY, Elementary, native, stop_gradient
+from derive.lift import Names
+from derive.network import Handle, check_name
+from derive.nodes import Index
+from derive.operations import elementwise
+from derive.program import Equation, Program, Tensor, as_program
+from derive.simplify import opaque_atoms
+
+_X = Symbol("x", real=True)
+_TRIED = tuple(Rational(n, 7) for n in (-23, -11, -5, -2, 1, 3, 8, 19))
+
+
+def elementary(
+    name: str,
+    definition: Callable[[Expr], Expr],
+    derivative: Callable[[Expr, Expr], Expr] | None = None,
+    *,
+    stable: Callable[[Expr], Expr] | None = None,
+    kinks: Sequence[float] = (),
+    symbol: str | None = None,
+) -> Callable[[Expr | Handle], Expr]:
+    """A new elementary function of one scalar, known from then on wherever ours are.
+
+    Args:
+        name: a plain identifier that no other function has.
+        definition: x ↦ the function in SymPy, ``Piecewise`` and comparisons included.
+        derivative: (x, y) ↦ its derivative, y being the function's own value; proved equal to
+            SymPy's derivative of the definition. By default that one.
+        stable: x ↦ the form that kernels compute, where the definition would overflow or cancel.
+        kinks: the points where the derivative jumps; the branch taken there gives its value.
+        symbol: LaTeX of its name.
+
+    Returns:
+        A function of a scalar expression or of a tensor, like ``dr.tanh``.
+
+    Raises:
+        DeclarationError: the name is taken, or the derivative is another, with a counterexample.
+    """
+    check_name(name, "function")
+    if name in REGISTRY or hasattr(sympy, name):
+        raise DeclarationError(f"the function {name!r} exists already", mend="use a new name")
+    body = native(sympy.sympify(definition(_X)))
+    if body.free_symbols - {_X}:
+        raise DeclarationError(
+            f"the definition of {name!r} has other variables than its argument",
+            got=", ".join(sorted(map(str, body.free_symbols - {_X}))),
+        )
+    slope = sympy.diff(body, _X)
+    points = tuple(sympy.nsimplify(k) for k in kinks)
+    if derivative is not None:
+        _prove(name, slope, derivative(_X, body), points)
+
+    def derive(cls: type[Elementary], x: Expr, y: Expr, *settings: Expr) -> Expr:
+        if derivative is None:
+            return slope.xreplace({_X: x})
+        return native(sympy.sympify(derivative(x, y)))
+
+    def define(cls: type[Elementary], x: Expr, *settings: Expr) -> Expr:
+        return body.xreplace({_X: x})
+
+    members: dict[str, object] = {
+        "define": classmethod(define),
+        "derive": classmethod(derive),
+        "symbol": symbol or rf"\operatorname{{{name}}}",
+        "kinks": points,
+        "subgradient": f"{name}' at a kink is that of the branch taken there",
+        "monotone": False,
+        "__doc__": f"{name}(x) = {body}",
+    }
+    if stable is not None:
+        form = native(sympy.sympify(stable(_X)))
+        members["stable"] = classmethod(lambda cls, x, *settings: form.xreplace({_X: x}))
+    function = type(name, (Elementary,), members)
+
+    def apply(x: Expr | Handle) -> Expr:
+        return elementwise(function, x)
+
+    apply.__name__, apply.__doc__ = name, f"{name}(x) = {body}"
+    return apply
+
+
+def _prove(name: str, slope: Expr, given: Expr, kinks: Sequence[Expr]) -> None:
+    difference = slope - native(sympy.sympify(given))
+    if sympy.simplify(difference) == 0:
+        return
+    for point in _TRIED:
+        if point in kinks:
+            continue
+        error = sympy.N(difference.xreplace({_X: point}), 30)
+        if not error.is_number or abs(error) > Rational(1, 10**20):
+            raise DeclarationError(
+                f"the derivative given for {name!r} is another",
+                expected=f"{slope}", got=f"{given}",
+                mend=f"at x = {point} they are {sympy.N(slope.xreplace({_X: point}), 8)} and "
+                f"{sympy.N((slope - difference).xreplace({_X: point}), 8)}",
+            )
+
+
+# -- gradients that are stopped --------------------------------------------------------------------
+def stopped(x: Expr | Handle) -> Expr:
+    """The value of ``x``, which the derivative takes for a constant."""
+    return elementwise(stop_gradient, x)
+
+
+def straight_through(value: Expr, through: Expr) -> Expr:
+    """``value`` with the derivative of ``through`` (Bengio et al. 2013), for what has none of its
+    own, such as a sign or a step."""
+    return through + stop_gradient(value - through)
+
+
+def hold_stopped(program: Program) -> tuple[Program, tuple[str, ...]]:
+    """The program with the arguments of `stop_gradient` as tensors of their own, and their names.
+
+    The gradient is that of the program in which these tensors are given: numeric differentiation
+    evaluates them once, at the point, and hands them in as they are.
+    """
+    program = as_program(program)
+    names, held = Names(set(program.tensors)), []
+    equations: list[Equation] = []
+    for eq in program.equations:
+        there: dict[Expr, Expr] = {}
+        for node in opaque_atoms(eq.body, (stop_gradient,)):
+            free = sorted(node.free_symbols & node.atoms(Index), key=lambda i: i.name)
+            tensor = Tensor(names.new(f"_held_{eq.name.lstrip('_')}"), tuple(free))
+            equations.append(Equation(tensor, tensor.indices, node.args[0], "stopped", eq.where))
+            held.append(tensor.name)
+            there[node] = tensor.access
+        equations.append(replace(eq, body=eq.body.xreplace(there)) if there else eq)
+    tensors = {**program.tensors, **{eq.name: eq.tensor for eq in equations}}
+    return replace(program, tensors=tensors, equations=tuple(equations)), tuple(held)
