@@ -227,17 +227,9 @@ class Model:
             if name not in known:
                 raise unknown_name("input", name, known)
         own = {t.name: values[t.name] for t in wanted if t.name in values}
-        checked = check_values(self._without_parameters(entry), own)
+        checked = check_values(program, own, names=[t.name for t in wanted])
         kinds = {"int": np.int64, "float": self.kernels.DTYPE}
         return {t.name: np.ascontiguousarray(checked[t.name], kinds[t.dtype]) for t in wanted}
-
-    def _without_parameters(self, entry: str) -> Program:
-        """The program as check_values is to see it: parameters are the model's own."""
-        from dataclasses import replace
-
-        program = self.compiled.entries[entry].program
-        kept = {n: t for n, t in program.tensors.items() if t.role not in ("parameter", "state")}
-        return replace(program, tensors=kept)
 
     # -- saving ---------------------------------------------------------------------------------
     def save(self, path: str | Path) -> Path:

@@ -1,0 +1,181 @@
+"""Values handed in from outside: checked against the declaration before anything computes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from sympy import Expr, Symbol
+
+from derive.errors import DataError
+from derive.nodes import IntegerAccess, accesses
+from derive.program import Program, Tensor
+
+Values = Mapping[str, Any]
+_DISTRIBUTION_TOLERANCE = 1e-4  # single-precision probabilities over many classes
+
+
+def resolve_sizes(
+    program: Program, values: Mapping[str, np.ndarray], sizes: Mapping[str, int] | None = None,
+    tensors: Collection[Tensor] | None = None,
+) -> dict[Symbol, int]:
+    """The value of each symbolic size, from the arrays' shapes (``sizes`` adds to them).
+
+    ``tensors``: those whose sizes are needed; by default all of the program.
+
+    Raises:
+        DataError: two arrays give different values to one size, or nothing gives one.
+    """
+    found: dict[str, tuple[int, str]] = {
+        name: (int(size), "sizes") for name, size in (sizes or {}).items()
+    }
+    for name, array in values.items():
+        tensor = program.tensors.get(name)
+        if tensor is None or tensor.rank != np.ndim(array):
+            continue
+        for size, got in zip(tensor.shape, np.shape(array), strict=True):
+            if size.is_Symbol:
+                known, where = found.setdefault(size.name, (got, name))
+                if known != got:
+                    raise DataError(
+                        f"the size {size.name} is {known} in {where!r} but {got} in {name!r}",
+                        expected=f"{name}: shape {shape_text(tensor.shape)} with "
+                        f"{size.name} = {known}",
+                        got=f"{np.shape(array)}",
+                    )
+    needed = program.sizes if tensors is None else [
+        s for s in program.sizes if any(s in e.free_symbols for t in tensors for e in t.shape)
+    ]
+    missing = [s.name for s in needed if s.name not in found]
+    if missing:
+        raise DataError(
+            f"the size {missing[0]} is not known",
+            expected=f"an array with a dim of size {missing[0]}, or sizes={{'{missing[0]}': …}}",
+        )
+    return {s: found[s.name][0] for s in program.sizes if s.name in found}
+
+
+def check_values(
+    program: Program, values: Values, sizes: Mapping[str, int] | None = None, *,
+    finite: bool = True, names: Collection[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Every tensor that must be given as a contiguous float64 or int64 array of its declared shape.
+
+    Args:
+        values: arrays (or numbers) by the tensors' names; names of tensors that an equation
+            defines are ignored.
+        finite: whether NaN and infinity are refused.
+        names: which of the given tensors to check; by default all.
+
+    Raises:
+        DataError: a tensor is missing, has another shape or kind of numbers, holds NaN, a label
+            lies outside the dim that it indexes, or a distribution does not sum to 1.
+    """
+    checked: dict[str, np.ndarray] = {}
+    wanted = [t for t in program.given if names is None or t.name in names]
+    for tensor in wanted:
+        if tensor.name not in values:
+            raise DataError(
+                f"no value is given for the {tensor.role} {tensor.name!r}",
+                expected=f"an array of shape {shape_text(tensor.shape)}",
+                got="values for " + (", ".join(values) or "nothing"),
+            )
+        checked[tensor.name] = _converted(tensor, values[tensor.name])
+    known = resolve_sizes(program, checked, sizes, wanted)
+    for tensor in wanted:
+        array = checked[tensor.name]
+        want = tuple(int(s.xreplace(known)) for s in tensor.shape)
+        if array.shape != want:
+            raise _wrong_shape(tensor, array, want)
+        if finite and tensor.dtype == "float":
+            _check_finite(tensor, array)
+    check_labels(program, checked, known)
+    return checked
+
+
+def shape_text(shape: tuple[Expr, ...]) -> str:
+    """A symbolic shape as Python writes one: (B, 64)."""
+    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+
+
+def _converted(tensor: Tensor, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.ndim != tensor.rank:
+        raise _wrong_shape(tensor, array, None)
+    if array.dtype.kind not in "iufb":
+        raise DataError(
+            f"{tensor.name!r} holds {array.dtype}", expected=f"{tensor.dtype} numbers",
+            mend="no object or string arrays: np.asarray(…, dtype=float)",
+        )
+    if tensor.dtype == "float":
+        return np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
+    whole = array if array.dtype.kind in "iub" else np.round(array)
+    if array.dtype.kind == "f" and not np.array_equal(whole, array):
+        place = tuple(int(n) for n in np.argwhere(whole != array)[0])
+        raise DataError(
+            f"{tensor.name!r} is an integer tensor, but element {list(place)} is {array[place]}",
+            expected="whole numbers",
+        )
+    return np.ascontiguousarray(whole, dtype=np.int64).reshape(array.shape)
+
+
+def _wrong_shape(tensor: Tensor, array: np.ndarray, want: tuple[int, ...] | None) -> DataError:
+    names = ", ".join(i.name for i in tensor.indices)
+    return DataError(
+        f"the shape of {tensor.name!r} is wrong",
+        expected=f"{tensor.name}[{names}] of shape {shape_text(tensor.shape)}"
+        + (f" = {want}" if want is not None and str(want) != shape_text(tensor.shape) else ""),
+        got=f"{array.shape}",
+    )
+
+
+def _check_finite(tensor: Tensor, array: np.ndarray) -> None:
+    good = np.isfinite(array)
+    if not good.all():
+        place = np.argwhere(~good)[0]
+        where = ", ".join(f"{i.name}={n}" for i, n in zip(tensor.indices, place, strict=True))
+        raise DataError(
+            f"{tensor.name!r} holds {array[tuple(place)]}" + (f" at {where}" if where else ""),
+            expected="finite numbers", got=f"{int((~good).sum())} that are not",
+        )
+    if tensor.distribution:
+        total = array.sum(axis=-1)
+        off = np.abs(total - 1) > _DISTRIBUTION_TOLERANCE
+        if off.any() or (array < 0).any():
+            raise DataError(
+                f"{tensor.name!r} was declared as a distribution",
+                expected="numbers of at least 0 that sum to 1 along the last dim",
+                got=f"a sum of {total[off][0]:.6g}" if off.any() else "a negative number",
+            )
+
+
+def check_labels(
+    program: Program, values: Mapping[str, np.ndarray], sizes: Mapping[Symbol, int]
+) -> None:
+    """Integer tensors lie inside each dim that they index."""
+    for name, size, indexed in label_limits(program):
+        array = values.get(name)
+        if array is None or not array.size:
+            continue
+        limit = int(size.xreplace(dict(sizes)))
+        bad = (array < 0) | (array >= limit)
+        if bad.any():
+            place = tuple(int(n) for n in np.argwhere(bad)[0])
+            raise DataError(
+                f"the integer tensor {name!r} holds {array[place]} at {list(place)}",
+                expected=f"0 to {limit - 1}: it indexes {indexed!r}, whose dim has size {limit}",
+                got=f"{int(bad.sum())} outside, from {array.min()} to {array.max()}",
+            )
+
+
+def label_limits(program: Program) -> list[tuple[str, Expr, str]]:
+    """``(integer tensor, size, indexed tensor)`` for each dim that an integer tensor indexes."""
+    found: dict[tuple[str, Expr, str], None] = {}
+    for eq in program.equations:
+        for access in accesses(eq.body):
+            tensor = program.tensors[access.name]
+            for where, size in zip(access.where, tensor.shape, strict=True):
+                if isinstance(where, IntegerAccess):
+                    found[where.name, size, access.name] = None
+    return list(found)
