@@ -40,7 +40,8 @@ _OPERATORS = {
 _FUNCTIONS = {"exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "max", "min", "det"}
 _ACCENTS = {"hat": "hat", "bar": "bar", "tilde": "tilde", "dot": "dot", "vec": "vec"}
 _WIDE = {"hat": "widehat", "bar": "overline", "tilde": "widetilde", "dot": "dot", "vec": "vec"}
-_FENCES = {"|": (r"\lvert ", r"\rvert"), "‖": (r"\lVert ", r"\rVert")}
+_FENCES = {"⌊": (r"\lfloor", ""), "⌋": ("", r"\rfloor"),
+           "|": (r"\lvert ", r"\rvert"), "‖": (r"\lVert ", r"\rVert")}
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "^": r"\textasciicircum{}",
     "#": r"\#", "$": r"\$", "%": r"\%", "&": r"\&", "~": r"\textasciitilde{}",

@@ -241,6 +241,11 @@ class Setter:
             exponent = self.set(node.args[0])
             self.small = was
             return Script(Token("e"), None, exponent), _POWER
+        if node.function == "floor":
+            return Fence("⌊", args[0], "⌋"), _ATOM
+        if node.function == "mod":
+            left, right = (self.set(a, _POWER) for a in node.args)
+            return row(left, Token(" mod ", "text"), right), _SUM
         if node.function == "norm":
             return Fence("‖", args[0], "‖"), _ATOM
         if node.function == "power":

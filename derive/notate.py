@@ -216,6 +216,14 @@ class Builder:
         return Call("exp", (self.build(expr.args[0]),))
 
     @build.register
+    def _(self, expr: sympy.floor) -> Node:
+        return Call("floor", (self.index(expr.args[0]),))
+
+    @build.register
+    def _(self, expr: sympy.Mod) -> Node:
+        return Call("mod", (self.index(expr.args[0]), self.index(expr.args[1])))
+
+    @build.register
     def _(self, expr: Reduction) -> Node:
         inner = Builder()
         inner.order = {**self.order}

@@ -1,0 +1,214 @@
+r"""English."""
+
+MESSAGES = {
+    "title": "Derivation of the gradients of “{name}”",
+    "made": "Made by chainrule {version} from the equations of the network; derivation {hash}.",
+    # sections
+    "section.result": "The gradients",
+    "section.notation": "Notation",
+    "section.conventions": "Conventions",
+    "section.graph": "The computation at a glance",
+    "section.forward": "Forward: the equations of the network",
+    "section.backward": "Backward: the gradients, step by step",
+    "section.numbers": "Worked with numbers",
+    "section.check": "Numeric check",
+    "section.stability": "Stability and kinks",
+    "section.optimizer": "The optimizer's step",
+    "section.cost": "Cost",
+    "section.kernel": "The emitted kernel",
+    "section.rules": "Appendix: the rules used",
+    "section.contents": "Contents",
+    # results
+    "result.intro": "For the loss {loss}, the derivative with respect to each of its parameters "
+    "is given here; it is derived from equation {first} on. A bar marks the adjoint of an "
+    "intermediate quantity, $\\bar v = \\partial L/\\partial v$.",
+    "result.intermediate": "with the recursion from the loss back to the inputs",
+    # notation
+    "notation.intro": "Indices count from 0. Where a parameter has a number of its own, the "
+    "indices follow after a semicolon: $W_{1;i j}$ is the element $(i, j)$ of $W_1$.",
+    "notation.symbol": "Symbol", "notation.meaning": "Meaning", "notation.shape": "Shape",
+    "notation.role": "Role", "notation.code": "In the code",
+    "notation.sizes": "Sizes and indices", "notation.index": "Index", "notation.range": "Range",
+    "role.input": "input", "role.parameter": "parameter", "role.state": "state",
+    "role.constant": "constant", "role.random": "random", "role.intermediate": "intermediate",
+    "role.gradient": "adjoint",
+    "meaning.input": "data handed in at each step",
+    "meaning.labels": "whole numbers handed in at each step",
+    "meaning.distribution": "data whose last dim sums to 1",
+    "meaning.parameter": "what is trained",
+    "meaning.state": "kept from step to step", "meaning.constant": "a constant",
+    "meaning.random": "drawn at each step",
+    "meaning.intermediate": "defined by equation {number}",
+    "meaning.argument": "the argument inside equation {number}, given a name",
+    "meaning.softmax": "softmax: the derivative of a log-sum-exp",
+    "meaning.ties": "how many elements reach the maximum",
+    "meaning.others": "the product of all other factors",
+    "meaning.adjoint": "derivative of the loss with respect to {of}",
+    "meaning.loss": "the loss",
+    "scalar": "scalar",
+    # conventions
+    "convention.layout": "A gradient has the shape of what it is the gradient of (denominator "
+    "layout): $\\frac{\\partial L}{\\partial W}$ has at $(i, j)$ the derivative with respect to "
+    "$W_{i j}$. So a step of descent is a plain subtraction.",
+    "convention.vectors": "In matrix form vectors are columns, $\\mathbf{1}_n$ is a column of $n$ "
+    "ones, $\\odot$ multiplies entry by entry, and functions, powers and quotients act on each "
+    "entry. A scalar that is added is added to every entry.",
+    "convention.iverson": "A condition in brackets, $[k = t_b]$, is 1 where it holds and 0 "
+    "elsewhere; it is a strong zero: $[\\text{false}]\\,x = 0$ even where $x$ has no value.",
+    "convention.onehot": "$\\operatorname{onehot}(t)$ has in row $b$ a one at column $t_b$ and "
+    "zeros elsewhere.",
+    "convention.batch": "The first index, {index}, counts the samples of a batch.",
+    "convention.reduction": "The loss is divided by {count}, and so is every gradient.",
+    "convention.kink": "Where the derivative jumps, one value is chosen: {what}.",
+    "convention.ties": "Where several elements reach the maximum, they share its derivative "
+    "equally.",
+    "convention.first": "Outside its range a recurrence takes its first value: {formula}.",
+    # graph
+    "graph.caption": "Each box is a tensor, with its adjoint in red below; parameters are rounded, "
+    "the loss is framed twice. Arrows show which equation reads what; the gradients flow against "
+    "them.",
+    "graph.folded": "A box with × stands for repeated layers.",
+    # forward
+    "forward.intro": "Each equation holds for all values of its free indices.",
+    "forward.where": "for {indices}",
+    "forward.first": "with {formula} for {condition}",
+    "forward.named": "named, so that its adjoint has a name too",
+    "form.index": "index form", "form.matrix": "matrix form", "form.einsum": "as a contraction",
+    "form.shapes": "shapes",
+    "form.transposed.left": "{symbol} is transposed because the sum runs over {index}, which "
+    "stands first in it; a left factor needs the summed index last.",
+    "form.transposed.right": "{symbol} is transposed because the sum runs over {index}, which "
+    "stands last in it; a right factor needs the summed index first.",
+    "layer.repeated": "The layers {first} to {last} are alike; here is layer $\\ell$.",
+    "layer.range": "for $\\ell$ = {first}, …, {last}",
+    "layer.times": "× {count} layers",
+    # backward
+    "backward.intro": "Every tensor between the parameters and the loss gets an adjoint. They are "
+    "found in reverse order, each once, from the adjoints of what reads it.",
+    "backward.title": "The adjoint of {symbol}",
+    "backward.gradient": "The gradient with respect to {symbol}",
+    "backward.helper": "A quantity for the derivative: {symbol}",
+    "backward.seed": "{symbol} is what is differentiated, so the sweep starts with {formula}.",
+    "backward.reads": "{symbol} is read by equation {numbers}.",
+    "backward.reads.many": "{symbol} is read at {count} places, in equations {numbers}.",
+    "backward.from": "From {number}, by the {rule}: the local derivative is",
+    "backward.contributes": "so this place contributes",
+    "backward.solve": "The element read is that at {index} where {relation}.",
+    "backward.same": "the same as above for the further {count} places",
+    "backward.sum": "Adding up the contributions:",
+    "backward.collected": "With the common factors in front:",
+    "backward.result": "This gives",
+    "backward.inlined": "This is so simple that it is put in where it is used:",
+    # checks
+    "check.intro": "The derived gradients, evaluated in double precision, against numeric "
+    "differentiation of the forward equations with an error bar of its own.",
+    "check.verdict": "Verdict", "check.pass": "agrees", "check.fail": "differs",
+    "check.undecided": "undecided",
+    "check.parameter": "Parameter", "check.points": "Points", "check.directions": "Directions",
+    "check.error": "Largest error", "check.bar": "Error bar", "check.worst": "Worst coordinate",
+    "check.seed": "Seed {seed}.",
+    "check.none": "No numeric check was asked for.",
+    # stability
+    "stability.logsumexp": "$\\log\\sum_k e^{z_k}$ is computed as "
+    "$m + \\log\\sum_k e^{z_k - m}$ with $m = \\max_k z_k$: no exponential overflows, and the "
+    "softmax $e^{z_k - u}$ is at most 1.",
+    "stability.function": "{function} is computed in a form that neither overflows nor cancels.",
+    "stability.kinks": "The numeric check keeps away from the kinks of {functions}.",
+    "stability.none": "Nothing in these equations overflows or has a kink.",
+    # numbers
+    "numbers.intro": "Forward values in green, gradients in red, at the given input.",
+    "numbers.name": "Tensor", "numbers.value": "Value", "numbers.gradient": "Gradient",
+    # cost
+    "cost.intro": "Operations are multiplications and additions, counted as written; functions "
+    "are counted apart. Bytes are those read and written in single precision if every tensor "
+    "is moved once.",
+    "cost.equation": "Equation", "cost.operations": "Operations", "cost.functions": "Functions",
+    "cost.bytes": "Bytes moved", "cost.forward": "Forward in all", "cost.backward":
+    "Backward in all", "cost.stored": "Kept for the backward pass: {bytes} bytes.",
+    # optimizer, kernel
+    "optimizer.intro": "One step of {name} for every parameter $p$ with its gradient $g$:",
+    "kernel.intro": "The comments of the kernel carry the numbers of the equations above.",
+    # rules
+    "rules.intro": "Each rule once, with the reason why it holds.",
+    "rules.functions": "Elementary functions and their derivatives",
+    "rules.function": "Function", "rules.derivative": "Derivative",
+    "rules.proof": "Why:",
+    "rule.seed.title": "start of the sweep",
+    "rule.seed.says": "The derivative of the loss with respect to itself is 1.",
+    "rule.seed.proof": "$\\frac{\\partial L}{\\partial L} = 1$.",
+    "rule.linear.title": "rule for sums and constant factors",
+    "rule.linear.says": "What enters linearly has its factor as local derivative.",
+    "rule.linear.proof": "For $y = \\sum_i a_i x_i + r$ with $a$ and $r$ free of $x$: "
+    "$\\frac{\\partial y}{\\partial x_m} = a_m$, because each other term is a constant.",
+    "rule.product.title": "product rule",
+    "rule.product.says": "In a product the other factors are the local derivative; each place at "
+    "which a tensor stands is differentiated on its own.",
+    "rule.product.proof": "$(f g)' = f' g + f g'$. Let $x$ and $w$ be two places; with "
+    "respect to the first, $\\frac{\\partial (x w)}{\\partial x} = w$ while $w$ is held. A tensor "
+    "that stands at both places gets both terms.",
+    "rule.power.title": "power rule",
+    "rule.power.says": "$(x^n)' = n x^{n-1}$.",
+    "rule.power.proof": "$x^n = e^{n \\log x}$, so by the chain rule $(x^n)' = x^n \\cdot "
+    "\\frac{n}{x} = n x^{n-1}$ for $x > 0$; for whole $n$ the product rule gives it for all $x$.",
+    "rule.select.title": "rule for cases",
+    "rule.select.says": "Inside each case that case is differentiated; on the border the declared "
+    "side counts.",
+    "rule.select.proof": "Around a point off the border one case holds throughout, and a "
+    "derivative looks only at a neighbourhood.",
+    "rule.chain.title": "chain rule",
+    "rule.chain.says": "$y = f(x)$ has the local derivative $f'(x)$; where $f'$ can be written "
+    "with the output $y$, it is, and nothing is computed twice.",
+    "rule.chain.proof": "$f(x + h) = f(x) + f'(x) h + o(h)$, and $L(y + k) = L(y) + \\bar y k "
+    "+ o(k)$; with $k = f'(x) h + o(h)$ this is $L + \\bar y f'(x) h + o(h)$, so "
+    "$\\bar x = \\bar y f'(x)$.",
+    "rule.softmax.title": "derivative of log-sum-exp",
+    "rule.softmax.says": "The derivative of $u = \\log\\sum_k e^{z_k}$ is the softmax "
+    "$p_k = e^{z_k - u}$.",
+    "rule.softmax.proof": "$\\frac{\\partial u}{\\partial z_k} = \\frac{e^{z_k}}{\\sum_j e^{z_j}} "
+    "= e^{z_k - u}$, because $\\sum_j e^{z_j} = e^u$.",
+    "rule.ties.title": "derivative of a maximum or minimum",
+    "rule.ties.says": "The elements that reach the extreme value share the derivative equally.",
+    "rule.ties.proof": "Where one element alone is the largest it stays so nearby, so the maximum "
+    "is that element and its derivative is 1. Where $n$ elements tie, $\\frac{1}{n}$ each is the "
+    "mean of the $n$ one-sided choices and lies in the subdifferential.",
+    "rule.prod.title": "derivative of a product over an index",
+    "rule.prod.says": "The local derivative is the product of all other factors, which is right "
+    "also where a factor is 0.",
+    "rule.prod.proof": "$\\prod_r x_r = x_k \\cdot \\prod_{r \\neq k} x_r$, and the second factor "
+    "is free of $x_k$.",
+    "rule.indices.title": "gathering over all places that read an element",
+    "rule.indices.says": "An element gets one contribution from each place that reads it: the "
+    "equation between the index expressions is solved over the whole numbers.",
+    "rule.indices.proof": "If $y_i$ reads $x_{g(i)}$, then $\\bar x_m = \\sum_i \\bar y_i "
+    "\\frac{\\partial y_i}{\\partial x_{g(i)}} [g(i) = m]$. For an affine $g$ the condition is "
+    "solved exactly; what remains of it (divisibility, bounds) stands as a condition under the "
+    "sum.",
+    "rule.accumulate.title": "sum over all uses",
+    "rule.accumulate.says": "A tensor that is used at several places collects the contributions "
+    "of all of them.",
+    "rule.accumulate.proof": "For $L = F(a(x), b(x))$: $\\frac{d L}{d x} = \\frac{\\partial F}"
+    "{\\partial a} a'(x) + \\frac{\\partial F}{\\partial b} b'(x)$, the chain rule in several "
+    "variables.",
+    "rule.collect.title": "common factors in front",
+    "rule.collect.says": "Terms with a common factor are written with it in front.",
+    "rule.collect.proof": "$a c + b c = (a + b) c$.",
+    "rule.constant.title": "constant adjoint",
+    "rule.constant.says": "An adjoint that is the same number everywhere is put in where it is "
+    "used.",
+    "rule.constant.proof": "Equals may be put for equals.",
+    "rule.copy.title": "adjoint passed on",
+    "rule.copy.says": "An adjoint that equals another one is not named a second time.",
+    "rule.copy.proof": "Equals may be put for equals.",
+    "rule.adjoint.title": "adjoint",
+    "rule.adjoint.says": "All contributions are there; their sum is the adjoint.",
+    "rule.adjoint.proof": "The sweep visits a tensor after everything that reads it, so by "
+    "induction from the loss no contribution is missing.",
+    "rule.name.title": "a name for an inner sum",
+    "rule.name.says": "A sum inside a function gets a name, so that it is computed once and has an "
+    "adjoint.",
+    "rule.name.proof": "Equals may be put for equals; the value is the same.",
+    "and": "and", "otherwise": "otherwise", "total": "in all",
+    "notebook.setup": "The network of this document, rebuilt from its equations. Needs chainrule.",
+    "notebook.check": "The gradients checked again, numerically:",
+    "toc.skip": "Skip to the derivation",
+}
