@@ -86,8 +86,8 @@ class EntryPrinter:
         for number, kernels in enumerate(self.entry.phases, 1):
             for part, chunk in enumerate(_chunks(kernels)):
                 texts.append(self.phase(self.phase_name(number, part), chunk))
-            if self.parallel:
-                texts.append(self.launch(number, len(_chunks(kernels))))
+        if self.parallel:
+            texts.append(self.launch())
         return texts
 
     def phase_name(self, number: int, part: int) -> str:
@@ -115,29 +115,30 @@ class EntryPrinter:
         span = [f"{extent}*part//parts", f"{extent}*(part + 1)//parts"]
         return [f"    {kernel.name}({', '.join([*span, *others])})"]
 
-    def launch(self, number: int, chunks: int) -> str:
-        name = self.phase_name(number, 0)
+    def launch(self) -> str:
+        """One parallel loop for all phases of the entry point: each is costly to compile."""
         arguments = ", ".join(self.arguments)
-        calls = [f"        {self.phase_name(number, c)}(part, parts, {arguments})"
-                 for c in range(chunks)]
-        return "\n".join([
-            "@njit(parallel=True, **OPTIONS)",
-            f"def {name}_split(parts, {arguments}):",
-            "    for part in prange(parts):",
-            *calls,
-        ])
+        lines = ["@njit(parallel=True, **OPTIONS)",
+                 f"def {self.entry.name}_split(phase, parts, {arguments}):",
+                 "    for part in prange(parts):"]
+        for number, kernels in enumerate(self.entry.phases, 1):
+            lines.append(f"        if phase == {number}:")
+            lines += [f"            {self.phase_name(number, c)}(part, parts, {arguments})"
+                      for c in range(len(_chunks(kernels)))]
+        return "\n".join(lines)
 
     def entry_text(self) -> str:
         arguments = ", ".join(self.arguments)
         lines = ["@kernel", f"def {self.entry.name}(parts, {arguments}):"]
-        for number, kernels in enumerate(self.entry.phases, 1):
-            serial = [f"{self.phase_name(number, c)}(0, 1, {arguments})"
-                      for c in range(len(_chunks(kernels)))]
-            if self.parallel:
-                lines += ["    if parts == 1:", *(f"        {s}" for s in serial), "    else:",
-                          f"        {self.phase_name(number, 0)}_split(parts, {arguments})"]
-            else:
-                lines += [f"    {s}" for s in serial]
+        serial = [f"{self.phase_name(number, c)}(0, 1, {arguments})"
+                  for number, kernels in enumerate(self.entry.phases, 1)
+                  for c in range(len(_chunks(kernels)))]
+        if self.parallel and serial:
+            lines += ["    if parts == 1:", *(f"        {s}" for s in serial), "    else:"]
+            lines += [f"        {self.entry.name}_split({number}, parts, {arguments})"
+                      for number in range(1, len(self.entry.phases) + 1)]
+        else:
+            lines += [f"    {s}" for s in serial]
         losses = self.entry.program.losses
         if losses and self.entry.name != "forward":
             slot = self.entry.plan.slots[losses[0]]
@@ -200,7 +201,7 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
         "forward_inputs": _needs(compiled, "forward"),
         "loss_inputs": _needs(compiled, "loss"),
         "initial": _table({n: repr(v) for n, v in initial_values(program).items()}),
-        "blas": "",
+        "uses_blas": any("gemm(" in text for text in kernels),
         "functions": function_texts(functions) or ["# none"],
         "kernels": kernels,
         "phases": [text for p in printers for text in p.phases()],

@@ -15,7 +15,7 @@ from typing import Literal
 
 from sympy import Expr, Integer, Symbol
 
-from derive.nodes import Access, Index
+from derive.nodes import Access, Index, accesses
 
 Op = Literal["=", "+=", "*=", "max", "min"]
 LO, HI = Symbol("lo", integer=True), Symbol("hi", integer=True)
@@ -66,12 +66,11 @@ class If:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix inside a tensor: the element (r, c) lies ``r*row + c*column`` after ``first``.
+    """A matrix inside a tensor: its element (r, c) is number ``start + r*row + c*column`` of the
+    tensor's elements. One of the strides ``row`` and ``column`` is 1."""
 
-    ``row`` and ``column`` are strides in elements; one of them is 1.
-    """
-
-    first: Access
+    name: str
+    start: Expr
     rows: Expr
     columns: Expr
     row: Expr
@@ -135,5 +134,13 @@ def expressions(node: Statement) -> tuple[Expr, ...]:
     if isinstance(node, If):
         return (node.condition,)
     matrices = (node.target, node.left, node.right)
-    return (node.alpha, *(e for m in matrices for e in (m.first, m.rows, m.columns, m.row,
+    return (node.alpha, *(e for m in matrices for e in (m.start, m.rows, m.columns, m.row,
                                                         m.column)))
+
+
+def touched(node: Statement) -> tuple[str, ...]:
+    """Names of the tensors in one statement itself."""
+    names = [a.name for e in expressions(node) for a in accesses(e)]
+    if isinstance(node, Product):
+        names += [m.name for m in (node.target, node.left, node.right)]
+    return tuple(names)

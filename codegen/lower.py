@@ -9,13 +9,30 @@ order of additions never changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import sympy
 from sympy import Add, Expr, Integer, Mul, S, Symbol
 
-from codegen.loops import HI, LO, If, Kernel, Let, Loop, Statement, Store, expressions, local
+from codegen.contraction import Shapes, contraction
+from codegen.fuse import fuse
+from codegen.loops import (
+    HI,
+    LO,
+    If,
+    Kernel,
+    Let,
+    Loop,
+    Statement,
+    Store,
+    expressions,
+    local,
+    touched,
+)
 from codegen.loops import statements as all_statements
+from codegen.schedule import Phase, Task
 from derive.nodes import (
     Access,
     Index,
@@ -29,6 +46,9 @@ from derive.nodes import (
     SumOver,
     accesses,
     alpha_rename,
+    bound_indices,
+    fresh,
+    rename,
 )
 from derive.program import Equation, Group
 
@@ -36,8 +56,8 @@ from derive.program import Equation, Group
 class Lowering:
     """Lowers the scalar bodies of one kernel; numbers its scalars."""
 
-    def __init__(self, part: Index | None) -> None:
-        self.part, self.count = part, 0
+    def __init__(self, part: Index | None, shapes: Shapes) -> None:
+        self.part, self.shapes, self.count = part, shapes, 0
 
     def fresh(self) -> Symbol:
         self.count += 1
@@ -117,32 +137,43 @@ class Lowering:
         """The nests of one equation; the loops over ``fixed`` stand outside already."""
         free = [i for i in eq.indices if i not in fixed]
         body = alpha_rename(eq.body, {i.name for i in eq.indices})
-        plain, apart = [], []
+        plain, products, apart = [], [], []
         for term in Add.make_args(body):
-            split = self.split(term, eq, free)
-            (plain if split is None else apart).append(split or term)
-        first: list[Statement] = []
-        value = self.scalar(Add(*plain), first)
-        out = list(self.nest(free, [*first, Store(eq.target, value)]))
+            kind, value = self.split(term, eq, free, fixed)
+            {"product": products, "apart": apart, "plain": plain}[kind].append(value)
+        out: list[Statement] = []
+        for number, product in enumerate(products):
+            if product.needs_zero and number == 0:
+                out += self.nest(free, [Store(eq.target, S.Zero)])
+            out += product.statements(accumulate=number > 0 or product.needs_zero)
+        if plain or not products:
+            first: list[Statement] = []
+            value = self.scalar(Add(*plain), first)
+            store = Store(eq.target, value, "+=" if products else "=")
+            out += self.nest(free, [*first, store])
         for factor, node, scattered in apart:
             make = self.scatter if scattered else self.in_place
             out += make(eq, free, factor, node)
         return tuple(out)
 
-    def split(self, term: Expr, eq: Equation, free: Sequence[Index]
-              ) -> tuple[Expr, SumOver, bool] | None:
-        """A term that is added into the target afterwards: (factor, sum, scattered?)."""
+    def split(self, term: Expr, eq: Equation, free: Sequence[Index], fixed: Sequence[Index]
+              ) -> tuple[str, Any]:
+        """How a term is computed: as a matrix product, apart from the others (factor, sum,
+        scattered?), or plainly where the target is stored."""
         sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
         if len(sums) != 1 or sums[0].body.has(Reduction):
-            return None
+            return "plain", term
         factor = Mul(*(f for f in Mul.make_args(term) if f is not sums[0]))
         if factor.has(Reduction):
-            return None
+            return "plain", term
+        product = contraction(eq.target, factor, sums[0], self.shapes, self.part, fixed)
+        if product is not None:
+            return "product", product
         if gathered(sums[0], free):
-            return factor, sums[0], True
+            return "apart", (factor, sums[0], True)
         if free and prefers_target(sums[0], free[-1]):
-            return factor, sums[0], False
-        return None
+            return "apart", (factor, sums[0], False)
+        return "plain", term
 
     def in_place(self, eq: Equation, free: Sequence[Index], factor: Expr, node: SumOver
                  ) -> tuple[Statement, ...]:
@@ -236,15 +267,49 @@ def strided(body: Expr, index: Index) -> int:
     return count
 
 
-def lower_group(number: dict[str, int], group: Group, part: Index | None, name: str) -> Kernel:
-    """One kernel of an equation or a recurrence, split over ``part``."""
-    lowering = Lowering(part)
-    if group.recurrent:
-        body = _recurrence(lowering, group)
-    else:
-        body = lowering.equation(group.equations[0])
-    cites = tuple((number[eq.name], str(eq)) for eq in group.equations)
-    return Kernel(name, tensors_of(body), part, body, cites, sizes_of(body))
+def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shapes) -> Kernel:
+    """One kernel of tasks that are split over the same index, their loops fused."""
+    part = tasks[0].part
+    lowering = Lowering(part, shapes)
+    body: list[Statement] = []
+    for task in tasks:
+        if task.group.recurrent:
+            body += _recurrence(lowering, task.group)
+            continue
+        eq = task.group.equations[0]
+        if task.part is not None and task.part != part:
+            assert part is not None
+            eq = _with_index(eq, task.part, part)
+        body += lowering.equation(eq)
+    fused = fuse(tuple(body))
+    equations = [eq for task in tasks for eq in task.group.equations]
+    cites = tuple((numbers[eq.name], str(eq)) for eq in equations)
+    name = f"k{numbers[equations[0].name]}_{equations[0].name.strip('_')}"
+    return Kernel(name, tensors_of(fused), part, fused, cites, sizes_of(fused))
+
+
+def begins_kernel(task: Task, shapes: Shapes) -> bool:
+    """Whether a task starts a kernel of its own: a recurrence, or a matrix product, behind which
+    what follows is fused."""
+    if task.group.recurrent:
+        return True
+    eq = task.group.equations[0]
+    lowering = Lowering(task.part, shapes)
+    return any(lowering.split(term, eq, eq.indices, ())[0] != "plain"
+               for term in Add.make_args(alpha_rename(eq.body, {i.name for i in eq.indices})))
+
+
+def group_tasks(phase: Phase, shapes: Shapes) -> tuple[tuple[Task, ...], ...]:
+    """The tasks of a phase in the groups that become one kernel each."""
+    if phase.kind == "pieces":
+        return tuple((task,) for task in phase.tasks)
+    groups: list[list[Task]] = []
+    for task in phase.tasks:
+        alone = groups and groups[-1][0].group.recurrent
+        if not groups or alone or begins_kernel(task, shapes):
+            groups.append([])
+        groups[-1].append(task)
+    return tuple(map(tuple, groups))
 
 
 def _recurrence(lowering: Lowering, group: Group) -> tuple[Statement, ...]:
@@ -261,10 +326,6 @@ def _recurrence(lowering: Lowering, group: Group) -> tuple[Statement, ...]:
 
 def _with_index(eq: Equation, own: Index, index: Index) -> Equation:
     """The equation with its loop index renamed to the group's, others kept apart from it."""
-    from dataclasses import replace
-
-    from derive.nodes import bound_indices, fresh, rename
-
     taken = {i.name for i in (*eq.indices, *bound_indices(eq.body))} | {index.name}
     mapping: dict[Index, Expr] = {own: index}
     for other in (*eq.indices, *bound_indices(eq.body)):
@@ -277,11 +338,7 @@ def _with_index(eq: Equation, own: Index, index: Index) -> Equation:
 
 def tensors_of(body: tuple[Statement, ...]) -> tuple[str, ...]:
     """Names of the tensors that a tree touches, in order of first use."""
-    found: dict[str, None] = {}
-    for node in all_statements(body):
-        for expr in expressions(node):
-            found.update(dict.fromkeys(a.name for a in accesses(expr)))
-    return tuple(found)
+    return tuple(dict.fromkeys(n for node in all_statements(body) for n in touched(node)))
 
 
 def sizes_of(body: tuple[Statement, ...]) -> tuple[Symbol, ...]:

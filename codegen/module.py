@@ -42,12 +42,14 @@ def render(compiled: Compiled, dtype: str = "float32", parallel: bool = True,
     host = "\n\n\n".join([*parts.pop("tables"),
                           environment.get_template("cpu_host.py.jinja").render().rstrip()])
     program = compiled.program
+    uses_blas = parts.pop("uses_blas")
+    blas = environment.get_template("cpu_blas.py.jinja").render() if uses_blas else ""
     return environment.get_template("cpu.py.jinja").render(
         header=f"{program.name}: forward, backward and {compiled.optimizer.name}, compiled."
         .replace("\\", " ").replace('"""', "'''"),
         network=_comment(program.name), network_literal=repr(program.name), hash=program.hash,
         version=__version__, filename=filename, dtype=dtype, parallel=parallel, cache=cache,
-        optimizer=compiled.optimizer.name, host=host, **parts,
+        optimizer=compiled.optimizer.name, host=host, blas=blas.rstrip(), uses_blas=uses_blas, **parts,
     ).rstrip() + "\n"
 
 
@@ -64,7 +66,8 @@ def _environment() -> Any:
         raise MissingError("the templates of emitted modules are not installed",
                            mend="python -m pip install --force-reinstall chainrule")
     return Environment(loader=FileSystemLoader(folders[:1]), undefined=StrictUndefined,
-                       keep_trailing_newline=True, autoescape=False)
+                       keep_trailing_newline=True, autoescape=False, trim_blocks=True,
+                       lstrip_blocks=True)
 
 
 def write(text: str, path: str | Path, force: bool = False) -> Path:

@@ -14,10 +14,10 @@ of its own, taken through the same stages.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codegen.loops import Kernel
-from codegen.lower import lower_group
+from codegen.lower import group_tasks, lower_tasks
 from codegen.memory import Layout, Plan, flat_layout, plan_memory
 from codegen.schedule import Schedule, choose_batch, make_schedule
 from derive.errors import DerivationError
@@ -99,13 +99,9 @@ def compile_entry(name: str, program: Program, whole: Program, parameters: Layou
     schedule = make_schedule(program, choose_batch(whole))
     plan = plan_memory(program, parameters, states)
     numbers = equation_numbers(whole)
+    shapes = {n: t.shape for n, t in program.tensors.items()}
     phases = tuple(
-        tuple(
-            lower_group(numbers, task.group, task.part,
-                        f"k{numbers[task.group.equations[0].name]}_"
-                        + task.group.equations[0].name.strip("_"))
-            for task in phase.tasks
-        )
+        tuple(lower_tasks(numbers, tasks, shapes) for tasks in group_tasks(phase, shapes))
         for phase in schedule.phases
     )
     return Entry(name, schedule, plan, phases)
@@ -142,8 +138,26 @@ def compile_program(program: Program, optimizer: Optimizer) -> Compiled:
         for name, wanted in roots.items()
         if wanted
     }
-    return Compiled(program, optimizer, parameters, trained, states, entries,
+    return Compiled(program, optimizer, parameters, trained, states, _apart(entries),
                     label_inputs(program))
+
+
+def _apart(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """Kernels of one name are one kernel; where entry points fuse differently, names differ."""
+    known: dict[str, Kernel] = {}
+
+    def named(kernel: Kernel) -> Kernel:
+        name, number = kernel.name, 1
+        while name in known and replace(known[name], name=kernel.name) != kernel:
+            number += 1
+            name = f"{kernel.name}_{number}"
+        known[name] = replace(kernel, name=name)
+        return known[name]
+
+    return {
+        n: replace(e, phases=tuple(tuple(map(named, kernels)) for kernels in e.phases))
+        for n, e in entries.items()
+    }
 
 
 def _data(program: Program) -> list[str]:

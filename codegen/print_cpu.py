@@ -128,10 +128,8 @@ class KernelPrinter:
                          f"{matrices[1]}, F({node.beta}), {matrices[2]})")
 
     def _matrix(self, matrix: Matrix) -> str:
-        first = self.scalars.access(matrix.first)
-        name, _, where = first.partition("[")
-        row, column = self.scalars.index(matrix.row), self.scalars.index(matrix.column)
-        return f"{name}, {name}[{where}, {row}, {column}"
+        numbers = (matrix.start, matrix.row, matrix.column)
+        return ", ".join([self.names[matrix.name], *map(self.scalars.index, numbers)])
 
 
 def _indices(body: tuple[Statement, ...]) -> list[Index]:

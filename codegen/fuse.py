@@ -1,0 +1,100 @@
+"""Neighbouring loops over the same range become one: tree → tree with the same results.
+
+Two loops may be joined when no element that one of them writes is touched by the other in another
+turn. That is certain where, for each tensor that either writes, all accesses of both have the
+loop's index itself in one and the same dim: turn i then touches row i only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any
+
+from sympy import Expr
+
+from codegen.loops import If, Let, Loop, Product, Statement, Store, expressions, statements
+from derive.nodes import Access, Index, accesses, bound_indices
+
+
+def fuse(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
+    """The statements with neighbouring loops joined, inside out and again inside the result."""
+    out: list[Statement] = []
+    for node in body:
+        if isinstance(node, Loop):
+            node = replace(node, body=fuse(node.body))
+            last = out[-1] if out else None
+            if isinstance(last, Loop):
+                joined = _joined(last, node)
+                if joined is not None:
+                    out[-1] = joined
+                    continue
+        out.append(node)
+    return tuple(out)
+
+
+def _joined(first: Loop, second: Loop) -> Loop | None:
+    if first.down or second.down or (first.start, first.stop) != (second.start, second.stop):
+        return None
+    if second.index != first.index:
+        if first.index in _indices(second.body):
+            return None
+        second = _renamed(second, second.index, first.index)
+    if not independent(first.body, second.body, first.index):
+        return None
+    return replace(first, body=fuse((*first.body, *second.body)))
+
+
+def independent(first: Iterable[Statement], second: Iterable[Statement], index: Index) -> bool:
+    """Whether turn i of the first body touches nothing that another turn of the second does."""
+    one, two = _touches(tuple(first)), _touches(tuple(second))
+    if one is None or two is None:
+        return False
+    written = {a.name for a, writes in (*one, *two) if writes}
+    for name in written:
+        places = [a for a, _ in (*one, *two) if a.name == name]
+        in_both = {a.name for a, _ in one} & {a.name for a, _ in two}
+        if name not in in_both:
+            continue
+        rank = len(places[0].where)
+        if not any(all(a.where[d] == index for a in places) for d in range(rank)):
+            return False
+    return True
+
+
+def _touches(body: tuple[Statement, ...]) -> list[tuple[Access, bool]] | None:
+    """Every access with whether it is written; None where a matrix product is inside."""
+    found: list[tuple[Access, bool]] = []
+    for node in statements(body):
+        if isinstance(node, Product):
+            return None
+        if isinstance(node, Store):
+            found.append((node.target, True))
+            found += [(a, False) for a in accesses(node.value)]
+            found += [(a, False) for e in node.target.where for a in accesses(e)]
+        else:
+            found += [(a, False) for e in expressions(node) for a in accesses(e)]
+    return found
+
+
+def _indices(body: tuple[Statement, ...]) -> set[Index]:
+    found: set[Index] = set()
+    for node in statements(body):
+        if isinstance(node, Loop):
+            found.add(node.index)
+        for expr in expressions(node):
+            found |= set(bound_indices(expr)) | {s for s in expr.free_symbols
+                                                 if isinstance(s, Index)}
+    return found
+
+
+def _renamed(node: Any, old: Index, new: Index) -> Any:
+    """A tree with one index for another."""
+    if isinstance(node, Expr) or hasattr(node, "xreplace"):
+        return node.xreplace({old: new})
+    if isinstance(node, tuple):
+        return tuple(_renamed(n, old, new) for n in node)
+    if isinstance(node, Loop | Let | Store | If | Product):
+        return replace(node, **{f.name: _renamed(getattr(node, f.name), old, new)
+                                for f in fields(node)})
+    return node
