@@ -28,6 +28,7 @@ _HOME = {
         "upsample",
     ],
     "derive.custom": ["elementary", "stopped", "straight_through"],
+    "derive.netfile": ["read_network", "parse_network", "write_network"],
     "derive.conventions": ["ledger", "with_convention"],
     "derive.jacobian": ["jacobian", "hessian", "hessian_vector"],
     "derive.losses": [

@@ -98,6 +98,9 @@ def inside(expr: Expr, size: Expr) -> list[Expr]:
 
 def implied(condition: Expr, given: Iterable[Expr]) -> bool:
     """Whether one of the conditions ``given`` (or the ranges alone) makes ``condition`` true."""
+    given = tuple(given)
+    if condition in given:
+        return True
     for need in nonnegative_forms(condition):
         if not _surely_nonnegative(need) and not any(
             _surely_nonnegative(sympy.expand(need - have))

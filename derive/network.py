@@ -128,11 +128,7 @@ class Handle:
         if expr.is_integer is not True:
             raise DeclarationError(f"{expr} cannot index {self.name!r}: it is not whole")
         if isinstance(expr, Index) and expr.size != size:
-            raise DeclarationError(
-                f"index {expr.name!r} does not fit dim {dim} of {self.name!r}",
-                expected=f"size {size}: {self.name} has shape {_shape(self.shape)}",
-                got=f"{expr.name} ranges over {expr.size}",
-            )
+            raise _no_fit(self.tensor, expr, dim)
         if expr.is_Integer and size.is_Integer and not 0 <= expr < size:
             raise DeclarationError(
                 f"element {expr} of dim {dim} of {self.name!r} does not exist",
@@ -391,9 +387,13 @@ class Network:
     ) -> Expr:
         tensor = self._handles[access.name].tensor
         for axis, (where, size) in enumerate(zip(access.where, tensor.shape, strict=True)):
-            if isinstance(where, Index) or isinstance(where, IntegerAccess):
+            if isinstance(where, IntegerAccess) or (
+                isinstance(where, Index) and where.size == size
+            ):
                 continue
             conditions = [c for c in inside(where, size) if not implied(c, given)]
+            if conditions and isinstance(where, Index):
+                raise _no_fit(tensor, where, axis)
             if conditions:
                 outside = self._outside(name, tensor, access, axis)
                 guarded = Select(sympy.And(*conditions), guarded, outside)
@@ -504,6 +504,14 @@ class Network:
             number += 1
         self._counters[stem] = number
         return f"{stem}{number}"
+
+
+def _no_fit(tensor: Tensor, index: Index, dim: int) -> DeclarationError:
+    return DeclarationError(
+        f"index {index.name!r} does not fit dim {dim} of {tensor.name!r}",
+        expected=f"size {tensor.shape[dim]}: {tensor.name} has shape {_shape(tensor.shape)}",
+        got=f"{index.name} ranges over {index.size}",
+    )
 
 
 def _dtype(dtype: object) -> DType:

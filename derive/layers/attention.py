@@ -95,7 +95,7 @@ def multi_head_attention(x: Handle, heads: int, *, context: Handle | None = None
 # -- positions ----------------------------------------------------------------------------------
 def _angle(position: Expr, pair: Expr, size: Expr, base: int = 10000) -> Expr:
     """The angle of a pair of features at a position: slower for later pairs."""
-    return position * sympy.exp(-2 * pair * sympy.log(base) / size)
+    return position * sympy.exp(sympy.expand(-2 * pair / size) * sympy.log(base))
 
 
 def sinusoidal_positions(x: Handle) -> Handle:

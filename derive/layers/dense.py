@@ -124,7 +124,7 @@ def concatenate(a: Handle, b: Handle) -> Handle:
     *rest, last = a.indices
     j = Index(last.name, a.shape[-1] + b.shape[-1])
     left = j < a.shape[-1]
-    body = Select(left, a.tensor.at(*rest, j), b.tensor.at(*rest, j - a.shape[-1]))
+    body = Select(left, a.tensor.at(*rest, j), b[(*rest, j - a.shape[-1])])
     return a.network.define(a.network.fresh_name("y"), (*rest, j), body)
 
 
