@@ -1,0 +1,164 @@
+"""Numeric differentiation with an error bar: the leg that knows no derivative.
+
+Small programs: the forward equations at 50 digits (`derive.scalar`) and central differences with
+h = 1e-16, whose error lies far below double precision. Larger ones: float64 and Ridders' table
+(Ridders 1982; Numerical Recipes, section 5.7) with an estimate of truncation and of rounding. A
+step never crosses a kink: the sign pattern of everything that can jump is compared at both ends.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mpmath
+import numpy as np
+
+from derive.data import check_values, resolve_sizes
+from derive.points import kink_program
+from derive.program import Program
+from derive.reference import evaluate
+from derive.scalar import DIGITS, Elements
+
+_STEP = mpmath.mpf(10) ** -16
+_LEVELS = 14
+_FEWEST = 6  # levels of a table that a kink has not spoilt
+_EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A directional derivative: its value, a bound on its error, and what stood in the way."""
+
+    value: float
+    error: float
+    trouble: str = ""
+
+
+class Slopes:
+    """Directional derivatives of a scalar of a program at one point.
+
+    Args:
+        of: the scalar tensor.
+        values: everything that must be given (arrays by name).
+        sizes: symbolic sizes that no array determines.
+        digits: 50 for the high-precision reading, 15 for Ridders' table; by default the first
+            where the program is small enough.
+    """
+
+    def __init__(self, program: Program, of: str, values: Mapping[str, np.ndarray],
+                 sizes: Mapping[str, int] | None = None, *, digits: int | None = None,
+                 directions: int = 1) -> None:
+        self.program, self.kinks = kink_program(program.only(of))
+        self.of = of
+        self.values = check_values(self.program, values, sizes, finite=False)
+        self.sizes = resolve_sizes(self.program, self.values, sizes)
+        self.given_sizes = {s.name: n for s, n in self.sizes.items()}
+        self.digits = digits or (DIGITS if 2 * directions * self._points() < 60_000 else 15)
+        self.base = self._at({})
+
+    @property
+    def method(self) -> str:
+        return "50 digits" if self.digits == DIGITS else "Ridders"
+
+    def _points(self) -> float:
+        """Elements that one evaluation of the forward program visits."""
+        from derive.nodes import bound_indices
+
+        return sum(
+            float(np.prod([float(i.size.xreplace(self.sizes))
+                           for i in (*eq.indices, *bound_indices(eq.body))] or [1.0]))
+            for eq in self.program.equations
+        )
+
+    def along(self, name: str, direction: np.ndarray) -> Estimate:
+        """The derivative with respect to one tensor along a direction of its shape."""
+        if not np.isfinite(float(self.base[0])):
+            return Estimate(float("nan"), float("inf"), "the scalar is not finite here")
+        if self.digits == DIGITS:
+            return self._central(name, direction)
+        return self._ridders(name, direction)
+
+    # -- evaluations --------------------------------------------------------------------------
+    def _at(self, moved: Mapping[str, np.ndarray]) -> tuple[mpmath.mpf | float, bytes]:
+        """The scalar, and the sign pattern of the kinks, with some tensors replaced."""
+        values = {**self.values, **moved}
+        if self.digits != DIGITS:
+            got = evaluate(self.program, values, (self.of, *self.kinks), self.given_sizes)
+            signs = [np.sign(got[k]).astype(np.int8).tobytes() for k in self.kinks]
+            return float(got[self.of]), b"".join(signs)
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, 20_000))  # a chain of layers is a chain of calls
+        try:
+            with mpmath.workdps(DIGITS):
+                elements = Elements(self.program, values, self.sizes)
+                signs = [self._signs(elements, k) for k in self.kinks]
+                return elements.element(self.of), b"".join(signs)
+        finally:
+            sys.setrecursionlimit(limit)
+
+    def _signs(self, elements: Elements, kink: str) -> bytes:
+        shape = [elements.size(i) for i in self.program.tensors[kink].indices]
+        found = (elements.element(kink, tuple(place)) for place in np.ndindex(*shape))
+        return bytes(3 if f is None else int(mpmath.sign(f)) + 1 for f in found)
+
+    # -- the two methods ----------------------------------------------------------------------
+    def _central(self, name: str, direction: np.ndarray) -> Estimate:
+        with mpmath.workdps(DIGITS):
+            start = np.vectorize(mpmath.mpf, otypes=[object])(self.values[name])
+            ends = []
+            for sign in (1, -1):
+                step = np.vectorize(mpmath.mpf, otypes=[object])(direction) * (sign * _STEP)
+                ends.append(self._at({name: np.asarray(start + step, dtype=object)}))
+            if any(pattern != self.base[1] for _, pattern in ends):
+                return Estimate(float("nan"), float("inf"), "on a kink")
+            value = (ends[0][0] - ends[1][0]) / (2 * _STEP)
+            # h² times a third derivative, and 1e-50 relative rounding over h: both far below
+            error = float(abs(value)) * 1e-24 + float(abs(self.base[0])) * 1e-30
+            return Estimate(float(value), error)
+
+    def _ridders(self, name: str, direction: np.ndarray) -> Estimate:
+        norm = float(np.max(np.abs(direction)))
+        if norm == 0:
+            return Estimate(0.0, 0.0)
+        scale = max(1.0, float(np.max(np.abs(self.values[name])))) / norm
+        steps, slopes, noise = [], [], 0.0
+        h = 2.0**-5 * scale
+        for _ in range(_LEVELS):
+            ends = [self._at({name: self.values[name] + s * h * direction}) for s in (1, -1)]
+            if all(pattern == self.base[1] for _, pattern in ends):
+                top, bottom = float(ends[0][0]), float(ends[1][0])
+                steps.append(h)
+                slopes.append((top - bottom) / (2 * h))
+                noise = max(noise, abs(top), abs(bottom))
+            h /= 2
+        if len(steps) < _FEWEST or not np.all(np.isfinite(slopes)):
+            why = "a kink is near" if len(steps) < _FEWEST else "not finite nearby"
+            return Estimate(float("nan"), float("inf"), why)
+        return _extrapolate(np.array(steps), np.array(slopes), noise, self._rounding())
+
+    def _rounding(self) -> float:
+        """Relative rounding of one evaluation: grows with the length of the chain of equations."""
+        return _EPS * (4 + np.sqrt(len(self.program.equations)))
+
+
+def _extrapolate(steps: np.ndarray, slopes: np.ndarray, noise: float,
+                 rounding: float) -> Estimate:
+    """Richardson extrapolation in h²: the entry of the table with the smallest error bound."""
+    best = Estimate(float("nan"), float("inf"))
+    previous: list[float] = []
+    for level, (h, slope) in enumerate(zip(steps, slopes, strict=True)):
+        row = [float(slope)]
+        floor = 2 * rounding * noise / h
+        for order in range(1, level + 1):
+            factor = 4.0**order
+            row.append((factor * row[-1] - previous[order - 1]) / (factor - 1))
+        for order in range(1, level + 1):
+            neighbours = (abs(row[order] - row[order - 1]),
+                          abs(row[order] - previous[order - 1]))
+            error = max(neighbours) + floor
+            if error < best.error:
+                best = Estimate(row[order], error)
+        previous = row
+    return best
