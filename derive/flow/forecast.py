@@ -245,3 +245,50 @@ class _Run:
                 shift = -back if direction > 0 else back
                 for kind, value in zip("mqr", (signal.mean, signal.second, signal.cross)):
                     self.values[symbol(kind, f"{name}@{shift}")] = value
+
+
+def evaluated_size(size: Expr, sizes: Mapping[str, int]) -> int:
+    """A size as a number, with run-time sizes as given (by default 32)."""
+    return _size(size, sizes)
+
+
+def adjoint_name(program: Program, name: str) -> str | None:
+    """The tensor that holds the adjoint of ``name``: its own, or the one it is a copy of."""
+    found = program.gradients.get(name) or next(
+        (t.name for t in program.tensors.values() if t.origin == ("adjoint", name)), None
+    )
+    if found is not None:
+        return found
+    own = f"_d_{name.lstrip('_')}"
+    copies = {s.target: s.after.name for s in program.steps if s.rule == "copy"}
+    while own in copies:
+        own = copies[own]
+    return own if own in program.tensors else None
+
+
+def step_growth(predicted: Forecast, group: Group, relations: tuple[Relation, ...]) -> float:
+    """The factor per step of the second moments that a recurrence carries, its sources at 0."""
+    run = _Run(predicted.flow, dict(predicted.sizes), {})
+    for name, signal in predicted.signals.items():
+        role = predicted.flow.program.tensors.get(name)
+        gone = role is not None and role.role == "gradient"
+        run.keep(name, Signal(0.0, 0.0, 0.0) if gone else signal)
+    for name, variance in predicted.weights.items():
+        run.values[symbol("v", name)] = variance
+    names = [r.name for r in relations if r.step == "next"]
+    history = {n: [Signal(0.0, 1.0, 0.0)] for n in names}
+    growth = 1.0
+    for _ in range(40):
+        run._carry(history, group.step)
+        new = {}
+        for relation in relations:
+            if relation.step == "next":
+                signal = run.signal(relation, {})
+                run.keep(relation.name, signal)
+                new[relation.name] = signal
+        top = max(s.second for s in new.values())
+        if not math.isfinite(top) or top <= 0:
+            return top
+        growth = top
+        history = {n: [Signal(0.0, s.second / top, 0.0)] for n, s in new.items()}
+    return growth

@@ -7,7 +7,7 @@ z is normal with mean m and *second moment* q, and r = E[z₁ z₂]; f and g are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import sympy
@@ -15,16 +15,16 @@ from sympy import Expr, Mul, S, Symbol
 
 from derive.flow.closed import expectation, pair_covariance_derivative
 from derive.flow.moments import Q, X
-from derive.flow.quadrature import compiled, expect, expect_pair, softmax_second_moment
+from derive.flow.quadrature import Scalar, compiled, expect, expect_pair, softmax_second_moment
 from derive.nodes import Select
 
 
-class Integral(Expr):
+class GaussianIntegral(Expr):
     is_commutative = True
     is_real = True
 
 
-class GaussianMoment(Integral):
+class GaussianMoment(GaussianIntegral):
     """E[f(z)] for z normal with mean m and second moment q."""
 
     def __new__(cls, f: Expr, m: Expr, q: Expr) -> Expr:
@@ -34,18 +34,20 @@ class GaussianMoment(Integral):
             return m
         if f == X**2:
             return q
-        line = _coefficients(f, 2)
-        if line is not None:
-            return line[0] + line[1] * m + line[2] * q
         constant, rest = f.as_independent(X, as_Add=False)
         if constant != 1:
             return constant * cls(rest, m, q)
+        line = _coefficients(f, 2)
+        if line is not None:
+            return line[0] + line[1] * m + line[2] * q
         if m == 0:
             if _odd(f):
                 return S.Zero
-            closed = _closed(f)
+            others = _others(f)
+            closed = _closed(_canonical(f, others))
             if closed is not None:
-                return closed.xreplace({Q: q})
+                back = {Symbol(f"_o{k}", real=True): s for k, s in enumerate(others)}
+                return closed.xreplace({Q: q, **back})
         return Expr.__new__(cls, f, m, q)
 
     def _sympystr(self, printer: object) -> str:
@@ -54,7 +56,7 @@ class GaussianMoment(Integral):
         return f"E[{f.xreplace({X: Symbol('z')})}; z ~ {mean}{q}]"
 
 
-class PairMoment(Integral):
+class PairMoment(GaussianIntegral):
     """E[f(z₁) g(z₂)] for z₁, z₂ jointly normal with mean m, second moment q and E[z₁ z₂] = r."""
 
     def __new__(cls, f: Expr, g: Expr, m: Expr, q: Expr, r: Expr) -> Expr:
@@ -62,14 +64,12 @@ class PairMoment(Integral):
             return GaussianMoment(f * g, m, q)
         if r == m**2 or not f.has(X) or not g.has(X):
             return GaussianMoment(f, m, q) * GaussianMoment(g, m, q)
+        cf, f = f.as_independent(X, as_Add=False)
+        cg, g = g.as_independent(X, as_Add=False)
         left, right = _coefficients(f, 1), _coefficients(g, 1)
         if left is not None and right is not None:
             (a, b, _), (c, d, _) = left, right
-            return a * c + (a * d + b * c) * m + b * d * r
-        cf, f = f.as_independent(X, as_Add=False)
-        cg, g = g.as_independent(X, as_Add=False)
-        if f == X and g == X:
-            return cf * cg * r
+            return cf * cg * (a * c + (a * d + b * c) * m + b * d * r)
         if f == g and m == 0:
             closed = _closed_pair(f)
             if closed is not None:
@@ -82,7 +82,7 @@ class PairMoment(Integral):
         return f"E[({a})*({b}); {q}, {r}]"
 
 
-class SoftmaxSecondMoment(Integral):
+class SoftmaxSecondMoment(GaussianIntegral):
     """E[p²] for p a softmax over ``count`` independent normal logits of one variance."""
 
     def __new__(cls, variance: Expr, count: Expr) -> Expr:
@@ -98,7 +98,11 @@ _R = Symbol("_r", nonnegative=True)
 @lru_cache(maxsize=4096)
 def _coefficients(f: Expr, degree: int) -> tuple[Expr, Expr, Expr] | None:
     """c₀, c₁, c₂ of a polynomial in X of at most this degree (2 or less)."""
-    if f.has(Select) or not f.is_polynomial(X) or sympy.degree(f, X) > degree:
+    if f == X:
+        return S.Zero, S.One, S.Zero
+    if f.atoms(sympy.Function) or f.has(Select) or not f.is_polynomial(X):
+        return None
+    if sympy.degree(f, X) > degree:
         return None
     poly = sympy.Poly(f, X)
     return tuple(poly.coeff_monomial(X**n) for n in range(3))  # type: ignore[return-value]
@@ -145,30 +149,37 @@ def number(expr: Expr, values: Mapping[Symbol, float]) -> float:
     """
     if expr.is_Symbol:
         return values[expr]
-    if expr.is_number and not expr.has(Integral):
+    if expr.is_number and not expr.has(GaussianIntegral):
         return float(expr)
     return _numeric(expr)(values)
 
 
+@lru_cache(maxsize=4096)
+def _function(canonical: Expr, arguments: tuple[Symbol, ...]) -> Callable[..., float]:
+    return sympy.lambdify(arguments, canonical, modules=["math", "scipy"])
+
+
 class _Compiled:
-    """An expression with its integrals replaced by symbols, ready to be evaluated often."""
+    """An expression with its integrals replaced by symbols, ready to be evaluated often; what
+    differs in the names of symbols only is compiled once."""
 
     def __init__(self, expr: Expr) -> None:
         self.nodes: list[Expr] = []
         walk = sympy.preorder_traversal(expr)
         for node in walk:
-            if isinstance(node, Integral):
+            if isinstance(node, GaussianIntegral):
                 walk.skip()
                 if node not in self.nodes:
                     self.nodes.append(node)
         there = {n: Symbol(f"_g{k}") for k, n in enumerate(self.nodes)}
         plain = expr.xreplace(there)
-        self.symbols = sorted(plain.free_symbols - set(there.values()), key=str)
-        marks = [there[n] for n in self.nodes]
+        marks = tuple(there.values())
+        self.symbols = [
+            s for s in dict.fromkeys(n for n in sympy.preorder_traversal(plain) if n.is_Symbol)
+            if s not in marks
+        ]
         dummies = {s: Symbol(f"_s{k}") for k, s in enumerate(self.symbols)}
-        self.call = sympy.lambdify(
-            [*dummies.values(), *marks], plain.xreplace(dummies), modules=["math", "scipy"]
-        )
+        self.call = _function(plain.xreplace(dummies), (*dummies.values(), *marks))
 
     def __call__(self, values: Mapping[Symbol, float]) -> float:
         try:
@@ -186,30 +197,42 @@ def _numeric(expr: Expr) -> _Compiled:
 
 
 def _integral(node: Expr, values: Mapping[Symbol, float]) -> float:
-    if isinstance(node, GaussianMoment):
-        f, *rest = node.args
-        return _moment(_settled(f, values), *(number(a, values) for a in rest))
     if isinstance(node, SoftmaxSecondMoment):
         return _softmax(*(number(a, values) for a in node.args))
-    f, g, *rest = node.args
-    return _pair(_settled(f, values), _settled(g, values), *(number(a, values) for a in rest))
+    functions = node.args[:1] if isinstance(node, GaussianMoment) else node.args[:2]
+    others = _others(*functions)
+    settings = tuple(values[s] for s in others)
+    rest = (number(a, values) for a in node.args[len(functions):])
+    if isinstance(node, GaussianMoment):
+        return _moment(_canonical(functions[0], others), settings, *rest)
+    return _pair(*(_canonical(f, others) for f in functions), settings, *rest)
 
 
-def _settled(f: Expr, values: Mapping[Symbol, float]) -> Expr:
-    """Symbols besides the variable, such as the mean of a normalisation, as numbers."""
-    others = f.free_symbols - {X}
-    return f.xreplace({s: sympy.Float(values[s]) for s in others}) if others else f
+def _others(*functions: Expr) -> tuple[Symbol, ...]:
+    """Symbols besides the variable, such as the variance that a normalisation divides by."""
+    found = set().union(*(f.free_symbols for f in functions)) - {X}
+    return tuple(sorted(found, key=str))
+
+
+def _canonical(f: Expr, others: tuple[Symbol, ...]) -> Expr:
+    """Other symbols by position, so that every layer of a kind shares one compiled function."""
+    return f.xreplace({s: Symbol(f"_o{k}", real=True) for k, s in enumerate(others)})
+
+
+def _bound(f: Expr, settings: tuple[float, ...]) -> Scalar:
+    call = compiled(f, X, *(Symbol(f"_o{k}", real=True) for k in range(len(settings))))
+    return (lambda z: call(z, *settings)) if settings else call
 
 
 @lru_cache(maxsize=65536)
-def _moment(f: Expr, m: float, q: float) -> float:
-    return expect(compiled(f, X), max(q - m * m, 0.0), m).value
+def _moment(f: Expr, settings: tuple[float, ...], m: float, q: float) -> float:
+    return expect(_bound(f, settings), max(q - m * m, 0.0), m).value
 
 
 @lru_cache(maxsize=65536)
-def _pair(f: Expr, g: Expr, m: float, q: float, r: float) -> float:
-    first = compiled(f, X)
-    second = first if f == g else compiled(g, X)
+def _pair(f: Expr, g: Expr, settings: tuple[float, ...], m: float, q: float, r: float) -> float:
+    first = _bound(f, settings)
+    second = first if f == g else _bound(g, settings)
     return expect_pair(first, second, max(q - m * m, 0.0), r - m * m, m)
 
 

@@ -19,7 +19,7 @@ import sympy
 from sympy import Add, Expr, Mul, S, Symbol
 
 from derive.flow.axes import Kind, classify_axes, fan_ins
-from derive.flow.integrals import Integral, SoftmaxSecondMoment
+from derive.flow.integrals import GaussianIntegral, GaussianMoment, SoftmaxSecondMoment
 from derive.flow.moments import X
 from derive.flow.terms import Algebra, Root, Term, Unsupported, roots_of, separate
 from derive.lift import name_reductions
@@ -130,6 +130,7 @@ class _Walk:
         self.known: dict[str, _Known] = {}
         self.arguments: dict[tuple, str] = {}
         self.named: dict[Expr, Expr] = {}
+        self.averages: dict[Expr, Symbol] = {}
         self.out: list[Relation] = []
         self.algebra = Algebra(self._root)
         self.loop: Index | None = None
@@ -236,6 +237,8 @@ class _Walk:
                     terms.append(replace(term.times(outside), bound=sums[0].bound))
         common = self._common(terms)
         moments = self._moments(eq, terms)
+        if all(self._common_part(t) == 0 for t in terms):
+            return self._define(eq, "average", (S.Zero,) * 3, "small against each sample's own")
         if common is not None:
             return self._define(eq, "pointwise", moments, "the part all samples share", common)
         if self._concentrates(terms):
@@ -279,22 +282,52 @@ class _Walk:
         ) and all(i.size.is_Symbol or i.size >= 8 for i in term.bound)
 
     def _common(self, terms: list[Term]) -> Expr | None:
-        """A sum over samples of a multiple of one root is the part that all samples share."""
-        if len(terms) != 1 or len(terms[0].factors) != 1 or terms[0].guard != S.true:
+        """The part of a sum over samples that all samples share, to leading order in their
+        number: factors that are independent from sample to sample count by their mean, and one
+        that is linear in a root by the common part of that root."""
+        parts = [self._common_part(t) for t in terms]
+        if any(p is None for p in parts) or all(p == 0 for p in parts):
             return None
-        term = terms[0]
-        (access, f), = term.factors.items()
-        root = self._root(access)
-        slope = f / X
-        kinds = {
-            k for k, w in zip(root.axes, access.where) if w.free_symbols & set(term.bound)
-        }
-        if slope.has(X) or kinds != {"sample"} or root.cross == root.mean**2:
+        for term in terms:
+            for access in term.factors:
+                if not self._independent(self._root(access)):
+                    self._split(access.name)
+        return Add(*(p for p in parts if p is not None))
+
+    @staticmethod
+    def _independent(root: Root) -> bool:
+        return root.cross == root.mean**2
+
+    def _common_part(self, term: Term) -> Expr | None:
+        if term.guard != S.true or not term.bound:
             return None
-        count = Mul(*(i.size for i in term.bound))
-        where = [w for k, w in zip(root.axes, access.where) if k != "sample"]
-        self._split(access.name)
-        return term.coefficient * slope * count * Access(COMMON + access.name, *where)
+        parts: list[Expr] = [term.coefficient, *(i.size for i in term.bound)]
+        bound, shared = set(term.bound), False
+        for access, f in term.factors.items():
+            root = self._root(access)
+            touched = [k for k, w in zip(root.axes, access.where) if w.free_symbols & bound]
+            if set(touched) != {"sample"}:
+                return None
+            if self._independent(root):
+                parts.append(self._average(GaussianMoment(f, root.mean, root.second)))
+                continue
+            if (f / X).has(X):
+                return None
+            shared = True
+            where = [w for k, w in zip(root.axes, access.where) if k != "sample"]
+            parts.append(f / X * Access(COMMON + access.name, *where))
+        return Mul(*parts) if shared else None
+
+    def _average(self, value: Expr) -> Expr:
+        """A name for a number that an expectation gives, so that bodies stay small."""
+        if value.is_number:
+            return value
+        if value not in self.averages:
+            name = f"average {len(self.averages) + 1}"
+            self.averages[value] = symbol("m", name)
+            self.out.append(Relation(name, "average", value, value**2, value**2,
+                                     "an expectation over one sample", self.step))
+        return self.averages[value]
 
     def _split(self, name: str) -> None:
         """A root as the sum of a part that all samples share and a part of each sample's own."""
@@ -437,7 +470,7 @@ class _Walk:
             r = q
         self.known[name] = _Known(kind, Root(m, q, r, axes), eq.indices, body)
         for expr, mark in ((cross, r), (second, q), (mean, m)):
-            if isinstance(expr, Integral) and isinstance(mark, Symbol):
+            if isinstance(expr, GaussianIntegral) and isinstance(mark, Symbol):
                 self.named[expr] = mark  # later relations read q(h1), not its integral
         self.out.append(Relation(name, kind, mean, second, cross, why, self.step))
 

@@ -210,19 +210,19 @@ class Algebra:
             return scale * count * self._meet(a, b, apart)
         total = self._meet(a, b, differ)
         everything = Mul(*(i.size for i in a.bound))
-        apart: dict[Expr, Expr] = {}
+        values: dict[Expr, Expr] = {}
         for size in range(1, len(a.bound) + 1):
             for chosen in combinations(a.bound, size):
                 value = self._meet(a, b, differ | set(chosen))
                 if value != 0:
                     pairs = Mul(*(i.size - 1 for i in chosen))
-                    apart[value] = apart.get(value, S.Zero) + pairs
-        if len(apart) == 1 and len(a.bound) > 1:
-            value, pairs = apart.popitem()
+                    values[value] = values.get(value, S.Zero) + pairs
+        if len(values) == 1 and len(a.bound) > 1:
+            value, pairs = values.popitem()
             whole = everything - 1
             pairs = whole if sympy.expand(pairs - whole) == 0 else pairs
-            apart = {value: pairs}
-        return scale * everything * (total + Add(*(v * n for v, n in apart.items())))
+            values = {value: pairs}
+        return scale * everything * (total + Add(*(v * n for v, n in values.items())))
 
     def _meet(self, a: Term, b: Term, differ: frozenset[Index]) -> Expr:
         """The expectation of one product of an element of ``a`` and one of ``b``."""
