@@ -14,8 +14,8 @@ parameter, state, constant, random, with ``int``, ``distribution``, ``initial on
 h[t:T, j:4] first h0`` for a tensor that is read before its equation stands; ``name[…] = …``;
 ``loss L = …`` or ``loss L`` with ``of W, c`` for a loss that changes these only; ``update m = …``.
 
-`read_network` and `parse_network` make a `Network` through the same calls as Python does; `write_network` is their inverse:
-what it wrote reads back with the same equations and the same hash.
+`read_network` and `parse_network` make a `Network` through the same calls as Python does.
+`write_network` is their inverse: what it wrote reads back with the same equations and hash.
 """
 
 from __future__ import annotations

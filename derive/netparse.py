@@ -8,7 +8,8 @@ but the numbers, functions and operators named here.
     product = factor { ("*" | "/" | "//" | "%") factor }
     factor  = "-" factor | atom [ "**" factor ]
     atom    = number | "(" choice ")" | reduction | name [ "(" … ")" | "[" … "]" ]
-    reduction = ("sum" | "mean" | "max" | "min" | "prod" | "logsumexp") "[" indices "]" "(" choice ")"
+    reduction = ("sum" | "mean" | "max" | "min" | "prod" | "logsumexp")
+                "[" indices "]" "(" choice ")"
 """
 
 from __future__ import annotations
