@@ -141,7 +141,10 @@ def contraction(target: Access, factor: Expr, node: SumOver, shapes: Shapes,
         return None
     if not all(_fixed_or_plain(a, fixed) for a in (target, left, right)):
         return None
-    for one, other in ((left, right), (right, left)):
+    # the factor with the target's last index on the right: then the target lies in rows
+    right_first = bool(target.where) and target.where[-1] in left.where
+    pairs = ((right, left), (left, right)) if right_first else ((left, right), (right, left))
+    for one, other in pairs:
         made = Contraction(target, node, factor * number, one, other, shapes, part)
         if made.settle():
             return made

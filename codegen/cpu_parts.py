@@ -119,7 +119,7 @@ class EntryPrinter:
         """One parallel loop for all phases of the entry point: each is costly to compile."""
         arguments = ", ".join(self.arguments)
         lines = ["@njit(parallel=True, **OPTIONS)",
-                 f"def {self.entry.name}_split(phase, parts, {arguments}):",
+                 f"def {self.entry.name}_phases(phase, parts, {arguments}):",
                  "    for part in prange(parts):"]
         for number, kernels in enumerate(self.entry.phases, 1):
             lines.append(f"        if phase == {number}:")
@@ -127,25 +127,24 @@ class EntryPrinter:
                       for c in range(len(_chunks(kernels)))]
         return "\n".join(lines)
 
-    def entry_text(self) -> str:
+    def entry_texts(self) -> list[str]:
+        """The entry point on one thread, and on ``parts`` threads."""
         arguments = ", ".join(self.arguments)
-        lines = ["@kernel", f"def {self.entry.name}(parts, {arguments}):"]
-        serial = [f"{self.phase_name(number, c)}(0, 1, {arguments})"
+        serial = [f"    {self.phase_name(number, c)}(0, 1, {arguments})"
                   for number, kernels in enumerate(self.entry.phases, 1)
                   for c in range(len(_chunks(kernels)))]
-        if self.parallel and serial:
-            lines += ["    if parts == 1:", *(f"        {s}" for s in serial), "    else:"]
-            lines += [f"        {self.entry.name}_split({number}, parts, {arguments})"
-                      for number in range(1, len(self.entry.phases) + 1)]
-        else:
-            lines += [f"    {s}" for s in serial]
+        split = [f"    {self.entry.name}_phases({number}, parts, {arguments})"
+                 for number in range(1, len(self.entry.phases) + 1)]
         losses = self.entry.program.losses
+        last = "    return 0.0"
         if losses and self.entry.name != "forward":
             slot = self.entry.plan.slots[losses[0]]
-            lines.append(f"    return float({slot.buffer}[{polynomial(slot.offset, self.names)}])")
-        else:
-            lines.append("    return 0.0")
-        return "\n".join(lines)
+            last = f"    return float({slot.buffer}[{polynomial(slot.offset, self.names)}])"
+        made = [(self.entry.name, serial)]
+        if self.parallel:
+            made.append((f"{self.entry.name}_split", split))
+        return ["\n".join(["@kernel", f"def {name}(parts, {arguments}):", *calls, last])
+                for name, calls in made]
 
     def table(self) -> str:
         """Where each tensor of the arena lies."""
@@ -205,7 +204,7 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
         "functions": function_texts(functions) or ["# none"],
         "kernels": kernels,
         "phases": [text for p in printers for text in p.phases()],
-        "entries": [p.entry_text() for p in printers],
+        "entries": [text for p in printers for text in p.entry_texts()],
         "update": update,
         "epoch": epoch_texts(compiled, gradient, parallel),
         "tables": _host_tables(compiled, printers, parallel),
@@ -267,9 +266,11 @@ def _host_tables(compiled: Compiled, printers: Sequence[EntryPrinter], parallel:
         for p in printers
     ]
     entry_names = [p.entry.name for p in printers]
+    every = [*entry_names, "epoch", "update"] if "gradient" in entry_names else entry_names
     states = {t.name: "1.0" if t.initial == "ones" else "0.0" for t in program.role("state")}
     small = [
-        f"_ENTRY = {{{', '.join(f'{n!r}: {n}' for n in entry_names)}}}",
+        "# by the name of an entry point: on one thread, and on several",
+        f"_ENTRY = {_table({n: f'({n}, {n}_split)' if parallel else f'({n}, {n})' for n in every})}",
         f"_OFFSETS = {{{', '.join(f'{n!r}: _offsets_{n}' for n in entry_names)}}}",
         f"_ARENA = {{{', '.join(f'{n!r}: _arena_{n}' for n in entry_names)}}}",
         f"_GIVEN = {_table({p.entry.name: repr(tuple(p.given)) for p in printers})}",
@@ -320,24 +321,34 @@ def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool) -> l
                         *(handed[n] for n in gradient.given)])
     arguments = ", ".join(["parts", "order", "batch", "rows", "step", "settings", *sizes, "p", "d",
                            "s", "n", "w", *moments, *data, *batches])
-    lines = ["@kernel", f"def epoch({arguments}):",
-             "    total = 0.0",
-             "    for first in range(0, order.shape[0], batch):"]
-    if size_of:
-        lines.append(f"        {size_of} = min(batch, order.shape[0] - first)")
-    lines += [f"        {call}" for call in calls]
-    lines += [
-        f"        loss = gradient({passed})",
+    texts += [
+        "\n".join(_epoch(f"epoch{ending}", arguments, size_of, calls,
+                         f"gradient{ending}({passed})",
+                         f"update{ending}({', '.join(['parts', 'step', 'settings', 'p', 'd', *moments])})"))
+        for ending in (("", "_split") if parallel else ("",))
+    ]
+    return texts
+
+
+def _epoch(name: str, arguments: str, size: str | None, gathers: Sequence[str], gradient: str,
+           update: str) -> list[str]:
+    rows = "order.shape[0]"
+    return [
+        "@kernel", f"def {name}({arguments}):",
+        "    total = 0.0",
+        f"    for first in range(0, {rows}, batch):",
+        *([f"        {size} = min(batch, {rows} - first)"] if size else []),
+        *(f"        {call}" for call in gathers),
+        f"        loss = {gradient}",
         "        if not np.isfinite(loss):",
         "            return total, step, True",
         "        step += 1",
         "        for i in range(s.shape[0]):",
         "            s[i] = n[i]",
-        f"        update({', '.join(['parts', 'step', 'settings', 'p', 'd', *moments])})",
-        f"        total += loss*{size_of or 'order.shape[0]'}",
+        f"        {update}",
+        f"        total += loss*{size or rows}",
         "    return total, step, False",
     ]
-    return [*texts, "\n".join(lines)]
 
 
 def _gather(tensor: Tensor, batch: Symbol, gradient: EntryPrinter, rows: Symbol

@@ -79,15 +79,11 @@ def update_text(optimizer: Optimizer, trained: int, parallel: bool) -> tuple[lis
                       *head, "    for i in range(lo, hi):", *lines, *stores])
     joined = ", ".join(arguments)
     texts = [part]
-    call = f"update_part(0, {trained}, {joined})"
+    texts.append("\n".join(["@kernel", f"def update(parts, {joined}):",
+                            f"    update_part(0, {trained}, {joined})"]))
     if parallel:
         texts.append("\n".join([
             "@njit(parallel=True, **OPTIONS)", f"def update_split(parts, {joined}):",
             "    for part in prange(parts):",
             f"        update_part({trained}*part//parts, {trained}*(part + 1)//parts, {joined})"]))
-        texts.append("\n".join([
-            "@kernel", f"def update(parts, {joined}):", "    if parts == 1:", f"        {call}",
-            "    else:", f"        update_split(parts, {joined})"]))
-    else:
-        texts.append("\n".join(["@kernel", f"def update(parts, {joined}):", f"    {call}"]))
     return texts, {**element.functions, **constants.functions}

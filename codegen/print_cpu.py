@@ -31,7 +31,7 @@ from derive.nodes import Access, Index, IntegerAccess, bound_indices
 RESERVED = frozenset(
     """np math os sys time json F DTYPE numba njit prange range len min max abs float int bool
     print part parts lo hi p d s n w o batch order step settings flat total loss gradient forward
-    update epoch gemm main kernel view True False None""".split()
+    update epoch gemm at main kernel view True False None""".split()
 )
 _OWN = re.compile(r"(k\d+_|gather_|power\d|moment_).*|.*_(phase.*|flat|all|batch|split)")
 
@@ -128,8 +128,8 @@ class KernelPrinter:
                          f"{matrices[1]}, F({node.beta}), {matrices[2]})")
 
     def _matrix(self, matrix: Matrix) -> str:
-        numbers = (matrix.start, matrix.row, matrix.column)
-        return ", ".join([self.names[matrix.name], *map(self.scalars.index, numbers)])
+        start, row, column = map(self.scalars.index, (matrix.start, matrix.row, matrix.column))
+        return f"at({self.names[matrix.name]}, {start}), {row}, {column}"
 
 
 def _indices(body: tuple[Statement, ...]) -> list[Index]:
