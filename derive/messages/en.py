@@ -106,7 +106,7 @@ MESSAGES = {
     "check.undecided": "undecided",
     "check.parameter": "Parameter", "check.points": "Points", "check.directions": "Directions",
     "check.error": "Largest error", "check.bar": "Error bar", "check.worst": "Worst coordinate",
-    "check.seed": "Seed {seed}.",
+    "check.seed": "Seed {seed}.", "check.sizes": "Sizes: {sizes}.", "check.method": "Method",
     "check.none": "No numeric check was asked for.",
     # stability
     "stability.logsumexp": "$\\log\\sum_k e^{z_k}$ is computed as "

@@ -1,0 +1,217 @@
+"""The backward section: each adjoint in the order in which it was found, from the record."""
+
+from __future__ import annotations
+
+from derive.document.forms import Maker
+from derive.document.record import Entry, Helper, Use, contributions
+from derive.document.tree import Block, Display, Math, Paragraph, Section, Span, Spans, listed
+from derive.layout import Token, row
+from derive.nodes import Access, Index
+from derive.notate import Builder
+
+
+def backward_section(maker: Maker, only: set[str] | None = None) -> Section:
+    """The derivation of every adjoint, or of those named in ``only``."""
+    blocks: list[Block] = []
+    if maker.detail != "summary":
+        blocks.append(Paragraph(maker.words("backward.intro")))
+    said: set[str] = set()
+    told_layers: set[object] = set()
+    for entry in maker.story:
+        name = entry.equation.name if isinstance(entry, Helper) else entry.name
+        if (only is not None and name not in only) or _hidden(maker, entry):
+            continue
+        maker.fold = maker.fold_of(name) or (
+            maker.fold_of(entry.of) if isinstance(entry, Entry) else None)
+        if maker.fold is not None and maker.fold not in told_layers:
+            told_layers.add(maker.fold)
+            blocks.append(layers_alike(maker))
+        if isinstance(entry, Helper):
+            blocks.append(_helper(maker, entry, said))
+        else:
+            blocks.append(_Told(maker, entry, said).section())
+        maker.fold = None
+    return Section(maker.words("section.backward"), "backward", 1, tuple(blocks))
+
+
+def layers_alike(maker: Maker) -> Paragraph:
+    assert maker.fold is not None
+    fold = maker.fold
+    return Paragraph(maker.words("layer.repeated", first=str(fold.first),
+                                 last=str(fold.first + fold.count - 1)))
+
+
+def _hidden(maker: Maker, entry: Entry | Helper) -> bool:
+    name = entry.equation.name if isinstance(entry, Helper) else entry.name
+    if isinstance(entry, Entry) and entry.equation is None:  # put in where used
+        place = maker.folding.places.get(entry.of)
+        return place is not None and place.layer not in (
+            place.fold.shown, place.fold.count - 1)
+    return maker.hidden(name)
+
+
+def _says(maker: Maker, rule: str, said: set[str]) -> Spans:
+    """What a rule says, the first time that it is used."""
+    stem = rule.split(":")[0]
+    if stem in said or maker.detail == "summary":
+        return ()
+    said.add(stem)
+    return (" ", *maker.words(f"rule.{stem}.says"))
+
+
+def _helper(maker: Maker, entry: Helper, said: set[str]) -> Section:
+    eq = entry.equation
+    number = maker.new_number(eq.name)
+    symbol = maker.symbol(eq.name)
+    blocks: list[Block] = []
+    rule = maker.rule(entry.rule)
+    if maker.detail != "summary":
+        blocks.append(Paragraph((_capital(rule), ".", *_says(maker, entry.rule, said))))
+    blocks.append(maker.shown(eq, number))
+    title = maker.words("backward.helper", symbol=symbol)
+    return Section(title, f"helper-{number}", 2, tuple(blocks))
+
+
+def _capital(span: Span) -> Span:
+    from dataclasses import replace
+
+    from derive.document.tree import Ref
+
+    return replace(span, text=span.text[:1].upper() + span.text[1:]) \
+        if isinstance(span, Ref) else span
+
+
+class _Told:
+    """One entry of the record as blocks."""
+
+    def __init__(self, maker: Maker, entry: Entry, said: set[str]) -> None:
+        self.maker, self.entry, self.said = maker, entry, said
+        self.blocks: list[Block] = []
+
+    def section(self) -> Section:
+        maker, entry = self.maker, self.entry
+        gradient = entry.of in maker.program.gradients
+        key = "backward.gradient" if gradient else "backward.title"
+        title = maker.words(key, symbol=self._symbol())
+        if maker.detail != "summary":
+            self._where_read()
+            for use in self._distinct():
+                self._use(use)
+            self._added()
+        self._result(gradient)
+        return Section(title, f"adjoint-{entry.of}", 2, tuple(self.blocks))
+
+    def _symbol(self) -> Math:
+        return self.maker.symbol(self.entry.of)
+
+    @property
+    def target(self) -> Access:
+        """The adjoint as an element at its canonical indices."""
+        if self.entry.equation is not None:
+            return self.entry.equation.target
+        return Access(self.entry.name, *self.entry.indices)
+
+    def _where_read(self) -> None:
+        maker, entry = self.maker, self.entry
+        if entry.seeded:
+            self.maker.rules.setdefault("seed")
+            formula = maker.chain(self.target, [entry.final], entry.indices)
+            self.blocks.append(Paragraph(
+                maker.words("backward.seed", symbol=self._symbol(), formula=formula)))
+        if not entry.uses:
+            return
+        sources = dict.fromkeys(u.source.name for u in entry.uses)
+        many = len(entry.uses) > 1
+        values: dict[str, Span | Spans] = {"symbol": self._symbol(), "numbers": maker.refs(sources)}
+        if many:
+            values["count"] = str(len(entry.uses))
+        self.blocks.append(Paragraph(
+            maker.words("backward.reads.many" if many else "backward.reads", **values)))
+
+    def _distinct(self) -> list[Use]:
+        """The uses to tell: at most six in the standard document, the rest are like them."""
+        uses = list(self.entry.uses)
+        return uses if self.maker.detail == "full" or len(uses) <= 6 else uses[:4]
+
+    def _use(self, use: Use) -> None:
+        maker, entry = self.maker, self.entry
+        rule = maker.rule(use.rule)
+        self.blocks.append(Paragraph((
+            *maker.words("backward.from", number=maker.ref(use.source.name), rule=rule),
+        )))
+        scope = (*use.source.indices, *use.chain.bound)
+        self.blocks.append(Display((((), maker.derivative(
+            use.source.target, use.occurrence, use.local, scope)),)))
+        says = _says(maker, use.rule, self.said)
+        if says:
+            self.blocks.append(Paragraph(says[1:], quiet=True))
+        self._solved(use)
+        if maker.detail == "full":
+            self.blocks.append(Display((((), maker.expr(use.chain.after, scope)),)))
+        if len(entry.uses) > 1 or use.body != entry.final:
+            maker.rules.setdefault("indices")
+            self.blocks.append(Paragraph(maker.words("backward.contributes")))
+            self.blocks.append(Display((((), maker.expr(use.body, entry.indices)),)))
+
+    def _solved(self, use: Use) -> None:
+        """Where the index expression of the place is no plain index: what was solved."""
+        maker, entry = self.maker, self.entry
+        builder, setter = Builder((*use.source.indices, *use.chain.bound)), maker.setter()
+        solved = [
+            (where, m) for where, m in zip(use.occurrence.where, entry.indices, strict=False)
+            if not isinstance(where, Index)
+        ]
+        maker.rules.setdefault("indices")
+        if not solved:
+            return
+        relations: list[Spans] = []
+        for where, m in solved:
+            left, right = builder.index(where), builder.build(m)
+            box = row(setter.set(left), Token("=", "op"), setter.set(right))
+            relations.append((Math(box, f"{maker.text(left)} = {maker.text(right)}"),))
+        indices = listed([(maker.index(m.name),) for _, m in solved])
+        self.blocks.append(Paragraph(maker.words(
+            "backward.solve", index=indices, relation=listed(relations))))
+
+    def _added(self) -> None:
+        maker, entry = self.maker, self.entry
+        left_out = len(entry.uses) - len(self._distinct())
+        if left_out:
+            self.blocks.append(Paragraph(maker.words("backward.same", count=str(left_out))))
+        if entry.sum is not None and entry.collected is not None:
+            maker.rule("accumulate")
+            parts = next(contributions(s) for s in entry.steps if s.rule == "accumulate")
+            if len(parts) <= 6:
+                self.blocks.append(Paragraph(
+                    (*maker.words("backward.sum"), *_says(maker, "accumulate", self.said))))
+                self.blocks.append(Display((((), maker.chain(
+                    self.target, [entry.sum], entry.indices)),)))
+            maker.rule("collect")
+            self.blocks.append(Paragraph(maker.words("backward.collected")))
+        elif entry.sum is not None:
+            maker.rule("accumulate")
+            self.blocks.append(Paragraph(
+                (*maker.words("backward.sum"), *_says(maker, "accumulate", self.said))))
+        elif entry.collected is not None:
+            maker.rule("collect")
+            self.blocks.append(Paragraph(maker.words("backward.collected")))
+        elif entry.uses:
+            self.blocks.append(Paragraph(maker.words("backward.result")))
+
+    def _result(self, gradient: bool) -> None:
+        maker, entry = self.maker, self.entry
+        if entry.equation is None:
+            if maker.detail == "summary" or entry.seeded:
+                return
+            last = entry.steps[-1].rule
+            maker.rule(last)
+            self.blocks[-1:] = [Paragraph(maker.words("backward.inlined"))] \
+                if isinstance(self.blocks[-1], Paragraph) else [
+                    self.blocks[-1], Paragraph(maker.words("backward.inlined"))]
+            self.blocks.append(Display((((), maker.chain(
+                self.target, [entry.final], entry.indices)),)))
+            return
+        note = maker.layer_note(entry.name) if maker.fold is not None else ()
+        number = maker.new_number(entry.name)
+        self.blocks.append(maker.shown(entry.equation, number, gradient, note,
+                                       maker.detail != "summary"))

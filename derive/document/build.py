@@ -1,0 +1,94 @@
+"""Program → document tree: the order in which a derivation is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import derive
+from derive.document.backward import backward_section
+from derive.document.checks import check_section, numbers_section
+from derive.document.forms import Maker
+from derive.document.sections import (
+    conventions_section,
+    cost_section,
+    forward_section,
+    graph_section,
+    kernel_section,
+    notation_section,
+    optimizer_section,
+    result_section,
+    rules_section,
+    stability_section,
+)
+from derive.document.tree import Block, Document, Equation, Section, Words
+from derive.errors import DeclarationError
+from derive.messages import catalogue
+from derive.program import Program
+from derive.symbols import Style
+
+DETAILS = ("summary", "standard", "full")
+
+
+def build_document(
+    program: Program,
+    *,
+    lang: str = "en",
+    detail: str = "standard",
+    check: object = False,
+    kernel: str | None = None,
+    optimizer: object = None,
+    values: Mapping[str, Any] | None = None,
+    style: Style | None = None,
+) -> Document:
+    """The document of a derived program; see `derive.document.write_document`."""
+    catalogue(lang)
+    if detail not in DETAILS:
+        raise DeclarationError(
+            f"there is no level of detail {detail!r}", expected=" or ".join(DETAILS)
+        )
+    words = Words(lang)
+    maker = Maker(program, words, detail, style or Style())
+    forward = forward_section(maker)
+    backward = backward_section(maker)
+    after = dict(zip(_in_order(maker), _equations(backward), strict=False))
+    sections: list[Section] = [result_section(maker, after)] if program.gradients else []
+    if detail != "summary":
+        sections += [notation_section(maker), conventions_section(maker)]
+    sections += [graph_section(maker), forward]
+    if maker.story:
+        sections.append(backward)
+    if values is not None:
+        sections.append(numbers_section(maker, values))
+    if check is not False and check is not None:
+        sections.append(check_section(maker, check))
+    if detail != "summary":
+        sections.append(stability_section(maker))
+        if optimizer is not None:
+            sections.append(optimizer_section(maker, optimizer))
+        sections.append(cost_section(maker))
+    if kernel is not None:
+        sections.append(kernel_section(maker, kernel))
+    if detail != "summary" and maker.rules:
+        sections.append(rules_section(maker))
+    made = words.text("made", version=derive.__version__, hash=program.hash)
+    return Document(words.text("title", name=program.name), lang, made, tuple(sections), words)
+
+
+def _in_order(maker: Maker) -> list[str]:
+    forward = {eq.name for eq in maker.forward}
+    return [name for name in maker.numbers if name not in forward]
+
+
+def _equations(section: Section) -> list[Equation]:
+    found: list[Equation] = []
+
+    def walk(blocks: tuple[Block, ...]) -> None:
+        for block in blocks:
+            if isinstance(block, Equation):
+                found.append(block)
+            elif isinstance(block, Section):
+                walk(block.blocks)
+
+    walk(section.blocks)
+    return found

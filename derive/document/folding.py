@@ -1,0 +1,232 @@
+"""Repeated layers: found in the equations, so that a document derives them once, for layer ℓ.
+
+Two layers are alike if their equations are the same but for names, where a name is replaced by
+what it is to the layer: a tensor of the layer, of the layer before, or one of its own parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from sympy import Expr
+
+from derive.nodes import Access, Index, Reduction
+from derive.program import Equation, Program
+from derive.symbols import Symbol, Symbols
+
+_LONGEST = 24  # equations in a layer
+_FEWEST = 4  # layers that are worth folding
+
+
+@dataclass(frozen=True)
+class Fold:
+    """``count`` layers of ``period`` equations from position ``start`` on; ``first`` is the number
+    in the names of the first one."""
+
+    start: int
+    period: int
+    count: int
+    first: int
+
+    @property
+    def shown(self) -> int:
+        """The repetition that stands for all: one with a layer of its kind on either side."""
+        return 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor belongs: the repetition ``layer`` of a fold, and its part in it."""
+
+    fold: Fold
+    part: str
+    layer: int
+
+
+class Folding:
+    """The folds of a program and the place of each tensor that belongs to one."""
+
+    def __init__(self, program: Program, forward: Iterable[Equation]) -> None:
+        self.program = program
+        self.forward = tuple(forward)
+        self.folds = _find(program, self.forward)
+        self.places: dict[str, Place] = {}
+        for fold in self.folds:
+            self._locate(fold)
+        for tensor in program.tensors.values():
+            self._inherit(tensor.name)
+
+    def _locate(self, fold: Fold) -> None:
+        for layer in range(fold.count):
+            for offset in range(fold.period):
+                eq = self.forward[fold.start + layer * fold.period + offset]
+                self.places[eq.name] = Place(fold, f"{offset}", layer)
+                for number, name in enumerate(eq.reads):
+                    tensor = self.program.tensors[name]
+                    if name not in self.program.defined and tensor.role == "parameter":
+                        self.places.setdefault(name, Place(fold, f"{offset}.{number}", layer))
+
+    def _inherit(self, name: str) -> None:
+        """A generated tensor belongs where the tensor belongs that it is made for."""
+        origin = self.program.tensors[name].origin if name in self.program.tensors else None
+        if name in self.places or origin is None:
+            return
+        self._inherit(origin[1])
+        place = self.places.get(origin[1])
+        if place is not None:
+            self.places[name] = replace(place, part=f"{origin[0]} {place.part}")
+
+    def alike(self, eq: Equation) -> Place | None:
+        """The place of an equation that is the same as the one shown for its fold."""
+        place = self.places.get(eq.name)
+        if place is None:
+            return None
+        shown = self.partner(eq.name, place.fold.shown)
+        if shown is None or shown not in self.program.defined:
+            return None
+        other = self.program.defined[shown]
+        same = self._key(eq, place.layer) == self._key(other, place.fold.shown)
+        return place if same else None
+
+    def partner(self, name: str, layer: int) -> str | None:
+        """The tensor that plays the part of ``name`` in another layer."""
+        place = self.places[name]
+        return self._by_part.get((place.fold, place.part, layer))
+
+    @property
+    def _by_part(self) -> dict[tuple[Fold, str, int], str]:
+        if not hasattr(self, "_parts"):
+            self._parts = {(p.fold, p.part, p.layer): n for n, p in self.places.items()}
+        return self._parts
+
+    def _key(self, eq: Equation, layer: int) -> tuple:
+        def token(name: str) -> object:
+            place = self.places.get(name)
+            return (place.fold, place.part, place.layer - layer) if place else name
+
+        return skeleton(eq, token)
+
+    def symbols(self, plain: Symbols, fold: Fold) -> LayerSymbols:
+        return LayerSymbols(plain, self, fold)
+
+    def range_of(self, name: str) -> tuple[int, int]:
+        """The numbers of the first and the last layer whose part ``name`` is alike."""
+        place = self.places[name]
+        fold, layers = place.fold, []
+        for layer in range(fold.count):
+            other = self.partner(name, layer)
+            eq = self.program.defined.get(other or "")
+            if eq is None or self.alike(eq):
+                layers.append(layer)
+        return fold.first + min(layers), fold.first + max(layers)
+
+
+class LayerSymbols(Symbols):
+    """Symbols in which the number of the layer that is shown reads ℓ."""
+
+    def __init__(self, plain: Symbols, folding: Folding, fold: Fold) -> None:
+        self.plain, self.folding, self.fold = plain, folding, fold
+        self.index_names = plain.index_names
+        self.style = plain.style
+
+    def tensor(self, name: str) -> Symbol:
+        symbol = self.plain.tensor(name)
+        place = self.folding.places.get(name)
+        if place is None or place.fold != self.fold:
+            return symbol
+        shift = place.layer - self.fold.shown
+        number = str(self.fold.first + place.layer)
+        letter = "ℓ" if shift == 0 else f"ℓ{'+' if shift > 0 else '−'}{abs(shift)}"
+        return _renumbered(symbol, number, letter)
+
+
+def _renumbered(symbol: Symbol, number: str, letter: str) -> Symbol:
+    subs = tuple(
+        _renumbered(s, number, letter) if isinstance(s, Symbol) else letter if s == number else s
+        for s in symbol.subs
+    )
+    return replace(symbol, subs=subs)
+
+
+def skeleton(eq: Equation, token: object) -> tuple:
+    """An equation without the names of its indices, tensors given by ``token(name)``."""
+    assert callable(token)
+    scope = {index: ("free", k) for k, index in enumerate(eq.indices)}
+
+    def walk(expr: Expr, scope: dict) -> object:
+        if isinstance(expr, Index):
+            return (scope.get(expr, expr.name), expr.size)
+        if isinstance(expr, Access):
+            return ("access", token(expr.name), *(walk(w, scope) for w in expr.where))
+        if isinstance(expr, Reduction):
+            inner = {**scope}
+            for index in expr.bound:
+                inner[index] = ("bound", len(inner))
+            return (type(expr).__name__, tuple(i.size for i in expr.bound), walk(expr.body, inner))
+        if not expr.args:
+            return expr
+        return (type(expr).__name__, *sorted((walk(a, scope) for a in expr.args), key=repr))
+
+    return tuple(i.size for i in eq.indices), walk(eq.body, scope)
+
+
+def _find(program: Program, forward: tuple[Equation, ...]) -> list[Fold]:
+    position = {eq.name: k for k, eq in enumerate(forward)}
+    readers: dict[str, int] = {}
+    for eq in forward:
+        for name in eq.reads:
+            readers[name] = readers.get(name, 0) + 1
+    keys: list[tuple] = []
+    for k, eq in enumerate(forward):
+
+        def token(name: str, k: int = k) -> object:
+            if name in position:
+                return k - position[name]
+            tensor = program.tensors[name]
+            own = tensor.role == "parameter" and readers[name] == 1
+            return ("own", tensor.shape) if own else name
+
+        keys.append(skeleton(eq, token))
+    folds: list[Fold] = []
+    start = 0
+    while start < len(forward):
+        best = max(
+            (_run(forward, keys, start, period) for period in range(1, _LONGEST + 1)),
+            key=lambda f: f.period * f.count if f else 0,
+        )
+        if best is not None:
+            folds.append(best)
+            start = best.start + best.period * best.count
+        else:
+            start += 1
+    return folds
+
+
+def _run(forward: tuple[Equation, ...], keys: list[tuple], start: int, period: int) -> Fold | None:
+    if start + period * _FEWEST > len(keys):
+        return None
+    if any(keys[start + k] != keys[start + k + period] for k in range(period)):
+        return None
+    count = 1
+    numbers = [_number(forward[start + k].name) for k in range(period)]
+    first = numbers[0]
+    if first is None or any(number != first for number in numbers):
+        return None
+    while start + (count + 1) * period <= len(keys):
+        here = start + count * period
+        same = all(
+            keys[here + k] == keys[start + k]
+            and _number(forward[here + k].name) == first + count
+            for k in range(period)
+        )
+        if not same:
+            break
+        count += 1
+    return Fold(start, period, count, first) if count >= _FEWEST else None
+
+
+def _number(name: str) -> int | None:
+    found = re.search(r"(\d+)$", name)
+    return int(found[1]) if found else None

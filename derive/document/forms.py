@@ -1,0 +1,220 @@
+"""The makers of formulas: program, symbols, language and folding in one place.
+
+`Maker` is what every section is written with; it numbers equations and turns an equation of the
+program into one of the document, with its matrix form, shape check and reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import sympy
+from sympy import Expr
+
+from derive import notation as n
+from derive.document.folding import Fold, Folding
+from derive.document.record import Entry, Helper, entries
+from derive.document.tree import Equation as Shown
+from derive.document.tree import Math, Ref, Span, Spans, Words, listed
+from derive.einsum import einsum_text
+from derive.layout import Box, Frac, Row, Setter, Token, row
+from derive.matrix import matrix_form, whole
+from derive.nodes import Access, Index
+from derive.notate import Builder, statement
+from derive.notation import Node
+from derive.program import Equation, Program
+from derive.symbols import Style, Symbols
+from derive.text import node_text
+
+
+@dataclass
+class Maker:
+    """Makes the formulas of one document.
+
+    ``detail`` is "summary", "standard" or "full".
+    """
+
+    program: Program
+    words: Words
+    detail: str
+    style: Style
+    numbers: dict[str, int] = field(default_factory=dict)
+    rules: dict[str, None] = field(default_factory=dict)  # used, in order
+
+    def __post_init__(self) -> None:
+        self.plain = Symbols(self.program, self.style)
+        self.forward = self._forward_equations()
+        self.folding = Folding(self.program, self.forward)
+        self.fold: Fold | None = None  # the fold whose layer ℓ is being written about
+        self._story: list[Entry | Helper] | None = None
+        self._layers: dict[Fold, Symbols] = {}
+
+    def _forward_equations(self) -> tuple[Equation, ...]:
+        generated = {"softmax", "ties", "prod", "adjoint"}
+        return tuple(eq for eq in self.program.equations if eq.why not in generated)
+
+    @property
+    def story(self) -> list[Entry | Helper]:
+        if self._story is None:
+            self._story = entries(self.program)
+        return self._story
+
+    # -- which tensors are written about ------------------------------------------------------
+    def hidden(self, name: str) -> bool:
+        """Whether another layer stands for the layer of this tensor."""
+        place = self.folding.places.get(name)
+        if place is None or place.layer == place.fold.shown:
+            return False
+        eq = self.program.defined.get(name)
+        return eq is None or self.folding.alike(eq) is not None
+
+    def fold_of(self, name: str) -> Fold | None:
+        """The fold that ``name`` stands for, if it is the one that is shown."""
+        place = self.folding.places.get(name)
+        return place.fold if place and place.layer == place.fold.shown else None
+
+    def number_of(self, name: str) -> int | None:
+        """The number of the equation that defines ``name``, or of its likeness in layer ℓ."""
+        place = self.folding.places.get(name)
+        if name not in self.numbers and place is not None:
+            name = self.folding.partner(name, place.fold.shown) or name
+        return self.numbers.get(name)
+
+    def new_number(self, name: str) -> int:
+        self.numbers[name] = len(self.numbers) + 1
+        return self.numbers[name]
+
+    # -- formulas -----------------------------------------------------------------------------
+    @property
+    def symbols(self) -> Symbols:
+        if self.fold is None:
+            return self.plain
+        if self.fold not in self._layers:
+            self._layers[self.fold] = self.folding.symbols(self.plain, self.fold)
+        return self._layers[self.fold]
+
+    def setter(self) -> Setter:
+        return Setter(self.symbols)
+
+    def node(self, node: Node | n.Statement) -> Math:
+        return Math(self.setter().set(node), self.text(node))
+
+    @staticmethod
+    def text(node: Node | n.Statement) -> str:
+        if isinstance(node, n.Statement):
+            return f"{node_text(node.left)} = {node_text(node.right)}"
+        return node_text(node)
+
+    def expr(self, expr: Expr, indices: Iterable[Index] = ()) -> Math:
+        return self.node(Builder(indices).build(expr))
+
+    def equals(self, left: Access, indices: Iterable[Index], body: Expr) -> Math:
+        return self.node(statement(left, indices, body))
+
+    def symbol(self, name: str, bold: bool = False) -> Math:
+        rank = self.program.tensors[name].rank if name in self.program.tensors else 0
+        return self.node(whole(name, rank if bold else 0))
+
+    def index(self, name: str) -> Math:
+        return self.node(n.Name(name, "index"))
+
+    def derivative(self, above: Access, below: Access, value: Expr,
+                   indices: Iterable[Index]) -> Math:
+        """``∂above/∂below = value``."""
+        builder, setter = Builder(indices), self.setter()
+        top, bottom = builder.build(above), builder.build(below)
+        made = builder.build(value)
+        box: Box = row(
+            Frac(row(Token("∂"), setter.set(top)), row(Token("∂"), setter.set(bottom))),
+            Token("=", "op"), setter.set(made),
+        )
+        return Math(box, f"d {self.text(top)} / d {self.text(bottom)} = {self.text(made)}")
+
+    def chain(self, left: Access | None, parts: list[Expr], indices: Iterable[Index]) -> Math:
+        """``left = part = part …``."""
+        builder, setter = Builder(indices), self.setter()
+        nodes = [builder.build(p) for p in ([left] if left is not None else []) + parts]
+        items: list[Box] = []
+        for k, node in enumerate(nodes):
+            items += [Token("=", "op"), setter.set(node)] if k else [setter.set(node)]
+        return Math(row(*items), " = ".join(map(self.text, nodes)))
+
+    # -- references ---------------------------------------------------------------------------
+    def ref(self, name: str) -> Span:
+        number = self.number_of(name)
+        return Ref(f"eq-{number}", f"({number})") if number else self.symbol(name)
+
+    def refs(self, names: Iterable[str]) -> Spans:
+        shown = dict.fromkeys(self.ref(name) for name in names)
+        return listed([(s,) for s in shown])
+
+    def rule(self, key: str) -> Span:
+        """A reference to a rule, which then stands in the appendix."""
+        stem = key.split(":")[0]
+        self.rules.setdefault(stem)
+        title = self.words.text(f"rule.{stem}.title")
+        return Ref(f"rule-{stem}", title)
+
+    # -- equations ----------------------------------------------------------------------------
+    def shown(self, eq: Equation, number: int | None = None, result: bool = False,
+              note: Spans = (), explain: bool = True) -> Shown:
+        """An equation of the program as one of the document."""
+        setter = self.setter()
+        made = statement(eq.target, eq.indices, eq.body)
+        index = Math(setter.set(made), self.text(made))
+        note = (*note, *self._first_values(setter))
+        form = matrix_form(eq, self.program.tensors) if eq.indices or eq.reads else None
+        if form is None:
+            contraction = einsum_text(eq) or ""
+            if eq.tensor.rank <= 2 and all(
+                self.program.tensors[r].rank <= 1 for r in eq.reads
+            ):
+                contraction = ""  # nothing that a contraction would make clearer
+            return Shown(number, index, None, contraction, note=note, result=result)
+        matrix: Math | None = Math(Setter(self.symbols).set(form.statement),
+                                   self.text(form.statement))
+        assert matrix is not None
+        if matrix.box == index.box or all(
+            self.program.tensors[r].rank == 0 for r in (eq.name, *eq.reads)
+        ):
+            matrix = None  # scalars: one form is enough
+        reasons = tuple(
+            self.words(f"form.transposed.{t.side}", symbol=self.symbol(t.name, bold=True),
+                       index=self.index(t.index))
+            for t in form.transposed
+        ) if explain else ()
+        return Shown(number, index, matrix, "", form.shapes, reasons, note, result)
+
+    def _first_values(self, setter: Setter) -> Spans:
+        out: list[Span] = []
+        for left, condition in setter.notes.items():
+            out += self.words("forward.first", formula=self.node(left),
+                              condition=self.node(condition))
+        return tuple(out)
+
+    def layer_note(self, name: str) -> Spans:
+        """``for ℓ = 2, …, 49``: which layers an equation stands for."""
+        first, last = self.folding.range_of(name)
+        return self.words("layer.range", first=Math(Token(str(first), "number"), str(first)),
+                          last=Math(Token(str(last), "number"), str(last)))
+
+
+def size_math(maker: Maker, size: Expr) -> Math:
+    return maker.node(Builder().build(size))
+
+
+def shape_math(maker: Maker, shape: tuple[Expr, ...]) -> Math:
+    """``B × 64``."""
+    items: list[Box] = []
+    for k, size in enumerate(shape):
+        box = maker.setter().set(Builder().build(size))
+        items += [Token("×", "op"), box] if k else [box]
+    return Math(row(*items) if items else Row(()), " x ".join(map(str, shape)))
+
+
+def is_number(expr: Expr) -> bool:
+    return isinstance(expr, sympy.Expr) and bool(expr.is_number)
+
+
+__all__ = ["Maker", "is_number", "replace", "shape_math", "size_math"]

@@ -1,0 +1,161 @@
+"""The document as one HTML file: MathML, SVG and its own style; no script, nothing from outside."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from html import escape
+
+from markupsafe import Markup
+
+from derive.document import tree as t
+from derive.document.template import render, resource
+from derive.graph import picture_svg
+from derive.mathml import math
+
+
+def html_text(document: t.Document) -> str:
+    """The document as HTML5 that is also well-formed XML inside its body."""
+    entries = [
+        (section.anchor, Markup(_spans(section.title))) for section in document.sections
+    ]
+    body = "".join(_block(section, document.words) for section in document.sections)
+    return render(
+        "document.html.jinja", lang=document.lang, title=document.title, made=document.made,
+        contents=document.words.text("section.contents"), entries=entries, body=Markup(body),
+        style=Markup(resource("document.css")),
+    )
+
+
+def fragment(block: t.Block, words: t.Words) -> str:
+    """One block as HTML, for a notebook."""
+    return f"<style>{resource('document.css')}</style><main>{_block(block, words)}</main>"
+
+
+def _spans(spans: t.Spans) -> str:
+    return "".join(map(_span, spans))
+
+
+@singledispatch
+def _span(span: t.Span) -> str:
+    raise TypeError(f"no HTML for {type(span).__name__}")
+
+
+@_span.register
+def _(span: str) -> str:
+    return escape(span)
+
+
+@_span.register
+def _(span: t.Math) -> str:
+    return math(span.box)
+
+
+@_span.register
+def _(span: t.Ref) -> str:
+    return f'<a href="#{escape(span.target)}">{escape(span.text)}</a>'
+
+
+@_span.register
+def _(span: t.Code) -> str:
+    return f"<code>{escape(span.text)}</code>"
+
+
+@_span.register
+def _(span: t.Strong) -> str:
+    return f"<strong>{escape(span.text)}</strong>"
+
+
+@_span.register
+def _(span: t.Coloured) -> str:
+    return f'<span class="{escape(span.way)}">{escape(span.text)}</span>'
+
+
+@singledispatch
+def _block(block: t.Block, words: t.Words) -> str:
+    raise TypeError(f"no HTML for {type(block).__name__}")
+
+
+@_block.register
+def _(block: t.Paragraph, words: t.Words) -> str:
+    quiet = ' class="quiet"' if block.quiet else ""
+    return f"<p{quiet}>{_spans(block.spans)}</p>"
+
+
+@_block.register
+def _(block: t.Display, words: t.Words) -> str:
+    lines = []
+    for label, formula in block.lines:
+        before = f'<span class="label">{_spans(label)}</span>' if label else ""
+        lines.append(f'<div class="scroll">{before}{math(formula.box, block=True)}</div>')
+    return f'<div class="display">{"".join(lines)}</div>'
+
+
+@_block.register
+def _(block: t.Equation, words: t.Words) -> str:
+    return _equation(block, words)
+
+
+def _equation(block: t.Equation, words: t.Words, boxed: bool = False) -> str:
+    """Index form, matrix form and number in a grid; notes below."""
+    # the gradients stand twice: the frame at the top refers to where they are derived
+    anchor = f' id="{block.anchor}"' if block.number and not boxed else ""
+    kind = "equation result" if block.result and not boxed else "equation"
+    note = f'<span class="note">{_spans(block.note)}</span>' if block.note else ""
+    cells = [f'<div class="form scroll">{math(block.index.box, block=True)}{note}</div>']
+    if block.matrix is not None:
+        shapes = "".join(
+            f'<span class="shape">{escape(shape)}</span>' for shape in block.shapes
+        )
+        cells.append(f'<div class="form matrix scroll">{math(block.matrix.box, block=True)}'
+                     f"{shapes}</div>")
+    elif block.contraction:
+        cells.append(f'<div class="form matrix scroll"><code>{escape(block.contraction)}</code>'
+                     "</div>")
+    number = ""
+    if block.number:
+        text = f"({block.number})"
+        number = f'<a class="number" href="#{block.anchor}">{text}</a>'
+    wide = " single" if len(cells) == 1 else ""
+    reasons = "".join(f"<p class=\"reason\">{_spans(r)}</p>" for r in block.reasons)
+    return (f'<div class="{kind}{wide}"{anchor}><div class="forms">{"".join(cells)}</div>'
+            f"{number}{reasons}</div>")
+
+
+@_block.register
+def _(block: t.Boxed, words: t.Words) -> str:
+    inner = "".join(_equation(e, words, boxed=True) for e in block.equations)
+    return f'<div class="boxed">{inner}</div>'
+
+
+@_block.register
+def _(block: t.Table, words: t.Words) -> str:
+    align = [f' class="{c}"' if c in "rc" else "" for c in block.align.ljust(len(block.head), "l")]
+
+    def line(cells: tuple[t.Spans, ...], tag: str) -> str:
+        return "<tr>" + "".join(
+            f"<{tag}{align[k]}>{_spans(cell)}</{tag}>" for k, cell in enumerate(cells)) + "</tr>"
+
+    rows = "".join(line(row, "td") for row in block.rows)
+    total = ' class="total"' if block.total else ""
+    return (f'<div class="scroll"><table{total}><thead>{line(block.head, "th")}</thead>'
+            f"<tbody>{rows}</tbody></table></div>")
+
+
+@_block.register
+def _(block: t.Figure, words: t.Words) -> str:
+    title = "".join(s for s in block.caption if isinstance(s, str))
+    return (f'<figure><div class="scroll">{picture_svg(block.picture, title)}</div>'
+            f"<figcaption>{_spans(block.caption)}</figcaption></figure>")
+
+
+@_block.register
+def _(block: t.Listing, words: t.Words) -> str:
+    return f'<pre class="scroll"><code>{escape(block.text)}</code></pre>'
+
+
+@_block.register
+def _(block: t.Section, words: t.Words) -> str:
+    inner = "".join(_block(b, words) for b in block.blocks)
+    level = block.level + 1
+    return (f'<section id="{escape(block.anchor)}"><h{level}>{_spans(block.title)}</h{level}>'
+            f"{inner}</section>")

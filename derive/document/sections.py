@@ -1,0 +1,337 @@
+"""The sections of a document other than the derivation itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sympy
+from sympy import Expr, S
+
+from derive.cost import Cost, equation_cost, pretty_count, stored_bytes, total_cost
+from derive.document.backward import layers_alike
+from derive.document.forms import Maker, shape_math, size_math
+from derive.document.tree import (
+    Block,
+    Boxed,
+    Code,
+    Equation,
+    Figure,
+    Listing,
+    Math,
+    Paragraph,
+    Ref,
+    Section,
+    Span,
+    Spans,
+    Table,
+    listed,
+)
+from derive.functions import REGISTRY, Elementary
+from derive.graph import Node, draw
+from derive.layout import Token
+from derive.nodes import Access, Index, LogSumExpOver, MaxOver, MinOver, Reduction, Select
+from derive.notate import Builder
+from derive.program import Equation as ProgramEquation
+from derive.program import Program, Tensor
+from derive.rules import RULES
+
+
+def result_section(maker: Maker, after: dict[str, Equation]) -> Section:
+    """The gradients, first of all; ``after`` holds them as the derivation ends with them."""
+    program = maker.program
+    shown = [
+        after[adjoint] for adjoint in program.gradients.values() if adjoint in after
+    ]
+    first = min((e.number for e in after.values() if e.number), default=None)
+    ref: Span = Ref(f"eq-{first}", f"({first})") if first else ""
+    losses = program.losses[:1] or ("L",)
+    intro = maker.words("result.intro", loss=maker.symbol(losses[0]), first=ref)
+    return Section(maker.words("section.result"), "result", 1,
+                   (Paragraph(intro), Boxed(tuple(shown))))
+
+
+# -- notation and conventions ---------------------------------------------------------------------
+def notation_section(maker: Maker) -> Section:
+    words = maker.words
+    rows = []
+    for tensor in maker.program.tensors.values():
+        if tensor.role == "gradient" or maker.hidden(tensor.name):
+            continue
+        if tensor.name.startswith("_") and tensor.name not in maker.numbers:
+            continue
+        maker.fold = maker.fold_of(tensor.name)
+        role = words(f"role.{tensor.role}")
+        meaning = _meaning(maker, tensor)
+        if maker.fold is not None:
+            meaning = (*meaning, ", ", *maker.layer_note(tensor.name))
+        rows.append((
+            (maker.symbol(tensor.name),), meaning,
+            (shape_math(maker, tensor.shape),) if tensor.rank else words("scalar"),
+            role, (Code(tensor.name),),
+        ))
+        maker.fold = None
+    heads = ("symbol", "meaning", "shape", "role", "code")
+    tensors = Table(tuple(words(f"notation.{h}") for h in heads), tuple(rows), "lllll")
+    blocks: list[Block] = [tensors]
+    if any(any(c.isdigit() for c in t.name) for t in maker.program.tensors.values()):
+        blocks.append(Paragraph(words("notation.intro"), quiet=True))
+    blocks.append(_index_table(maker))
+    return Section(words("section.notation"), "notation", 1, tuple(blocks))
+
+
+def _meaning(maker: Maker, tensor: Tensor) -> Spans:
+    words = maker.words
+    if tensor.name in maker.program.losses:
+        return words("meaning.loss")
+    number = maker.number_of(tensor.name)
+    ref: Span = Ref(f"eq-{number}", f"({number})") if number else ""
+    if tensor.origin is not None:
+        kind, other = tensor.origin
+        key = f"meaning.{kind}" if kind in ("argument", "softmax", "ties", "others") else \
+            "meaning.intermediate"
+        return words(key, number=maker.ref(other) if kind == "argument" else ref)
+    if tensor.role == "intermediate":
+        return words("meaning.intermediate", number=ref)
+    if tensor.role == "input":
+        kind = "labels" if tensor.dtype == "int" else "distribution" if tensor.distribution \
+            else "input"
+        return words(f"meaning.{kind}")
+    return words(f"meaning.{tensor.role}")
+
+
+def _index_table(maker: Maker) -> Table:
+    """Which letters run over which size: once for each size."""
+    by_size: dict[Expr, dict[str, None]] = {}
+    for eq in maker.program.equations[:400]:
+        for index in eq.indices:
+            by_size.setdefault(index.size, {}).setdefault(index.name)
+        for node in sympy.preorder_traversal(eq.body):
+            if isinstance(node, Reduction):
+                for index in node.bound:
+                    by_size.setdefault(index.size, {}).setdefault(index.name)
+    rows = []
+    for size, names in by_size.items():
+        upper = maker.node(Builder().index(size - 1)) if not size.is_Integer else maker.expr(
+            size - 1)
+        span: Spans = (Math(Token("0", "number"), "0"), ", …, ", upper)
+        rows.append((listed([(maker.index(name),) for name in names]), span,
+                     (size_math(maker, size),)))
+    words = maker.words
+    return Table((words("notation.index"), words("notation.range"), words("notation.shape")),
+                 tuple(rows), "lll")
+
+
+def conventions_section(maker: Maker) -> Section:
+    words = maker.words
+    program = maker.program
+    blocks: list[Block] = [Paragraph(words("convention.layout"))]
+    blocks.append(Paragraph(words("convention.vectors")))
+    bodies = [eq.body for eq in program.equations]
+    if any(b.has(Select) for b in bodies):
+        blocks.append(Paragraph(words("convention.iverson")))
+    if any(t.dtype == "int" for t in program.tensors.values()):
+        blocks.append(Paragraph(words("convention.onehot")))
+    for what in _kinks(maker, bodies):
+        blocks.append(Paragraph(words("convention.kink", what=what)))
+    if any(b.has(MaxOver, MinOver) for b in bodies):
+        blocks.append(Paragraph(words("convention.ties")))
+    return Section(words("section.conventions"), "conventions", 1, tuple(blocks))
+
+
+def _kinks(maker: Maker, bodies: Iterable[Expr]) -> list[Spans]:
+    used = {type(f) for b in bodies for f in b.atoms(Elementary)}
+    return [
+        (Code(cls.subgradient),) for cls in REGISTRY.values()
+        if cls in used and cls.subgradient and cls.__name__ not in ("step", "sign")
+    ]
+
+
+# -- graph ------------------------------------------------------------------------------------
+def graph_section(maker: Maker) -> Section:
+    program = maker.program
+    nodes: list[Node] = []
+    keys: dict[str, str] = {}
+    folded = False
+    needed = {name for eq in maker.forward for name in (eq.name, *eq.reads)}
+    order = [t for t in program.tensors if t in needed and t not in program.defined]
+    order += [eq.name for eq in maker.forward]
+    for name in order:
+        if maker.folding.places.get(name) and maker.hidden(name):
+            partner = maker.folding.partner(name, maker.folding.places[name].fold.shown)
+            keys[name] = partner or name
+            continue
+        keys[name] = name
+        maker.fold = maker.fold_of(name)
+        count = maker.fold.count if maker.fold else 1
+        folded = folded or count > 1
+        tensor = program.tensors[name]
+        kind = "loss" if name in program.losses else tensor.role
+        nodes.append(Node(name, maker.symbol(name).box, _adjoint_label(maker, name), kind,
+                          maker.number_of(name), count))
+        maker.fold = None
+    arrows = [(keys[r], keys[eq.name]) for eq in maker.forward for r in eq.reads]
+    position = {node.key: k for k, node in enumerate(nodes)}
+    loops = {(eq.name, r) for eq in program.equations for r in eq.reads if _is_loop(program, eq, r)}
+    arrows = [
+        (a, b) for a, b in dict.fromkeys(arrows)
+        if a != b and (position[a] < position[b] or (b, a) in loops)
+    ] + [(a, a) for a in () if a]
+    caption = maker.words("graph.caption")
+    if folded:
+        caption = (*caption, " ", *maker.words("graph.folded"))
+    return Section(maker.words("section.graph"), "graph", 1,
+                   (Figure(draw(nodes, arrows), caption),))
+
+
+def _is_loop(program: Program, eq: ProgramEquation, read: str) -> bool:
+    return read in program.defined and eq.name in program.defined[read].reads
+
+
+def _adjoint_label(maker: Maker, name: str) -> object:
+    adjoint = maker.program.gradients.get(name)
+    if adjoint is None:
+        made = f"_d_{name.lstrip('_')}"
+        adjoint = made if made in maker.program.tensors else None
+    if adjoint is None:
+        return None
+    setter = maker.setter()
+    setter.small = True
+    return setter.symbol(maker.symbols.tensor(adjoint))
+
+
+# -- forward ----------------------------------------------------------------------------------
+def forward_section(maker: Maker) -> Section:
+    blocks: list[Block] = [Paragraph(maker.words("forward.intro"))]
+    told: set[object] = set()
+    for eq in maker.forward:
+        if maker.hidden(eq.name):
+            continue
+        maker.fold = maker.fold_of(eq.name)
+        note: Spans = ()
+        if maker.fold is not None:
+            if maker.fold not in told:
+                told.add(maker.fold)
+                blocks.append(layers_alike(maker))
+            note = maker.layer_note(eq.name)
+        if eq.why == "name" and maker.detail == "full":
+            note = (*note, *maker.words("forward.named"))
+        blocks.append(maker.shown(eq, maker.new_number(eq.name), note=note, explain=False))
+        maker.fold = None
+    return Section(maker.words("section.forward"), "forward", 1, tuple(blocks))
+
+
+# -- stability, cost, kernel, rules -----------------------------------------------------------------
+def stability_section(maker: Maker) -> Section:
+    words = maker.words
+    bodies = [eq.body for eq in maker.program.equations]
+    blocks: list[Block] = []
+    if any(b.has(LogSumExpOver) for b in bodies):
+        blocks.append(Paragraph(words("stability.logsumexp")))
+    used = {type(f) for b in bodies for f in b.atoms(Elementary)}
+    for cls in REGISTRY.values():
+        if cls in used and cls.stable.__func__ is not Elementary.stable.__func__ \
+                and cls.__name__ != "relu":
+            blocks.append(Paragraph(words("stability.function", function=Code(cls.__name__))))
+    kinked = [cls.__name__ for cls in REGISTRY.values() if cls in used and cls.kinks]
+    if kinked:
+        names = listed([(Code(k),) for k in kinked if k not in ("step", "sign")] or [("step",)])
+        blocks.append(Paragraph(words("stability.kinks", functions=names)))
+    if not blocks:
+        blocks.append(Paragraph(words("stability.none")))
+    return Section(words("section.stability"), "stability", 1, tuple(blocks))
+
+
+def cost_section(maker: Maker) -> Section:
+    words = maker.words
+    rows: list[tuple[Spans, ...]] = []
+    forward = {eq.name for eq in maker.forward}
+    totals: dict[bool, list[Cost]] = {True: [], False: []}
+    for eq in maker.program.equations:
+        if maker.hidden(eq.name):
+            continue
+        maker.fold = maker.fold_of(eq.name)
+        cost = equation_cost(eq, maker.program)
+        count = 1
+        if maker.fold is not None:
+            first, last = maker.folding.range_of(eq.name)
+            count = last - first + 1
+        totals[eq.name in forward].append(cost.times(count))
+        if maker.number_of(eq.name):
+            times: Spans = (f" × {count}",) if count > 1 else ()
+            rows.append(((maker.ref(eq.name), " ", maker.symbol(eq.name), *times),
+                         *_counts(cost)))
+        maker.fold = None
+    rows.append((words("cost.forward"), *_counts(total_cost(totals[True]))))
+    rows.append((words("cost.backward"), *_counts(total_cost(totals[False]))))
+    heads = ("equation", "operations", "functions", "bytes")
+    table = Table(tuple(words(f"cost.{h}") for h in heads), tuple(rows), "lrrr", True)
+    stored = Paragraph(words("cost.stored", bytes=pretty_count(stored_bytes(maker.program))))
+    return Section(words("section.cost"), "cost", 1,
+                   (Paragraph(words("cost.intro")), table, stored))
+
+
+def _counts(cost: Cost) -> tuple[Spans, Spans, Spans]:
+    return ((pretty_count(cost.operations),), (pretty_count(cost.functions),),
+            (pretty_count(cost.bytes),))
+
+
+def kernel_section(maker: Maker, kernel: str) -> Section:
+    return Section(maker.words("section.kernel"), "kernel", 1,
+                   (Paragraph(maker.words("kernel.intro")), Listing(kernel)))
+
+
+def optimizer_section(maker: Maker, optimizer: object) -> Section:
+    """``optimizer`` is a `derive.optimizers.Optimizer`."""
+    program: Program = optimizer.program  # type: ignore[attr-defined]
+    own = Maker(program, maker.words, maker.detail, maker.style)
+    blocks: list[Block] = [Paragraph(maker.words(
+        "optimizer.intro", name=optimizer.name))]  # type: ignore[attr-defined]
+    for eq in program.equations:
+        shown = own.shown(eq, explain=False)
+        blocks.append(Equation(None, shown.index))
+    return Section(maker.words("section.optimizer"), "optimizer", 1, tuple(blocks))
+
+
+def rules_section(maker: Maker) -> Section:
+    words = maker.words
+    blocks: list[Block] = [Paragraph(words("rules.intro"))]
+    for key in RULES:
+        if key not in maker.rules:
+            continue
+        title = words.text(f"rule.{key}.title")
+        says = Paragraph(words(f"rule.{key}.says"))
+        proof = Paragraph((*words("rules.proof"), " ", *words(f"rule.{key}.proof")), quiet=True)
+        blocks.append(Section((title[:1].upper() + title[1:],), f"rule-{key}", 2, (says, proof)))
+    table = _function_table(maker)
+    if table is not None:
+        blocks.append(Section(words("rules.functions"), "functions", 2, (table,)))
+    return Section(words("section.rules"), "rules", 1, tuple(blocks))
+
+
+def _function_table(maker: Maker) -> Table | None:
+    """Each elementary function of the program with its definition and derivative."""
+    x = sympy.Symbol("x", real=True)
+    used: dict[type, tuple[Expr, ...]] = {}
+    for eq in maker.forward:
+        for f in eq.body.atoms(sympy.Function):
+            if not isinstance(f, Access | Reduction | Select | Index | sympy.floor | sympy.Mod):
+                used.setdefault(type(f), f.args[1:])
+    rows = []
+    for cls, settings in used.items():
+        if not issubclass(cls, sympy.Function) or cls.__name__ in ("Piecewise",):
+            continue
+        f = cls(x, *settings)
+        define = cls.define(x, *settings) if issubclass(cls, Elementary) else None
+        left = maker.expr(f)
+        first: Spans = (left,)
+        if define is not None:
+            first = (left, " ", Math(Token("=", "op"), "="), " ", maker.expr(define))
+        rows.append((first, (maker.expr(_own_output(f, x)),)))
+    if not rows:
+        return None
+    words = maker.words
+    return Table((words("rules.function"), words("rules.derivative")), tuple(rows), "ll")
+
+
+def _own_output(f: Expr, x: sympy.Symbol) -> Expr:
+    return sympy.diff(f, x).xreplace({f: sympy.Symbol("y", real=True)}) if f != x else S.One

@@ -1,0 +1,245 @@
+"""The picture of a computation: tensors in layers from inputs to the loss, as SVG and as TikZ.
+
+Layered drawing (Sugiyama, Tagawa and Toda 1981): each node one layer below the last one that it
+reads, crossings lessened by sorting each layer by the mean place of its neighbours, given tensors
+pulled down to just above where they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from derive.latex import box_latex
+from derive.layout import Accent, Box, Fence, Frac, Row, Script, Space, Token
+
+_HEIGHT, _ROW, _GAP = 46.0, 84.0, 22.0  # of a node, between layers, between nodes (in px)
+_ACCENTS = {"hat": "\u0302", "bar": "\u0304", "tilde": "\u0303", "dot": "\u0307", "vec": "\u20d7"}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A tensor: its symbol, its adjoint's symbol below, the equation that it links to."""
+
+    key: str
+    label: Box
+    adjoint: Box | None = None
+    kind: str = "intermediate"  # or "input", "parameter", "loss", …
+    number: int | None = None
+    count: int = 1  # layers that it stands for
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A laid out graph: nodes with their centres, arrows from what is read to what reads it."""
+
+    nodes: tuple[Node, ...]
+    places: Mapping[str, tuple[float, float]]
+    widths: Mapping[str, float]
+    arrows: tuple[tuple[str, str], ...]
+    size: tuple[float, float]
+
+
+def draw(nodes: Sequence[Node], arrows: Sequence[tuple[str, str]]) -> Picture:
+    """Lay out a graph; arrows of recurrences (to an earlier node) are drawn but not ranked."""
+    order = {node.key: k for k, node in enumerate(nodes)}
+    forward = [(a, b) for a, b in dict.fromkeys(arrows) if order[a] < order[b]]
+    rank = _ranks([n.key for n in nodes], forward)
+    rows: list[list[str]] = [[] for _ in range(max(rank.values(), default=0) + 1)]
+    for node in nodes:
+        rows[rank[node.key]].append(node.key)
+    widths = {n.key: max(54.0, 22.0 + 11.0 * text_width(n.label),
+                         22.0 + 9.0 * text_width(n.adjoint) if n.adjoint else 0.0) for n in nodes}
+    places = _places(rows, forward, widths)
+    left = min((places[k][0] - widths[k] / 2 for k in places), default=0.0)
+    places = {k: (x - left + 16, y) for k, (x, y) in places.items()}
+    right = max((places[k][0] + widths[k] / 2 for k in places), default=0.0)
+    size = (right + 16, len(rows) * _ROW + 4)
+    return Picture(tuple(nodes), places, widths, tuple(dict.fromkeys(arrows)), size)
+
+
+def _ranks(keys: list[str], arrows: list[tuple[str, str]]) -> dict[str, int]:
+    before: dict[str, list[str]] = {k: [] for k in keys}
+    after: dict[str, list[str]] = {k: [] for k in keys}
+    for a, b in arrows:
+        before[b].append(a)
+        after[a].append(b)
+    rank: dict[str, int] = {}
+    for key in keys:
+        rank[key] = max((rank[p] + 1 for p in before[key]), default=0)
+    for key in reversed(keys):
+        if not before[key] and after[key]:  # given: just above its first reader
+            rank[key] = min(rank[a] for a in after[key]) - 1
+    lowest = min(rank.values(), default=0)
+    return {k: r - lowest for k, r in rank.items()}
+
+
+def _places(rows: list[list[str]], arrows: list[tuple[str, str]], widths: Mapping[str, float]
+            ) -> dict[str, tuple[float, float]]:
+    near: dict[str, list[str]] = {}
+    for a, b in arrows:
+        near.setdefault(a, []).append(b)
+        near.setdefault(b, []).append(a)
+    x: dict[str, float] = {}
+    for line in rows:
+        _spread(line, {k: float(i) for i, k in enumerate(line)}, widths, x)
+    for sweep in range(8):
+        for line in rows if sweep % 2 == 0 else rows[::-1]:
+            wish = {
+                k: sum(x[m] for m in near[k]) / len(near[k]) if near.get(k) else x[k]
+                for k in line
+            }
+            _spread(sorted(line, key=lambda k: wish[k]), wish, widths, x)
+    return {k: (x[k], r * _ROW + _ROW / 2) for r, line in enumerate(rows) for k in line}
+
+
+def _spread(line: list[str], wish: Mapping[str, float], widths: Mapping[str, float],
+            x: dict[str, float]) -> None:
+    """Put a row's nodes as near to where they wish as their widths allow."""
+    edge = float("-inf")
+    for key in line:
+        x[key] = max(wish[key], edge + widths[key] / 2)
+        edge = x[key] + widths[key] / 2 + _GAP
+    if line:  # pushed only to the right so far: centre the row on its wishes
+        shift = sum(wish[k] - x[k] for k in line) / len(line)
+        for key in line:
+            x[key] += shift
+
+
+def text_width(box: Box | None) -> float:
+    """A rough width of a box in letters."""
+    if box is None:
+        return 0.0
+    if isinstance(box, Token):
+        return float(len(box.text))
+    if isinstance(box, Row):
+        return sum(map(text_width, box.items))
+    if isinstance(box, Script):
+        return text_width(box.base) + 0.7 * max(text_width(box.sub), text_width(box.sup))
+    if isinstance(box, Frac):
+        return text_width(box.above) + text_width(box.below) + 1
+    if isinstance(box, Accent | Fence):
+        return text_width(box.body) + (2 if isinstance(box, Fence) else 0)
+    return 0.5
+
+
+# -- SVG --------------------------------------------------------------------------------------
+def picture_svg(picture: Picture, title: str) -> str:
+    """The picture as an ``<svg>`` element without script or outside reference; colours come from
+    the classes of the page's style."""
+    width, height = picture.size
+    parts = [
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" '
+        f'role="img" class="graph" xmlns="http://www.w3.org/2000/svg"><title>{escape(title)}'
+        '</title><defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        'markerHeight="7" orient="auto"><path d="M0 0.8 L7.5 4 L0 7.2 z" class="tip"/></marker>'
+        "</defs>"
+    ]
+    for a, b in picture.arrows:
+        parts.append(f'<path class="arrow" marker-end="url(#tip)" d="{_curve(picture, a, b)}"/>')
+    for node in picture.nodes:
+        parts.append(_node_svg(picture, node))
+    return "".join(parts) + "</svg>"
+
+
+def _curve(picture: Picture, a: str, b: str) -> str:
+    (x1, y1), (x2, y2) = picture.places[a], picture.places[b]
+    if y2 <= y1:  # a recurrence: around the side
+        side = max(x1 + picture.widths[a] / 2, x2 + picture.widths[b] / 2)
+        start, end = x1 + picture.widths[a] / 2, x2 + picture.widths[b] / 2
+        bend = side + 26
+        return f"M{start:.1f} {y1:.1f} C{bend:.1f} {y1:.1f} {bend:.1f} {y2:.1f} {end:.1f} {y2:.1f}"
+    top, bottom = y1 + _HEIGHT / 2, y2 - _HEIGHT / 2 - 1
+    bend = min(26.0, (bottom - top) / 2 + 8)
+    return (f"M{x1:.1f} {top:.1f} C{x1:.1f} {top + bend:.1f} {x2:.1f} {bottom - bend:.1f} "
+            f"{x2:.1f} {bottom:.1f}")
+
+
+def _node_svg(picture: Picture, node: Node) -> str:
+    (x, y), w = picture.places[node.key], picture.widths[node.key]
+    round_ = _HEIGHT / 2 if node.kind == "parameter" else 5
+    shape = (f'<rect x="{x - w / 2:.1f}" y="{y - _HEIGHT / 2:.1f}" width="{w:.1f}" '
+             f'height="{_HEIGHT:.0f}" rx="{round_:.0f}"/>')
+    if node.kind == "loss":
+        shape += (f'<rect x="{x - w / 2 + 3:.1f}" y="{y - _HEIGHT / 2 + 3:.1f}" '
+                  f'width="{w - 6:.1f}" height="{_HEIGHT - 6:.0f}" rx="3"/>')
+    up = y - 3 if node.adjoint else y + 5
+    text = f'<text x="{x:.1f}" y="{up:.1f}">{svg_text(node.label)}</text>'
+    if node.adjoint:
+        lower = svg_text(node.adjoint)
+        text += f'<text class="adjoint" x="{x:.1f}" y="{y + 16:.1f}">{lower}</text>'
+    if node.count > 1:
+        text += (f'<text class="count" x="{x + w / 2 + 3:.1f}" y="{y - 12:.1f}">'
+                 f"×{node.count}</text>")
+    drawn = f'<g class="node {node.kind}">{shape}{text}</g>'
+    return f'<a href="#eq-{node.number}">{drawn}</a>' if node.number else drawn
+
+
+def svg_text(box: Box, shift: float = 0.0) -> str:
+    """A small formula as SVG text: letters, accents, subscripts, a slash for a fraction."""
+    if isinstance(box, Token):
+        style = ' font-style="italic"' if box.kind in ("var", "bold") else ""
+        return f"<tspan{style}>{escape(box.text)}</tspan>"
+    if isinstance(box, Row):
+        return "".join(map(svg_text, box.items))
+    if isinstance(box, Accent):
+        inner = box.body
+        while isinstance(inner, Accent):
+            inner = inner.body
+        letter = inner.text if isinstance(inner, Token) else "?"
+        mark = _ACCENTS[box.kind] * (1 if len(letter) == 1 else 0)
+        over = ' text-decoration="overline"' if len(letter) > 1 else ""
+        return f'<tspan font-style="italic"{over}>{escape(letter)}{mark}</tspan>'
+    if isinstance(box, Script):
+        out = svg_text(box.base)
+        for part, move in ((box.sub, 4), (box.sup, -6)):
+            if part is not None:
+                out += (f'<tspan dy="{move}" font-size="0.72em">{svg_text(part)}</tspan>'
+                        f'<tspan dy="{-move}" font-size="0.1em">\u200b</tspan>')
+        return out
+    if isinstance(box, Frac):
+        return f"{svg_text(box.above)}<tspan>/</tspan>{svg_text(box.below)}"
+    if isinstance(box, Fence):
+        return f"<tspan>{escape(box.left)}</tspan>{svg_text(box.body)}<tspan>{box.right}</tspan>"
+    return "" if isinstance(box, Space) else "<tspan>…</tspan>"
+
+
+# -- TikZ and Mermaid ----------------------------------------------------------------------------
+def picture_tikz(picture: Picture) -> str:
+    """The picture as a ``tikzpicture``."""
+    ids = {node.key: f"n{k}" for k, node in enumerate(picture.nodes)}
+    lines = [r"\begin{tikzpicture}[x=0.75pt,y=-0.75pt]"]
+    for node in picture.nodes:
+        x, y = picture.places[node.key]
+        label = f"${box_latex(node.label)}$"
+        if node.adjoint:
+            label += rf"\\\small\color{{backward}}${box_latex(node.adjoint)}$"
+        lines.append(
+            rf"\node[crnode,cr{node.kind},minimum width={picture.widths[node.key] * 0.75:.0f}pt] "
+            rf"({ids[node.key]}) at ({x:.1f},{y:.1f}) {{{label}}};"
+        )
+        if node.count > 1:
+            lines.append(rf"\node[anchor=south west,font=\scriptsize] at ({ids[node.key]}.north "
+                         rf"east) {{$\times{node.count}$}};")
+    for a, b in picture.arrows:
+        back = picture.places[b][1] <= picture.places[a][1]
+        if back:
+            lines.append(rf"\draw[crarrow] ({ids[a]}.east) to[out=0,in=0,looseness=1.6] "
+                         rf"({ids[b]}.east);")
+        else:
+            lines.append(rf"\draw[crarrow] ({ids[a]}.south) to[out=-90,in=90,looseness=0.6] "
+                         rf"({ids[b]}.north);")
+    return "\n".join([*lines, r"\end{tikzpicture}"])
+
+
+def picture_mermaid(picture: Picture) -> str:
+    """The picture as a Mermaid flow chart, which GitHub draws; labels are plain names."""
+    ids = {node.key: f"n{k}" for k, node in enumerate(picture.nodes)}
+    lines = ["flowchart TD"]
+    for node in picture.nodes:
+        name = node.key.lstrip("_") + (f" ×{node.count}" if node.count > 1 else "")
+        opening, closing = ("([", "])") if node.kind == "parameter" else ("[", "]")
+        lines.append(f'  {ids[node.key]}{opening}"{name}"{closing}')
+    lines += [f"  {ids[a]} --> {ids[b]}" for a, b in picture.arrows]
+    return "\n".join(lines)
