@@ -233,6 +233,10 @@ class gelu(Elementary):
         return x * (1 + sympy.erf(x / sqrt(2))) / 2
 
     @classmethod
+    def stable(cls, x: Expr, *settings: Expr) -> Expr:
+        return x * sympy.erfc(-x / sqrt(2)) / 2  # 1 + erf would cancel for negative x
+
+    @classmethod
     def derive(cls, x: Expr, y: Expr, *settings: Expr) -> Expr:
         density = exp(-(x**2) / 2) / sqrt(2 * sympy.pi)
         return (1 + sympy.erf(x / sqrt(2))) / 2 + x * density

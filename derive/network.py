@@ -400,9 +400,9 @@ class Network:
         return guarded
 
     def _outside(self, name: str, tensor: Tensor, access: Access, axis: int) -> Expr:
-        if tensor.role != "intermediate" or tensor.name in self._defined:
-            return S.Zero
         initial = self._initial.get(tensor.name)
+        if initial is None and (tensor.role != "intermediate" or tensor.name in self._defined):
+            return S.Zero
         if initial is None:
             raise DeclarationError(
                 f"the recurrence {access} in the equation of {name!r} has no first value",
