@@ -234,7 +234,9 @@ class gelu(Elementary):
 
     @classmethod
     def stable(cls, x: Expr, *settings: Expr) -> Expr:
-        return x * sympy.erfc(-x / sqrt(2)) / 2  # 1 + erf would cancel for negative x
+        # 1 + erf cancels for negative x (SymPy turns erfc(-x) back into it, hence absolute)
+        tail = x * sympy.erfc(absolute(x) / sqrt(2)) / 2
+        return Select(x < 0, tail, x * (1 + sympy.erf(x / sqrt(2))) / 2)
 
     @classmethod
     def derive(cls, x: Expr, y: Expr, *settings: Expr) -> Expr:
