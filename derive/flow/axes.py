@@ -87,8 +87,11 @@ def classify_axes(program: Program, random: set[str]) -> dict[str, tuple[Kind, .
         root = classes.find(axis)
         return "loop" if root in loops else "feature" if root in feature else "sample"
 
+    gathered = {a.name for eq in program.equations for a in accesses(eq.body)
+                if any(isinstance(w, IntegerAccess) for w in a.where)}
     return {
-        name: tuple(kind((name, n)) for n in range(tensor.rank))
+        name: ("feature",) * tensor.rank if name in random and name not in gathered
+        else tuple(kind((name, n)) for n in range(tensor.rank))
         for name, tensor in program.tensors.items()
     }
 

@@ -127,6 +127,10 @@ class _Walk:
         self.program = program
         self.random = random_parameters(program)
         self.axes = classify_axes(program, self.random)
+        self.readers: dict[str, list[Equation]] = {}
+        for eq in program.equations:
+            for name in eq.reads:
+                self.readers.setdefault(name, []).append(eq)
         self.known: dict[str, _Known] = {}
         self.arguments: dict[tuple, str] = {}
         self.named: dict[Expr, Expr] = {}
@@ -136,6 +140,27 @@ class _Walk:
         self.loop: Index | None = None
         self.carried: dict[str, int] = {}
         self.step = ""
+
+    def _given_back(self, eq: Equation, terms: list[Term]) -> bool:
+        """Whether a sum is added to what it was summed over (a mean that is subtracted): then
+        only the part that all samples share matters, the rest is small against each sample's."""
+        summed = {a.name.removeprefix(OWN).removeprefix(COMMON) for t in terms for a in t.factors}
+        seen, todo = {eq.name}, [eq.name]
+        while todo:
+            for reader in self.readers.get(todo.pop(), ()):
+                if reader.body.has(SumOver) or reader.name in seen:
+                    continue
+                if "sample" in self.axes[reader.name]:
+                    roots = {
+                        a.name for r in reader.reads if r in self.known and r not in seen
+                        for a in roots_of(self.known[r].body or Access(r))
+                    }
+                    if roots & summed:
+                        return True
+                    continue
+                seen.add(reader.name)
+                todo.append(reader.name)
+        return False
 
     def run(self) -> Flow:
         groups: list[tuple[Relation, ...]] = []
@@ -235,12 +260,14 @@ class _Walk:
             for term in separate(inner):
                 for outside in separate(front):
                     terms.append(replace(term.times(outside), bound=sums[0].bound))
-        common = self._common(terms)
         moments = self._moments(eq, terms)
-        if all(self._common_part(t) == 0 for t in terms):
-            return self._define(eq, "average", (S.Zero,) * 3, "small against each sample's own")
-        if common is not None:
-            return self._define(eq, "pointwise", moments, "the part all samples share", common)
+        if self._given_back(eq, terms):
+            if all(self._common_part(t) == 0 for t in terms):
+                why = "of lower order than what it is added to"
+                return self._define(eq, "sum", moments, why, S.Zero)
+            common = self._common(terms)
+            if common is not None:
+                return self._define(eq, "pointwise", moments, "the part all samples share", common)
         if self._concentrates(terms):
             return self._define(eq, "average", moments, "law of large numbers")
         self._define(eq, "sum", moments, "a sum of uncorrelated terms")

@@ -146,9 +146,9 @@ def probability(guard: Expr) -> Expr:
     if guard.free_symbols == set(indices) and all(s.is_Integer for s in sizes):
         total = int(Mul(*sizes))
         if total <= 4_000_000:
-            grid = np.meshgrid(*(np.arange(int(s)) for s in sizes), indexing="ij", sparse=True)
-            held = sympy.lambdify(indices, guard, modules="numpy")(*grid)
-            count = int(np.broadcast_to(held, [int(s) for s in sizes]).sum())
+            grid = np.meshgrid(*(np.arange(int(s)) for s in sizes), indexing="ij")
+            held = sympy.lambdify(indices, guard, modules="numpy")(*(g.ravel() for g in grid))
+            count = int(np.broadcast_to(held, (total,)).sum())
             return sympy.Rational(count, total)
     if isinstance(guard, sympy.Eq):
         return _one_in_range(guard)
