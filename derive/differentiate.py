@@ -394,7 +394,7 @@ class _Plan:
 
 
 @lru_cache(maxsize=4096)
-def _plan(
+def index_plan(
     where: tuple[Expr, ...], variables: tuple[Index, ...], target: tuple[Index, ...]
 ) -> _Plan:
     """The solution of ``where == target`` in names that read well (shared by equal accesses)."""
@@ -418,7 +418,7 @@ def pull_back(
 ) -> Expr:
     """Sum of ``term`` over all values of ``variables`` at which ``occurrence`` is the element of
     ``tensor`` at its canonical indices: the contribution to the adjoint, as a gather."""
-    plan = _plan(occurrence.where, variables, tensor.indices)
+    plan = index_plan(occurrence.where, variables, tensor.indices)
     if term.has(Reduction):
         term = alpha_rename(term, set(plan.taken) | {v.name for v in variables})
     return sum_over(Select(plan.guard, rename(term, plan.mapping)), plan.bound)
