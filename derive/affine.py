@@ -21,6 +21,8 @@ from derive.nodes import Index, IntegerAccess
 
 def coefficients(expr: Expr, indices: Iterable[Index]) -> dict[Index, Expr] | None:
     """Coefficient of each index that occurs in an affine expression, or None if not affine."""
+    if whole_parts(expr):
+        return None
     out = {}
     for index in indices:
         if index not in expr.free_symbols:
@@ -87,6 +89,9 @@ def bounds(expr: Expr) -> tuple[Expr, Expr] | None:
 
 def inside(expr: Expr, size: Expr) -> list[Expr]:
     """The conditions under which ``0 <= expr < size`` that the ranges do not already give."""
+    # Whole on both sides: a quotient compared as a float may round to the wrong side.
+    scale = sympy.ilcm(1, *(c.q for c in expr.as_coefficients_dict().values()))
+    expr, size = sympy.expand(scale * expr), scale * size
     reach = bounds(expr)
     conditions = []
     if reach is None or reach[0].is_nonnegative is not True:

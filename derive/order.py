@@ -110,11 +110,13 @@ def _recurrence(members: Sequence[Equation]) -> Group:
         if axes is None or len(axes) != len(members):
             continue
         shifts = {
-            (eq.name, a.name): _shift(a, axes[a.name], eq, axes[eq.name])
+            _shift(a, axes[a.name], eq, axes[eq.name])
             for eq in members
             for a in _inner_accesses(eq, names)
         }
-        moving = {s for s in shifts.values() if s}
+        if None in shifts:
+            continue
+        moving = {s for s in shifts if s}
         if not moving or (min(moving) < 0 < max(moving)):  # type: ignore[type-var]
             continue
         position = {eq.name: n for n, eq in enumerate(members)}

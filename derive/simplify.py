@@ -12,7 +12,7 @@ from functools import lru_cache
 import sympy
 from sympy import Add, Expr, Mul, S, Symbol
 
-from derive.affine import inside, nonnegative_forms
+from derive.affine import coefficients, inside, nonnegative_forms
 from derive.nodes import (
     Access,
     Index,
@@ -115,7 +115,7 @@ def _fixes(condition: Expr, left: tuple[Index, ...]) -> list[tuple[Expr, Expr]]:
         return [condition.args, condition.args[::-1]]
     found = []
     for form in nonnegative_forms(condition):
-        for index in form.free_symbols & set(left):
+        for index in coefficients(form, left) or ():
             for end, inward in ((S.Zero, S.One), (index.size - 1, index.size - 2)):
                 beyond = sympy.expand(form.xreplace({index: inward}))
                 if beyond.is_negative and sympy.expand(form.xreplace({index: end})) == 0:
