@@ -49,6 +49,8 @@ _HOME = {
     "derive.verify": ["verify"],
     "derive.reference": ["evaluate"],
     "derive.document": ["write_document"],
+    "derive.flow.moments": ["moments", "gain"],
+    "derive.flow.diagnose": ["diagnose"],
 }  # fmt: skip
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 

@@ -89,11 +89,13 @@ def classify_axes(program: Program, random: set[str]) -> dict[str, tuple[Kind, .
 
     gathered = {a.name for eq in program.equations for a in accesses(eq.body)
                 if any(isinstance(w, IntegerAccess) for w in a.where)}
-    return {
-        name: ("feature",) * tensor.rank if name in random and name not in gathered
-        else tuple(kind((name, n)) for n in range(tensor.rank))
-        for name, tensor in program.tensors.items()
-    }
+
+    def kinds(name: str, rank: int) -> tuple[Kind, ...]:
+        if name in random and name not in gathered:  # every entry of a weight is drawn anew
+            return tuple("feature" for _ in range(rank))
+        return tuple(kind((name, n)) for n in range(rank))
+
+    return {name: kinds(name, tensor.rank) for name, tensor in program.tensors.items()}
 
 
 def fan_ins(program: Program) -> dict[str, Expr]:

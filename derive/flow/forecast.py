@@ -17,7 +17,8 @@ from derive import functions
 from derive.errors import DataError, unknown_name
 from derive.flow.axes import fan_ins
 from derive.flow.integrals import number
-from derive.flow.propagate import END, START, Flow, Relation, propagate, symbol
+from derive.flow.propagate import propagate
+from derive.flow.relations import END, START, Flow, Relation, symbol
 from derive.nodes import Access
 from derive.program import Group, Program, Tensor
 

@@ -15,7 +15,7 @@ from sympy import Expr, Mul
 from derive import functions
 from derive.flow.axes import classify_axes, contracted_weights
 from derive.flow.moments import X
-from derive.flow.propagate import random_parameters
+from derive.flow.relations import random_parameters
 from derive.flow.terms import roots_of
 from derive.lift import name_reductions
 from derive.nodes import Access, Index, Reduction, Select, SumOver, fresh

@@ -9,7 +9,8 @@ from derive.flow.propagate import propagate
 from derive.program import Program, as_program
 
 if TYPE_CHECKING:
-    from derive.flow.diagnose import Diagnosis, Row
+    from derive.flow.diagnose import Diagnosis
+    from derive.flow.layerwise import Row
 
 _ASSUMED = (
     "Forecast for wide layers with independent weights of mean 0 at the start of training; "
