@@ -82,7 +82,7 @@ def tour(out: Path, force: bool = False, epochs: int = 40) -> TourResult:
     images, labels = scikit_learn("digits")
     data = split({"x": images / 16.0, "t": labels}, 0.2, seed=0)
     model, history, inside, compiled, _ = fit(
-        derived, data, optimizer=adam(), dtype="float32", epochs=epochs, batch=32, seed=0)
+        derived, data, optimizer=adam(lr=3e-3), dtype="float32", epochs=epochs, batch=32, seed=0)
     run = write_run(out, model, history, {"network": "digits", "epochs": epochs, "seed": 0})
     files = {
         "network": str(net), "derivation": str(out / "derivation.html"),
