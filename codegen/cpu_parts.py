@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
@@ -27,23 +28,50 @@ def tensor_names(program: Program) -> dict[str, str]:
     return {name: identifier(name, taken) for name in program.tensors}
 
 
-def kernel_texts(compiled: Compiled, entries: Iterable[str] | None = None,
-                 functions: Functions | None = None) -> list[str]:
-    """Every kernel once, in the order of the program's equations."""
-    names = tensor_names(compiled.program)
-    found: dict[str, str] = {}
-    order: dict[str, int] = {}
+@dataclass
+class KernelSet:
+    """The kernels of a module: each text once, though several layers may call it."""
+
+    names: dict[str, str]
+    functions: Functions = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    cites: dict[str, dict[int, str]] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)  # name of a kernel: the one that is called
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kernel: Kernel) -> None:
+        if kernel.name in self.shared:
+            return
+        key = KernelPrinter(kernel, self.names, plain=True).key()
+        own = self.keys.setdefault(key, kernel.name)
+        self.shared[kernel.name] = own
+        cites = self.cites.setdefault(own, {})
+        cites.update(kernel.cites)
+        if own == kernel.name:
+            printer = KernelPrinter(kernel, self.names)
+            self.texts[own] = printer.text()
+            self.functions.update(printer.scalars.functions)
+
+    def ordered(self) -> list[str]:
+        """The texts in the order of the program's equations, each below all that it computes."""
+        names = sorted(self.texts, key=lambda n: min(self.cites[n], default=0))
+        return ["\n".join([*(f"# ({k}) {t}" for k, t in sorted(self.cites[n].items())),
+                           self.texts[n]]) for n in names]
+
+
+def collect_kernels(compiled: Compiled, entries: Iterable[str] | None = None) -> KernelSet:
+    """Every kernel of the entry points, equal ones once."""
+    found = KernelSet(tensor_names(compiled.program))
     for entry in entries or compiled.entries:
         for phase in compiled.entries[entry].phases:
             for kernel in phase:
-                if kernel.name in found:
-                    continue
-                printer = KernelPrinter(kernel, names)
-                found[kernel.name] = printer.text()
-                order[kernel.name] = kernel.cites[0][0]
-                if functions is not None:
-                    functions.update(printer.scalars.functions)
-    return [found[n] for n in sorted(found, key=order.__getitem__)]
+                found.add(kernel)
+    return found
+
+
+def kernel_texts(compiled: Compiled, entries: Iterable[str] | None = None) -> list[str]:
+    """The texts of all kernels, in the order of the program's equations."""
+    return collect_kernels(compiled, entries).ordered()
 
 
 def function_texts(functions: Functions) -> list[str]:
@@ -68,8 +96,9 @@ def function_texts(functions: Functions) -> list[str]:
 class EntryPrinter:
     """Prints the phases of one entry point and the entry point itself."""
 
-    def __init__(self, entry: Entry, names: dict[str, str], parallel: bool) -> None:
-        self.entry, self.parallel = entry, parallel
+    def __init__(self, entry: Entry, names: dict[str, str], shared: dict[str, str],
+                 parallel: bool) -> None:
+        self.entry, self.shared, self.parallel = entry, shared, parallel
         program = entry.program
         self.given = [t.name for t in program.given if t.role not in ("parameter", "state")]
         taken = set(names.values())
@@ -94,7 +123,7 @@ class EntryPrinter:
         return f"{self.entry.name}_phase{number}" + (f"_{part + 1}" if part else "")
 
     def phase(self, name: str, kernels: Sequence[Kernel]) -> str:
-        lines = ["@kernel", f"def {name}(part, parts, {', '.join(self.arguments)}):"]
+        lines = ["@thin", f"def {name}(part, parts, {', '.join(self.arguments)}):"]
         for tensor in dict.fromkeys(t for k in kernels for t in k.tensors):
             lines.append("    " + self.view(tensor))
         for kernel in kernels:
@@ -104,16 +133,16 @@ class EntryPrinter:
     def view(self, tensor: str) -> str:
         slot = self.entry.plan.slots[tensor]
         buffer = self.flat.get(slot.buffer, slot.buffer)
-        return view(self.names[tensor], buffer, slot.offset, slot.shape, slot.elements, self.names)
+        return view(self.names[tensor], buffer, slot.offset, slot.shape, self.names)
 
     def call(self, kernel: Kernel) -> list[str]:
         extent = polynomial(kernel.extent, self.names)
         others = [self.sizes[s] for s in kernel.sizes] + [self.names[t] for t in kernel.tensors]
         if kernel.part is None:
             return ["    if part == 0:",
-                    f"        {kernel.name}({', '.join(['0', '1', *others])})"]
+                    f"        {self.shared[kernel.name]}({', '.join(['0', '1', *others])})"]
         span = [f"{extent}*part//parts", f"{extent}*(part + 1)//parts"]
-        return [f"    {kernel.name}({', '.join([*span, *others])})"]
+        return [f"    {self.shared[kernel.name]}({', '.join([*span, *others])})"]
 
     def launch(self) -> str:
         """One parallel loop for all phases of the entry point: each is costly to compile."""
@@ -143,7 +172,7 @@ class EntryPrinter:
         made = [(self.entry.name, serial)]
         if self.parallel:
             made.append((f"{self.entry.name}_split", split))
-        return ["\n".join(["@kernel", f"def {name}(parts, {arguments}):", *calls, last])
+        return ["\n".join(["@thin", f"def {name}(parts, {arguments}):", *calls, last])
                 for name, calls in made]
 
     def table(self) -> str:
@@ -171,9 +200,9 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
     """Everything that the templates name."""
     program = compiled.program
     names = tensor_names(program)
-    functions: Functions = {}
-    kernels = kernel_texts(compiled, None, functions)
-    printers = [EntryPrinter(e, names, parallel) for e in compiled.entries.values()]
+    found = collect_kernels(compiled)
+    functions, kernels = found.functions, found.ordered()
+    printers = [EntryPrinter(e, names, found.shared, parallel) for e in compiled.entries.values()]
     sizes = all_sizes(program)
     for printer in printers:  # every entry point takes all run-time sizes, in one order
         taken = set(names.values())
@@ -277,13 +306,13 @@ def _host_tables(compiled: Compiled, printers: Sequence[EntryPrinter], parallel:
         f"STATE_INITIAL = {_table(states)}",
         f"DISTRIBUTIONS = {tuple(t.name for t in program.tensors.values() if t.distribution)!r}",
         f"LABELS = {_table({n: str(s) for n, s in index_ranges(program).items()})}",
-        "# operations in a step from which on a second thread pays (a launch costs some 5 µs)",
+        "# operations in a step from which on a second thread pays (a launch costs 5 µs and more)",
         f"PARALLEL_FROM = {PARALLEL_FROM}",
     ]
     return [*(p.table() for p in printers), *arenas, "\n".join(small)]
 
 
-PARALLEL_FROM = 400_000
+PARALLEL_FROM = 12_000_000
 
 
 def index_ranges(program: Program) -> dict[str, int]:
@@ -373,12 +402,9 @@ def _gather(tensor: Tensor, batch: Symbol, gradient: EntryPrinter, rows: Symbol
     flat = gradient.flat.get(tensor.name, f"{tensor.name}_flat")
 
     def shaped(name: str, shape: Sequence[Expr]) -> str:
-        if len(shape) == 1:
-            return name
-        return f"{name}.reshape(({', '.join(polynomial(e, gradient.names) for e in shape)}))"
+        return view("", name, Integer(0), shape, gradient.names).removeprefix(" = ")
 
-    count = polynomial(sympy.Mul(*tensor.shape), gradient.names)
     sizes = [gradient.sizes[s] for s in kernel.sizes]
     arguments = ["first", *sizes, "order", shaped(f"{flat}_all", whole),
-                 shaped(f"{flat}[0:{count}]", tensor.shape)]
+                 shaped(flat, tensor.shape)]
     return text, f"gather_{tensor.name}({', '.join(arguments)})"

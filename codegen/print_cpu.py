@@ -31,7 +31,7 @@ from derive.nodes import Access, Index, IntegerAccess, bound_indices
 RESERVED = frozenset(
     """np math os sys time json F DTYPE numba njit prange range len min max abs float int bool
     print part parts lo hi p d s n w o batch order step settings flat total loss gradient forward
-    update epoch gemm at main kernel view True False None""".split()
+    update epoch gemm at main kernel thin view True False None""".split()
 )
 _OWN = re.compile(r"(k\d+_|gather_|power\d|moment_).*|.*_(phase.*|flat|all|batch|split)")
 
@@ -46,15 +46,20 @@ def identifier(name: str, taken: set[str]) -> str:
 
 
 class KernelPrinter:
-    """Prints one kernel. Tensors keep their names; indices get others where they would meet."""
+    """Prints one kernel. Tensors keep their names; indices get others where they would meet.
 
-    def __init__(self, kernel: Kernel, tensors: dict[str, str]) -> None:
+    ``plain`` numbers all names instead: kernels that differ in names only have the same text then.
+    """
+
+    def __init__(self, kernel: Kernel, tensors: dict[str, str], plain: bool = False) -> None:
         self.kernel = kernel
+        if plain:
+            tensors = {n: f"t{k}" for k, n in enumerate(kernel.tensors)}
         taken = {tensors[n] for n in kernel.tensors} | {"x", "setting"}
         names: dict[object, str] = {n: tensors[n] for n in kernel.tensors}
         names[LO], names[HI] = "lo", "hi"
-        for index in _indices(kernel.body):
-            names[index] = identifier(index.name, taken)
+        for number, index in enumerate(_indices(kernel.body)):
+            names[index] = f"i{number}" if plain else identifier(index.name, taken)
         for size in kernel.sizes:
             names[size] = identifier(str(size), taken)
         self.sizes = [names[s] for s in kernel.sizes]
@@ -62,11 +67,15 @@ class KernelPrinter:
         self.names = names
         self.lines: list[str] = []
 
+    def key(self) -> str:
+        """The text without name and comments."""
+        self.block(self.kernel.body, 1)
+        return "\n".join([*self.sizes, *self.lines])
+
     def text(self) -> str:
         kernel = self.kernel
         arguments = ["lo", "hi", *self.sizes, *(self.names[n] for n in kernel.tensors)]
-        head = [f"# ({number}) {text}" for number, text in kernel.cites]
-        head += ["@kernel", f"def {kernel.name}({', '.join(arguments)}):"]
+        head = ["@kernel", f"def {kernel.name}({', '.join(arguments)}):"]
         self.block(kernel.body, 1)
         return "\n".join([*head, *self.lines])
 
@@ -154,16 +163,9 @@ def polynomial(expr: Expr, names: dict[object, str] | None = None) -> str:
     return ScalarPrinter(names or {}).index(expr)
 
 
-def view(name: str, buffer: str, offset: Expr, shape: Sequence[Expr], elements: Expr,
+def view(name: str, buffer: str, offset: Expr, shape: Sequence[Expr],
          names: dict[object, str]) -> str:
-    """``h = w[…:…].reshape((B, 32))``: a tensor as a view of its flat buffer."""
-    start, stop = polynomial(offset, names), polynomial((offset + elements).expand(), names)
-    text = f"{name} = {buffer}[{start}:{stop}]"
-    if len(shape) > 1:
-        text += f".reshape(({', '.join(polynomial(e, names) for e in shape)}))"
-    return text
-
-
-def symbols(exprs: Iterable[Expr]) -> set[Symbol]:
-    """Run-time sizes in offsets and shapes."""
-    return {s for e in exprs for s in e.free_symbols if not isinstance(s, Access)}
+    """``h = view(w, 16*B, (B, 32))``: a tensor as a part of its flat buffer."""
+    sizes = [polynomial(e, names) for e in shape] or ["1"]
+    tuple_text = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+    return f"{name} = view({buffer}, {polynomial(offset, names)}, {tuple_text})"
