@@ -284,7 +284,7 @@ class Reverse:
             return
         tensor = self.program.tensors[occurrence.name]
         self.steps.append(
-            Step(local_rule(eq.body, local), self._name(tensor), term, term, eq.indices,
+            Step(local_rule(eq.body, occurrence, local), self._name(tensor), term, term, eq.indices,
                  eq.name, occurrence, local, bound)
         )
         body = pull_back(occurrence, term, (*eq.indices, *bound), tensor)
@@ -424,11 +424,13 @@ def pull_back(
     return sum_over(Select(plan.guard, rename(term, plan.mapping)), plan.bound)
 
 
-def local_rule(body: Expr, local: Expr) -> str:
-    """The name of the rule that a local derivative follows, from the shape of the body."""
+def local_rule(body: Expr, occurrence: Access, local: Expr) -> str:
+    """The name of the rule that a local derivative follows, from what stands around the place."""
     if not accesses(local):
         return "linear"
     for node in sympy.preorder_traversal(body):
+        if not node.has(occurrence):
+            continue
         if isinstance(node, Elementary | sympy.Function):
             return f"chain:{type(node).__name__}"
         if isinstance(node, sympy.Pow) and node.base.has(Access):

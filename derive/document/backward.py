@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from derive.differentiate import index_plan
 from derive.document.forms import Maker
-from derive.document.record import Entry, Helper, Use, contributions
-from derive.document.tree import Block, Display, Math, Paragraph, Section, Span, Spans, listed
+from derive.document.record import Entry, Helper, Use
+from derive.document.tree import Block, Display, Math, Paragraph, Ref, Section, Span, Spans, listed
 from derive.layout import Token, row
-from derive.nodes import Access, Index
+from derive.nodes import Access, Index, rename
 from derive.notate import Builder
 
 
@@ -73,10 +76,6 @@ def _helper(maker: Maker, entry: Helper, said: set[str]) -> Section:
 
 
 def _capital(span: Span) -> Span:
-    from dataclasses import replace
-
-    from derive.document.tree import Ref
-
     return replace(span, text=span.text[:1].upper() + span.text[1:]) \
         if isinstance(span, Ref) else span
 
@@ -114,19 +113,15 @@ class _Told:
     def _where_read(self) -> None:
         maker, entry = self.maker, self.entry
         if entry.seeded:
-            self.maker.rules.setdefault("seed")
+            maker.rules.setdefault("seed")
             formula = maker.chain(self.target, [entry.final], entry.indices)
             self.blocks.append(Paragraph(
                 maker.words("backward.seed", symbol=self._symbol(), formula=formula)))
-        if not entry.uses:
-            return
-        sources = dict.fromkeys(u.source.name for u in entry.uses)
-        many = len(entry.uses) > 1
-        values: dict[str, Span | Spans] = {"symbol": self._symbol(), "numbers": maker.refs(sources)}
-        if many:
-            values["count"] = str(len(entry.uses))
-        self.blocks.append(Paragraph(
-            maker.words("backward.reads.many" if many else "backward.reads", **values)))
+        if len(entry.uses) > 1:
+            sources = dict.fromkeys(u.source.name for u in entry.uses)
+            self.blocks.append(Paragraph(maker.words(
+                "backward.reads.many", symbol=self._symbol(), numbers=maker.refs(sources),
+                count=str(len(entry.uses)))))
 
     def _distinct(self) -> list[Use]:
         """The uses to tell: at most six in the standard document, the rest are like them."""
@@ -135,10 +130,10 @@ class _Told:
 
     def _use(self, use: Use) -> None:
         maker, entry = self.maker, self.entry
-        rule = maker.rule(use.rule)
-        self.blocks.append(Paragraph((
-            *maker.words("backward.from", number=maker.ref(use.source.name), rule=rule),
-        )))
+        alone = len(entry.uses) == 1
+        self.blocks.append(Paragraph(maker.words(
+            "backward.reads" if alone else "backward.from", symbol=self._symbol(),
+            number=maker.ref(use.source.name), rule=maker.rule(use.rule))))
         scope = (*use.source.indices, *use.chain.bound)
         self.blocks.append(Display((((), maker.derivative(
             use.source.target, use.occurrence, use.local, scope)),)))
@@ -148,66 +143,65 @@ class _Told:
         self._solved(use)
         if maker.detail == "full":
             self.blocks.append(Display((((), maker.expr(use.chain.after, scope)),)))
-        if len(entry.uses) > 1 or use.body != entry.final:
-            maker.rules.setdefault("indices")
-            self.blocks.append(Paragraph(maker.words("backward.contributes")))
+        maker.rules.setdefault("indices")
+        if not alone or entry.sum is not None or entry.collected is not None:
+            self.blocks.append(Paragraph(self._times("backward.contributes", use)))
             self.blocks.append(Display((((), maker.expr(use.body, entry.indices)),)))
+
+    def _times(self, key: str, use: Use) -> Spans:
+        """The words for: times the adjoint of what reads the element, at that place."""
+        indices, cotangent = use.adjoint
+        own = rename(cotangent, dict(zip(indices, use.source.indices, strict=True)))
+        if own == 1:
+            return self.maker.words(f"{key}.one")
+        return self.maker.words(key, adjoint=self.maker.expr(own, use.source.indices))
 
     def _solved(self, use: Use) -> None:
         """Where the index expression of the place is no plain index: what was solved."""
         maker, entry = self.maker, self.entry
-        builder, setter = Builder((*use.source.indices, *use.chain.bound)), maker.setter()
-        solved = [
-            (where, m) for where, m in zip(use.occurrence.where, entry.indices, strict=False)
-            if not isinstance(where, Index)
-        ]
-        maker.rules.setdefault("indices")
-        if not solved:
+        where = use.occurrence.where
+        if all(isinstance(w, Index) for w in where) or len(where) != len(entry.indices):
             return
+        variables = (*use.source.indices, *use.chain.bound)
+        plan = index_plan(where, variables, entry.indices)
+        builder, setter = Builder(variables), maker.setter()
         relations: list[Spans] = []
-        for where, m in solved:
-            left, right = builder.index(where), builder.build(m)
-            box = row(setter.set(left), Token("=", "op"), setter.set(right))
-            relations.append((Math(box, f"{maker.text(left)} = {maker.text(right)}"),))
-        indices = listed([(maker.index(m.name),) for _, m in solved])
+        for index, value in plan.mapping.items():
+            left, right = builder.build(index), builder.index(value)
+            box = row(setter.set(left), Token("→", "op"), setter.set(right))
+            relations.append((Math(box, f"{maker.text(left)} -> {maker.text(right)}"),))
+        if plan.guard != True:  # noqa: E712  (SymPy's true)
+            relations.append((maker.node(builder.condition(plan.guard)),))
+        tensor = maker.program.tensors[entry.of]
+        place = maker.expr(tensor.at(*entry.indices), entry.indices)
         self.blocks.append(Paragraph(maker.words(
-            "backward.solve", index=indices, relation=listed(relations))))
+            "backward.solve", place=place, relation=listed(relations))))
 
     def _added(self) -> None:
         maker, entry = self.maker, self.entry
         left_out = len(entry.uses) - len(self._distinct())
         if left_out:
             self.blocks.append(Paragraph(maker.words("backward.same", count=str(left_out))))
-        if entry.sum is not None and entry.collected is not None:
+        if entry.sum is not None:
             maker.rule("accumulate")
-            parts = next(contributions(s) for s in entry.steps if s.rule == "accumulate")
-            if len(parts) <= 6:
-                self.blocks.append(Paragraph(
-                    (*maker.words("backward.sum"), *_says(maker, "accumulate", self.said))))
+            self.blocks.append(Paragraph(maker.words("backward.sum")))
+        if entry.collected is not None:
+            maker.rule("collect")
+            if entry.sum is not None:
                 self.blocks.append(Display((((), maker.chain(
                     self.target, [entry.sum], entry.indices)),)))
-            maker.rule("collect")
-            self.blocks.append(Paragraph(maker.words("backward.collected")))
-        elif entry.sum is not None:
-            maker.rule("accumulate")
-            self.blocks.append(Paragraph(
-                (*maker.words("backward.sum"), *_says(maker, "accumulate", self.said))))
-        elif entry.collected is not None:
-            maker.rule("collect")
-            self.blocks.append(Paragraph(maker.words("backward.collected")))
-        elif entry.uses:
-            self.blocks.append(Paragraph(maker.words("backward.result")))
+            alone = "" if entry.sum is not None else ".alone"
+            self.blocks.append(Paragraph(maker.words(f"backward.collected{alone}")))
+        if entry.sum is None and entry.collected is None and entry.uses:
+            key = "backward.result" if entry.equation is not None else "backward.inlined"
+            self.blocks.append(Paragraph(self._times(key, entry.uses[0])))
 
     def _result(self, gradient: bool) -> None:
         maker, entry = self.maker, self.entry
         if entry.equation is None:
             if maker.detail == "summary" or entry.seeded:
                 return
-            last = entry.steps[-1].rule
-            maker.rule(last)
-            self.blocks[-1:] = [Paragraph(maker.words("backward.inlined"))] \
-                if isinstance(self.blocks[-1], Paragraph) else [
-                    self.blocks[-1], Paragraph(maker.words("backward.inlined"))]
+            maker.rule(entry.steps[-1].rule)
             self.blocks.append(Display((((), maker.chain(
                 self.target, [entry.final], entry.indices)),)))
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import sympy
 from sympy import Expr, S
@@ -28,7 +29,7 @@ from derive.document.tree import (
 )
 from derive.functions import REGISTRY, Elementary
 from derive.graph import Node, draw
-from derive.layout import Token
+from derive.layout import Box, Token
 from derive.nodes import Access, Index, LogSumExpOver, MaxOver, MinOver, Reduction, Select
 from derive.notate import Builder
 from derive.program import Equation as ProgramEquation
@@ -40,7 +41,8 @@ def result_section(maker: Maker, after: dict[str, Equation]) -> Section:
     """The gradients, first of all; ``after`` holds them as the derivation ends with them."""
     program = maker.program
     shown = [
-        after[adjoint] for adjoint in program.gradients.values() if adjoint in after
+        replace(after[adjoint], reasons=())  # they are given where it is derived
+        for adjoint in program.gradients.values() if adjoint in after
     ]
     first = min((e.number for e in after.values() if e.number), default=None)
     ref: Span = Ref(f"eq-{first}", f"({first})") if first else ""
@@ -96,6 +98,9 @@ def _meaning(maker: Maker, tensor: Tensor) -> Spans:
         kind = "labels" if tensor.dtype == "int" else "distribution" if tensor.distribution \
             else "input"
         return words(f"meaning.{kind}")
+    if tensor.role == "parameter":
+        readers = [eq.name for eq in maker.forward if tensor.name in eq.reads]
+        return words("meaning.parameter", numbers=maker.refs(readers[:6]))
     return words(f"meaning.{tensor.role}")
 
 
@@ -117,7 +122,7 @@ def _index_table(maker: Maker) -> Table:
         rows.append((listed([(maker.index(name),) for name in names]), span,
                      (size_math(maker, size),)))
     words = maker.words
-    return Table((words("notation.index"), words("notation.range"), words("notation.shape")),
+    return Table((words("notation.index"), words("notation.range"), words("notation.size")),
                  tuple(rows), "lll")
 
 
@@ -175,7 +180,7 @@ def graph_section(maker: Maker) -> Section:
     arrows = [
         (a, b) for a, b in dict.fromkeys(arrows)
         if a != b and (position[a] < position[b] or (b, a) in loops)
-    ] + [(a, a) for a in () if a]
+    ]
     caption = maker.words("graph.caption")
     if folded:
         caption = (*caption, " ", *maker.words("graph.folded"))
@@ -187,7 +192,7 @@ def _is_loop(program: Program, eq: ProgramEquation, read: str) -> bool:
     return read in program.defined and eq.name in program.defined[read].reads
 
 
-def _adjoint_label(maker: Maker, name: str) -> object:
+def _adjoint_label(maker: Maker, name: str) -> Box | None:
     adjoint = maker.program.gradients.get(name)
     if adjoint is None:
         made = f"_d_{name.lstrip('_')}"
@@ -200,11 +205,12 @@ def _adjoint_label(maker: Maker, name: str) -> object:
 
 
 # -- forward ----------------------------------------------------------------------------------
-def forward_section(maker: Maker) -> Section:
+def forward_section(maker: Maker, only: set[str] | None = None) -> Section:
+    """The forward equations, or those named in ``only``; they get their numbers here."""
     blocks: list[Block] = [Paragraph(maker.words("forward.intro"))]
     told: set[object] = set()
     for eq in maker.forward:
-        if maker.hidden(eq.name):
+        if maker.hidden(eq.name) or (only is not None and eq.name not in only):
             continue
         maker.fold = maker.fold_of(eq.name)
         note: Spans = ()
@@ -220,7 +226,7 @@ def forward_section(maker: Maker) -> Section:
     return Section(maker.words("section.forward"), "forward", 1, tuple(blocks))
 
 
-# -- stability, cost, kernel, rules -----------------------------------------------------------------
+# -- stability, cost, kernel, rules ---------------------------------------------------------------
 def stability_section(maker: Maker) -> Section:
     words = maker.words
     bodies = [eq.body for eq in maker.program.equations]
@@ -229,7 +235,7 @@ def stability_section(maker: Maker) -> Section:
         blocks.append(Paragraph(words("stability.logsumexp")))
     used = {type(f) for b in bodies for f in b.atoms(Elementary)}
     for cls in REGISTRY.values():
-        if cls in used and cls.stable.__func__ is not Elementary.stable.__func__ \
+        if cls in used and "stable" in vars(cls) \
                 and cls.__name__ != "relu":
             blocks.append(Paragraph(words("stability.function", function=Code(cls.__name__))))
     kinked = [cls.__name__ for cls in REGISTRY.values() if cls in used and cls.kinks]

@@ -158,13 +158,21 @@ def fill(text: str, values: dict[str, Span | Spans] | None = None) -> Spans:
     out: list[Span] = []
     for part in _PLACES.split(text):
         if part.startswith("$"):
-            out.append(Math(read_math(part[1:-1]), part[1:-1]))
+            out.append(Math(read_math(part[1:-1]), _spoken(part[1:-1])))
         elif part.startswith("{") and values is not None:
             value = values[part[1:-1]]
             out.extend(value if isinstance(value, tuple) else (value,))
         elif part:
             out.append(part)
     return tuple(out)
+
+
+def _spoken(formula: str) -> str:
+    """A formula of the project's own texts for a terminal: without its backslashes."""
+    plain = re.sub(r"\\frac\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}",
+                   r"(\1)/(\2)", formula)
+    plain = plain.replace(r"\,", " ").replace("\\", "")
+    return re.sub(r"\{(\w)\}", r"\1", plain).replace("{", "(").replace("}", ")")
 
 
 def listed(items: Sequence[Spans], between: str = ", ") -> Spans:

@@ -1,0 +1,254 @@
+"""The document as LaTeX: one file that pdfLaTeX compiles, with hyperref where it is there.
+
+Text of users is escaped, formulas come from boxes; long sums are broken at their plus signs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import singledispatch
+
+from derive.document import tree as t
+from derive.document.template import render
+from derive.graph import picture_tikz
+from derive.latex import box_latex, escape
+from derive.layout import (
+    Accent,
+    Box,
+    Cases,
+    Fence,
+    Frac,
+    Radical,
+    Row,
+    Script,
+    Space,
+    Token,
+    Under,
+)
+
+_LINE = 64.0  # letters of a formula that fit a line
+_SIGNS = {
+    "×": r"$\times$", "·": r"$\cdot$", "…": r"\dots{}", "−": r"$-$", "“": "``", "”": "''",
+    "\u202f": r"\,", "ℓ": r"$\ell$", "→": r"$\to$", "’": "'", "–": "--", "≤": r"$\leq$",
+}  # fmt: skip
+
+
+def tex_text(document: t.Document) -> str:
+    """The document as the text of a .tex file."""
+    body = "\n\n".join(_block(section) for section in document.sections)
+    title, made = text(document.title), text(document.made)
+    # other scripts than Latin and Greek need fonts of their own
+    chinese = document.lang == "zh" or any("\u2e80" <= c <= "\uffff" for c in body + title)
+    return render("document.tex.jinja", title=title, made=made, body=body, chinese=chinese)
+
+
+def text(words: str) -> str:
+    """Running text, with signs that pdfTeX does not have as formulas."""
+    return "".join(_SIGNS.get(c, c) for c in escape(words))
+
+
+def _spans(spans: t.Spans) -> str:
+    return "".join(map(_span, spans))
+
+
+@singledispatch
+def _span(span: t.Span) -> str:
+    raise TypeError(f"no LaTeX for {type(span).__name__}")
+
+
+@_span.register
+def _(span: str) -> str:
+    return text(span)
+
+
+@_span.register
+def _(span: t.Math) -> str:
+    return f"${box_latex(span.box)}$"
+
+
+@_span.register
+def _(span: t.Ref) -> str:
+    if span.target.startswith("eq-"):
+        return rf"\eqref{{{span.target}}}"
+    return rf"\crlink{{{span.target}}}{{{text(span.text)}}}"
+
+
+@_span.register
+def _(span: t.Code) -> str:
+    return rf"\texttt{{{text(span.text)}}}"
+
+
+@_span.register
+def _(span: t.Strong) -> str:
+    return rf"\textbf{{{text(span.text)}}}"
+
+
+@_span.register
+def _(span: t.Coloured) -> str:
+    return rf"\textcolor{{{span.way}}}{{{text(span.text)}}}"
+
+
+# -- blocks -----------------------------------------------------------------------------------
+@singledispatch
+def _block(block: t.Block) -> str:
+    raise TypeError(f"no LaTeX for {type(block).__name__}")
+
+
+@_block.register
+def _(block: t.Paragraph) -> str:
+    words = _spans(block.spans)
+    return rf"{{\small\color{{quiet}}{words}\par}}" if block.quiet else words
+
+
+@_block.register
+def _(block: t.Display) -> str:
+    lines = "&&\\\\\n".join(rf"&\hspace{{\crindent}}{broken(f.box)}" for _, f in block.lines)
+    return f"\\begin{{flalign*}}\n{lines}&&\n\\end{{flalign*}}"
+
+
+@_block.register
+def _(block: t.Equation) -> str:
+    return _equation(block, label=True)
+
+
+def _equation(block: t.Equation, label: bool) -> str:
+    """Index form and matrix form on one line where they fit, else on two."""
+    lines = [broken(block.index.box)]
+    if block.matrix is not None:
+        if width(block.index.box) < 0.45 * _LINE and width(block.matrix.box) < 0.4 * _LINE:
+            lines = [rf"\crcolumn{{{lines[0]}}}{broken(block.matrix.box)}"]
+        else:
+            lines.append(broken(block.matrix.box))
+    elif block.contraction:
+        lines.append(rf"\text{{\small\texttt{{{text(block.contraction)}}}}}")
+    number = ""
+    if block.number:
+        number = rf"\tag{{{block.number}}}"
+        number += rf"\label{{{block.anchor}}}" if label else ""
+    else:
+        number = r"\notag"
+    inner = lines[0] if len(lines) == 1 else (
+        "\\begin{aligned}[c]\n&" + "\\\\\n&".join(lines) + "\n\\end{aligned}")
+    out = f"\\begin{{flalign}}\n&\\hspace{{\\crindent}}{inner}&& {number}\n\\end{{flalign}}"
+    if block.result and label:
+        out = f"\\begin{{crresult}}{out}\\end{{crresult}}"
+    shapes = r",\quad ".join(text(s).replace("$ $", " ") for s in block.shapes)
+    notes = [
+        *([_spans(block.note)] if block.note else []),
+        *([shapes] if shapes else []),
+        *(_spans(reason) for reason in block.reasons),
+    ]
+    if notes:
+        out += "\n\\crnote{" + "\\\\\n".join(notes) + "}"
+    return out
+
+
+@_block.register
+def _(block: t.Boxed) -> str:
+    inner = "\n".join(_equation(replace(e, reasons=()), label=False) for e in block.equations)
+    return f"\\begin{{crboxed}}\n{inner}\n\\end{{crboxed}}"
+
+
+@_block.register
+def _(block: t.Table) -> str:
+    align = block.align.ljust(len(block.head), "l")
+    wide = [sum(_length(row[k]) for row in block.rows[:40]) for k in range(len(block.head))]
+    total = [max((_length(row[k]) for row in (block.head, *block.rows)), default=1)
+             for k in range(len(block.head))]
+    columns = list(align)
+    if sum(total) > 84:  # the widest column of text breaks its lines
+        widest = max(range(len(columns)), key=lambda k: (align[k] == "l", wide[k]))
+        rest = sum(total) - total[widest]
+        columns[widest] = rf"p{{{max(0.2, 0.94 - rest / 92):.2f}\linewidth}}"
+    head = " & ".join(rf"\textbf{{{_spans(cell)}}}" for cell in block.head)
+    rows = "\\\\\n".join(" & ".join(map(_spans, row)) for row in block.rows)
+    return (f"{{\\small\\setlength{{\\LTleft}}{{0pt}}\\begin{{longtable}}{{@{{}}"
+            f"{''.join(columns)}@{{}}}}\n\\toprule\n{head}\\\\\n\\midrule\n\\endhead\n{rows}\\\\\n"
+            "\\bottomrule\n\\end{longtable}}")
+
+
+def _length(spans: t.Spans) -> float:
+    return sum(
+        width(s.box) if isinstance(s, t.Math) else len(s if isinstance(s, str) else s.text)
+        for s in spans
+    )
+
+
+@_block.register
+def _(block: t.Figure) -> str:
+    picture = picture_tikz(block.picture)
+    return ("\\begin{center}\n"
+            "\\begin{adjustbox}{max width=\\linewidth,max height=0.8\\textheight}\n"
+            f"{picture}\n\\end{{adjustbox}}\n\\end{{center}}\n"
+            f"{{\\small\\color{{quiet}}{_spans(block.caption)}\\par}}")
+
+
+@_block.register
+def _(block: t.Listing) -> str:
+    lines = block.text.replace("\t", "    ").splitlines()
+    body = "\\\\\n".join(_code_line(line) for line in lines)
+    return f"{{\\footnotesize\\ttfamily\\raggedright\\noindent\n{body}\\par}}"
+
+
+def _code_line(line: str) -> str:
+    kept = line.lstrip(" ")
+    return rf"\hspace*{{{0.5 * (len(line) - len(kept)):.1f}em}}{text(kept) or '~'}"
+
+
+@_block.register
+def _(block: t.Section) -> str:
+    command = {1: "section", 2: "subsection"}.get(block.level, "paragraph")
+    plain = "".join(
+        s if isinstance(s, str) else s.plain if isinstance(s, t.Math) else s.text
+        for s in block.title
+    )
+    title = rf"\texorpdfstring{{{_spans(block.title)}}}{{{text(plain)}}}"
+    inner = "\n\n".join(map(_block, block.blocks))
+    return f"\\{command}*{{{title}}}\\crtarget{{{block.anchor}}}\n{inner}"
+
+
+# -- long formulas ----------------------------------------------------------------------------
+def width(box: Box | None) -> float:
+    """A rough width of a formula in letters."""
+    if box is None or isinstance(box, Space):
+        return 0.3
+    if isinstance(box, Token):
+        return len(box.text) + (1.2 if box.kind == "op" else 0.0)
+    if isinstance(box, Row):
+        return sum(map(width, box.items))
+    if isinstance(box, Frac):
+        return max(width(box.above), width(box.below)) + 0.5
+    if isinstance(box, Script):
+        return width(box.base) + 0.7 * max(width(box.sub), width(box.sup))
+    if isinstance(box, Under):
+        return max(1.8, *(0.7 * width(line) for line in box.lines))
+    if isinstance(box, Fence | Radical):
+        return width(box.body) + 1.2
+    if isinstance(box, Cases):
+        return max(width(v) + width(c) for v, c in box.rows) + 4
+    return width(box.body) if isinstance(box, Accent) else 1.0
+
+
+def broken(box: Box) -> str:
+    """A formula, broken at the signs of its outermost sum where it is too long for a line."""
+    if width(box) <= _LINE or not isinstance(box, Row):
+        return _fitted(box)
+    lines: list[list[Box]] = [[]]
+    for item in box.items:
+        sign = isinstance(item, Token) and item.kind == "op" and item.text in "+−="
+        if sign and lines[-1] and width(Row(tuple(lines[-1]))) > 0.45 * _LINE:
+            lines.append([])
+        lines[-1].append(item)
+    if len(lines) == 1:
+        return _fitted(box)
+    rows = [_fitted(Row(tuple(line))) for line in lines]
+    body = "\\\\\n&\\qquad {}".join(rows)
+    return f"\\begin{{aligned}}[t]\n&{body}\n\\end{{aligned}}"
+
+
+def _fitted(box: Box) -> str:
+    """What cannot be broken is made smaller where it must."""
+    source = box_latex(box)
+    if width(box) <= 1.25 * _LINE:
+        return source
+    return rf"\crfit{{{source}}}"
