@@ -138,7 +138,8 @@ def _closed_pair(f: Expr) -> Expr | None:
     call = compiled(f, X)
     numeric = expect_pair(call, call, 2.0, 0.7, points=14, halvings=12)
     value = float(found.xreplace({Q: sympy.Float(2, 30), _R: sympy.Float("0.7", 30)}))
-    return found if abs(value - numeric) <= 1e-7 * max(abs(numeric), 1.0) else None
+    # a kink inside the inner integral costs the quadrature digits; a slip would cost all of them
+    return found if abs(value - numeric) <= 1e-3 * max(abs(numeric), 1.0) else None
 
 
 def number(expr: Expr, values: Mapping[Symbol, float]) -> float:
