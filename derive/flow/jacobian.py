@@ -17,7 +17,7 @@ from derive.flow.moments import X, slope_of
 from derive.flow.quadrature import compiled
 from derive.flow.relations import resolve_edge
 from derive.flow.remedies import Layer, forward_of, layers_of
-from derive.jacobian import jacobian
+from derive.jacobians import jacobian
 from derive.nodes import Access, Index, SumOver, accesses
 from derive.program import Equation, Group, Program, Tensor, as_program
 from derive.reference import evaluate
