@@ -1,0 +1,88 @@
+"""What the tests of emitted kernels share: compiling without Numba, sample data, comparison."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+import codegen
+from codegen.cpu_parts import index_ranges
+from codegen.model import Model
+from derive.differentiate import derive
+from derive.program import Program
+from derive.reference import evaluate
+
+
+@contextmanager
+def interpreted() -> Iterator[None]:
+    """Emitted modules loaded inside run as plain Python: slow, and nothing to compile."""
+    before = set(sys.modules)
+    disabled = numba.config.DISABLE_JIT
+    numba.config.DISABLE_JIT = True
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        numba.config.DISABLE_JIT = disabled
+        for name in set(sys.modules) - before:
+            if name.startswith("chainrule_kernels_"):
+                del sys.modules[name]
+
+
+def build(program: Program, folder: Path, parts: int = 1, seed: int = 3, **options: Any) -> Model:
+    """A model at a random point, its work cut into ``parts``."""
+    model = codegen.compile(derive(program), directory=folder, parallel=parts > 1, **options)
+    model.initialize(seed)
+    rng = np.random.default_rng(seed)
+    for view in model.parameters.values():
+        view += 0.3 * rng.standard_normal(view.shape)
+    model._run.parts = lambda sizes: parts
+    return model
+
+
+def sample(program: Program, rows: int = 5, seed: int = 0) -> dict[str, np.ndarray]:
+    """Values for every input; each run-time size is ``rows``."""
+    rng = np.random.default_rng(seed)
+    ranges = index_ranges(program)
+    values: dict[str, np.ndarray] = {}
+    for tensor in program.given:
+        if tensor.role in ("parameter", "state"):
+            continue
+        shape = [int(s) if s.is_Integer else rows for s in tensor.shape]
+        if tensor.dtype == "int":
+            values[tensor.name] = rng.integers(0, ranges.get(tensor.name, 2), shape)
+        else:
+            values[tensor.name] = rng.uniform(0.1, 1.0, shape)
+            if tensor.distribution:
+                values[tensor.name] /= values[tensor.name].sum(-1, keepdims=True)
+    return values
+
+
+def poison(model: Model) -> None:
+    """Work space and gradients full of NaN: whatever is read before it is written shows."""
+    model._run.w = np.full(200_000, np.nan, model.flat.dtype)
+    model._run.d[...] = np.nan
+
+
+def differences(model: Model, values: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest error of the loss and of each gradient, relative to the largest reference value."""
+    program = model.program
+    want = evaluate(program, {**values, **{n: v.astype(np.float64)
+                                           for n, v in model.parameters.items()}, **model.states})
+    poison(model)
+    loss = model.loss(**values)
+    poison(model)
+    gradients = model.gradients(**values)
+    loss_name = program.losses[0]
+    found = {loss_name: abs(loss - float(want[loss_name])) / (1e-3 + abs(float(want[loss_name])))}
+    for name, gradient in gradients.items():
+        reference = want[program.gradients[name]]
+        assert gradient.shape == reference.shape
+        found[name] = float(np.abs(gradient - reference).max() / (1e-3 + np.abs(reference).max()))
+    return found
