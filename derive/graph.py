@@ -170,7 +170,7 @@ def _node_svg(picture: Picture, node: Node) -> str:
         lower = svg_text(node.adjoint)
         text += f'<text class="adjoint" x="{x:.1f}" y="{y + 16:.1f}">{lower}</text>'
     if node.count > 1:
-        text += (f'<text class="count" x="{x + w / 2 + 3:.1f}" y="{y - 12:.1f}">'
+        text += (f'<text class="count" x="{x + w / 2:.1f}" y="{y - _HEIGHT / 2 - 4:.1f}">'
                  f"×{node.count}</text>")
     drawn = f'<g class="node {node.kind}">{shape}{text}</g>'
     return f'<a href="#eq-{node.number}">{drawn}</a>' if node.number else drawn

@@ -53,10 +53,14 @@ class Folding:
         self.forward = tuple(forward)
         self.folds = _find(program, self.forward)
         self.places: dict[str, Place] = {}
+        self._known: dict[str, Place | None] = {}
+        self.neighbours: dict[str, Place] = {}  # before the first layer and behind the last one
         for fold in self.folds:
             self._locate(fold)
+            self._locate_neighbours(fold)
         for tensor in program.tensors.values():
             self._inherit(tensor.name)
+        self._by_part = {(p.fold, p.part, p.layer): n for n, p in self.places.items()}
 
     def _locate(self, fold: Fold) -> None:
         for layer in range(fold.count):
@@ -68,18 +72,44 @@ class Folding:
                     if name not in self.program.defined and tensor.role == "parameter":
                         self.places.setdefault(name, Place(fold, f"{offset}.{number}", layer))
 
+    def _locate_neighbours(self, fold: Fold) -> None:
+        """The equations on either side whose names go on with the numbers of the layers."""
+        for layer in (-1, fold.count):
+            for offset in range(fold.period):
+                position = fold.start + layer * fold.period + offset
+                if not 0 <= position < len(self.forward):
+                    continue
+                eq = self.forward[position]
+                stem = self.forward[fold.start + offset].name.rstrip("0123456789")
+                if eq.name == f"{stem}{fold.first + layer}":
+                    self.neighbours.setdefault(eq.name, Place(fold, f"{offset}", layer))
+                    for number, name in enumerate(eq.reads):
+                        if name not in self.program.defined:
+                            self.neighbours.setdefault(
+                                name, Place(fold, f"{offset}.{number}", layer))
+
     def _inherit(self, name: str) -> None:
         """A generated tensor belongs where the tensor belongs that it is made for."""
         origin = self.program.tensors[name].origin if name in self.program.tensors else None
-        if name in self.places or origin is None:
+        if origin is None or name in self.places or name in self.neighbours:
             return
         self._inherit(origin[1])
-        place = self.places.get(origin[1])
-        if place is not None:
-            self.places[name] = replace(place, part=f"{origin[0]} {place.part}")
+        for places in (self.places, self.neighbours):
+            place = places.get(origin[1])
+            if place is not None:
+                places[name] = replace(place, part=f"{origin[0]} {place.part}")
+
+    def place_near(self, name: str) -> Place | None:
+        """The place of a tensor in a fold or directly beside it."""
+        return self.places.get(name) or self.neighbours.get(name)
 
     def alike(self, eq: Equation) -> Place | None:
         """The place of an equation that is the same as the one shown for its fold."""
+        if eq.name not in self._known:
+            self._known[eq.name] = self._alike(eq)
+        return self._known[eq.name]
+
+    def _alike(self, eq: Equation) -> Place | None:
         place = self.places.get(eq.name)
         if place is None:
             return None
@@ -95,15 +125,9 @@ class Folding:
         place = self.places[name]
         return self._by_part.get((place.fold, place.part, layer))
 
-    @property
-    def _by_part(self) -> dict[tuple[Fold, str, int], str]:
-        if not hasattr(self, "_parts"):
-            self._parts = {(p.fold, p.part, p.layer): n for n, p in self.places.items()}
-        return self._parts
-
     def _key(self, eq: Equation, layer: int) -> tuple:
         def token(name: str) -> object:
-            place = self.places.get(name)
+            place = self.place_near(name)
             return (place.fold, place.part, place.layer - layer) if place else name
 
         return skeleton(eq, token)
@@ -133,7 +157,7 @@ class LayerSymbols(Symbols):
 
     def tensor(self, name: str) -> Symbol:
         symbol = self.plain.tensor(name)
-        place = self.folding.places.get(name)
+        place = self.folding.place_near(name)
         if place is None or place.fold != self.fold:
             return symbol
         shift = place.layer - self.fold.shown

@@ -136,8 +136,8 @@ def _(block: t.Table, words: t.Words) -> str:
             f"<{tag}{align[k]}>{_spans(cell)}</{tag}>" for k, cell in enumerate(cells)) + "</tr>"
 
     rows = "".join(line(row, "td") for row in block.rows)
-    total = ' class="total"' if block.total else ""
-    return (f'<div class="scroll"><table{total}><thead>{line(block.head, "th")}</thead>'
+    kinds = " ".join(["total"] * block.total + ["wide"] * (len(block.head) > 3))
+    return (f'<div class="scroll"><table class="{kinds}"><thead>{line(block.head, "th")}</thead>'
             f"<tbody>{rows}</tbody></table></div>")
 
 

@@ -69,7 +69,7 @@ def notation_section(maker: Maker) -> Section:
         rows.append((
             (maker.symbol(tensor.name),), meaning,
             (shape_math(maker, tensor.shape),) if tensor.rank else words("scalar"),
-            role, (Code(tensor.name),),
+            role, _code_name(maker, tensor.name),
         ))
         maker.fold = None
     heads = ("symbol", "meaning", "shape", "role", "code")
@@ -79,6 +79,15 @@ def notation_section(maker: Maker) -> Section:
         blocks.append(Paragraph(words("notation.intro"), quiet=True))
     blocks.append(_index_table(maker))
     return Section(words("section.notation"), "notation", 1, tuple(blocks))
+
+
+def _code_name(maker: Maker, name: str) -> Spans:
+    """The name in the code; of layers alike the first and the last one."""
+    if maker.fold is None:
+        return (Code(name),)
+    folding, fold = maker.folding, maker.fold
+    ends = (folding.partner(name, 0), folding.partner(name, fold.count - 1))
+    return (Code(ends[0] or name), " … ", Code(ends[1] or name))
 
 
 def _meaning(maker: Maker, tensor: Tensor) -> Spans:
@@ -167,7 +176,7 @@ def graph_section(maker: Maker) -> Section:
             continue
         keys[name] = name
         maker.fold = maker.fold_of(name)
-        count = maker.fold.count if maker.fold else 1
+        count = maker.fold.count if maker.fold and name in program.defined else 1
         folded = folded or count > 1
         tensor = program.tensors[name]
         kind = "loss" if name in program.losses else tensor.role
