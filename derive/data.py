@@ -18,11 +18,11 @@ _DISTRIBUTION_TOLERANCE = 1e-4  # single-precision probabilities over many class
 
 def resolve_sizes(
     program: Program, values: Mapping[str, np.ndarray], sizes: Mapping[str, int] | None = None,
-    tensors: Collection[Tensor] | None = None,
+    needed: Collection[Symbol] | None = None,
 ) -> dict[Symbol, int]:
     """The value of each symbolic size, from the arrays' shapes (``sizes`` adds to them).
 
-    ``tensors``: those whose sizes are needed; by default all of the program.
+    ``needed``: the sizes that must be known; by default all of the program.
 
     Raises:
         DataError: two arrays give different values to one size, or nothing gives one.
@@ -44,10 +44,8 @@ def resolve_sizes(
                         f"{size.name} = {known}",
                         got=f"{np.shape(array)}",
                     )
-    needed = program.sizes if tensors is None else [
-        s for s in program.sizes if any(s in e.free_symbols for t in tensors for e in t.shape)
-    ]
-    missing = [s.name for s in needed if s.name not in found]
+    missing = [s.name for s in (program.sizes if needed is None else needed)
+               if s.name not in found]
     if missing:
         raise DataError(
             f"the size {missing[0]} is not known",
@@ -82,7 +80,8 @@ def check_values(
                 got="values for " + (", ".join(values) or "nothing"),
             )
         checked[tensor.name] = _converted(tensor, values[tensor.name])
-    known = resolve_sizes(program, checked, sizes, wanted)
+    own = {s for t in wanted for e in t.shape for s in e.free_symbols}
+    known = resolve_sizes(program, checked, sizes, own)
     for tensor in wanted:
         array = checked[tensor.name]
         want = tuple(int(s.xreplace(known)) for s in tensor.shape)

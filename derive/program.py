@@ -190,7 +190,9 @@ class Program:
     @cached_property
     def sizes(self) -> tuple[Symbol, ...]:
         """The symbolic sizes, in order of first appearance."""
-        found = (s for t in self.tensors.values() for e in t.shape for s in e.free_symbols)
+        found = [s for t in self.tensors.values() for e in t.shape for s in e.free_symbols]
+        for eq in self.equations:  # a size may stand in a body alone, as a number
+            found += [s for s in eq.body.free_symbols if not isinstance(s, Index)]
         return tuple(dict.fromkeys(found))
 
     @property

@@ -69,7 +69,8 @@ def evaluate(
             raise unknown_name("tensor", name, program.tensors)
     needed = program.only(*names)
     checked = check_values(needed, values, sizes, finite=False)
-    known = dict(resolve_sizes(needed, checked, sizes)) if needed.sizes else {}
+    shapes = {n: v for n, v in values.items() if n in program.tensors}  # others may tell a size
+    known = resolve_sizes(program, {**shapes, **checked}, sizes, needed.sizes)
     arrays = dict(checked)
     with np.errstate(all="ignore"):
         for group in needed.groups:
@@ -166,11 +167,11 @@ class _Scope:
         if denominator != 1:
             return self.whole(sympy.expand(expr * denominator)) // denominator
         if isinstance(expr, sympy.Add | sympy.Mul):
-            combine = np.add if isinstance(expr, sympy.Add) else np.multiply
-            return _fold(combine, [self.whole(a) for a in expr.args])
+            return _fold(np.add if isinstance(expr, sympy.Add) else np.multiply,
+                         [self.whole(a) for a in expr.args])
         if isinstance(expr, sympy.Max | sympy.Min):
-            combine = np.maximum if isinstance(expr, sympy.Max) else np.minimum
-            return _fold(combine, [self.whole(a) for a in expr.args])
+            return _fold(np.maximum if isinstance(expr, sympy.Max) else np.minimum,
+                         [self.whole(a) for a in expr.args])
         raise DerivationError(f"cannot evaluate the index expression {expr}")
 
     def read(self, access: Access) -> Array:
@@ -315,8 +316,8 @@ def _(expr: sympy.Function, scope: _Scope) -> Array:
     if isinstance(expr, sympy.floor | sympy.Mod):
         return scope.whole(expr).astype(np.float64)
     if isinstance(expr, sympy.Max | sympy.Min):
-        combine = np.maximum if isinstance(expr, sympy.Max) else np.minimum
-        return _fold(combine, [scope.value(a) for a in expr.args])
+        return _fold(np.maximum if isinstance(expr, sympy.Max) else np.minimum,
+                     [scope.value(a) for a in expr.args])
     function = None if isinstance(expr, AppliedUndef) else _KNOWN.get(type(expr))
     if function is None:
         raise DerivationError(

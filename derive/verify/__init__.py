@@ -1,0 +1,78 @@
+"""A verdict on a gradient that somebody derived by hand.
+
+`verify` calls the hand-written function at random points, compares every gradient with numeric
+differentiation of the network's own equations (`derive.check`), and looks for the one change of
+the derived program that turns it into what was handed in (`derive.verify.edits`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from derive.check import check
+from derive.differentiate import derive
+from derive.points import default_sizes, random_values
+from derive.program import Program, as_program
+from derive.verify.edits import explain_difference
+from derive.verify.hand import Hand
+from derive.verify.report import Finding, VerifyReport
+
+
+def verify(
+    net: Any,
+    hand: Callable[..., Any],
+    *,
+    seed: int = 0,
+    sizes: Mapping[str, int] | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> VerifyReport:
+    """Compare a hand-derived gradient with the network's equations.
+
+    Args:
+        net: a network or a program with one loss.
+        hand: a function whose parameters are called like the network's tensors (any of them, in
+            any order), or that takes two dictionaries ``(parameters, inputs)``. It returns a
+            dictionary of gradients by parameter name, or a tuple in the order of the parameters.
+        seed: of the random points.
+        sizes: symbolic sizes at the first point; small unequal ones by default.
+        values: a point of your own instead of a random one.
+
+    Returns:
+        A report whose ``verdict`` is "agrees", "wrong" or "undecided".
+
+    Raises:
+        HandError: the function raises, is random, changes its inputs, or returns what is no
+            gradient of these parameters.
+    """
+    program = as_program(net)
+    derived = program if program.gradients else derive(program)
+    function = Hand(hand, derived)
+    known = default_sizes(derived, sizes)
+    point = dict(values) if values is not None else random_values(derived, seed, known)
+    given = function(point)
+    report = check(derived, point, gradients=given, seed=seed)
+    findings = tuple(
+        _finding(derived, function, point, row.name, seed)
+        for row in report.rows if row.verdict == "fail"
+    )
+    return VerifyReport(derived.name, report, findings, function.label)
+
+
+def _finding(
+    derived: Program, function: Hand, point: dict[str, np.ndarray], name: str, seed: int
+) -> Finding:
+    """What is wrong with one gradient: the same change must explain it at two points."""
+    other = random_values(derived, seed + 1, _other_sizes(derived))
+    points = [(point, function(point)), (other, function(other))]
+    return explain_difference(derived, name, points)
+
+
+def _other_sizes(program: Program) -> dict[str, int]:
+    """Other sizes than the first point's, so that a factor 3 and a factor B are told apart."""
+    return {name: size + 1 for name, size in default_sizes(program).items()}
+
+
+__all__ = ["VerifyReport", "verify"]

@@ -1,0 +1,254 @@
+"""Where a wrong gradient is wrong: the single change of the derived program that reproduces it.
+
+A mistake made by hand is a small change somewhere on the way from the loss to the parameter: a
+factor left out, a sign, a sum for a mean, a tensor in the place of another. Every such change of
+every adjoint on the way is tried on the derived program; one that gives the handed-in numbers at
+two points with different sizes names equation, term and factor. Nothing here looks at how the
+hand-written function is written, so it works for any that can be called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import sympy
+from sympy import Add, Expr, Integer, Mul
+
+from derive.nodes import Access, Index, IntegerAccess, Reduction, Select, SumOver
+from derive.program import Equation, Program
+from derive.reference import evaluate
+from derive.text import expression_text
+from derive.verify.report import Finding
+
+Point = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+_CLOSE = 1e-9
+_EXCHANGED = " stands where "
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A changed body of one equation, and the mistake that it stands for, in words."""
+
+    equation: str
+    body: Expr
+    words: str
+
+
+def explain_difference(program: Program, name: str, points: list[Point]) -> Finding:
+    """The finding for one wrong gradient, given hand-made gradients at two points."""
+    gradient = program.gradients[name]
+    right = [evaluate(program, point, (gradient,))[gradient] for point, _ in points]
+    hand = [given[name] for _, given in points]
+    counterexample = _counterexample(name, right[0], hand[0])
+    formula = str(program[name])
+    constant = _constant_factor(program, right, hand, [point for point, _ in points])
+    if constant is not None:
+        return Finding(name, constant, "", formula, counterexample)
+    # a factor left out explains more to a person than the tensor that it happens to equal then
+    for edit in sorted(all_edits(program, gradient), key=lambda edit: _EXCHANGED in edit.words):
+        if _explains(program, edit, gradient, points, hand, right):
+            eq = program.defined[edit.equation]
+            return Finding(name, edit.words, str(eq), formula, counterexample)
+    return Finding(name, _pattern(program, name, right[0], hand[0]), "", formula, counterexample)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    scale = float(np.max(np.abs(b))) if b.size else 0.0
+    return bool(np.all(np.abs(a - b) <= _CLOSE * scale)) if np.all(np.isfinite(a)) else False
+
+
+def _explains(program: Program, edit: Edit, gradient: str, points: list[Point],
+              hand: list[np.ndarray], right: list[np.ndarray]) -> bool:
+    changed = replace(program, equations=tuple(
+        replace(eq, body=edit.body) if eq.name == edit.equation else eq
+        for eq in program.equations))
+    for (point, _), given, true in zip(points, hand, right, strict=True):
+        found = evaluate(changed, point, (gradient,))[gradient]
+        if not _same(found, given) or _same(found, true):
+            return False
+    return True
+
+
+# -- changes ------------------------------------------------------------------------------------
+def all_edits(program: Program, gradient: str) -> Iterator[Edit]:
+    """Every single change of an adjoint on the way to a gradient, the nearest equations first."""
+    on_the_way = [eq for eq in reversed(program.only(gradient).equations)
+                  if eq.tensor.role == "gradient" or (eq.tensor.origin or ("",))[0] == "softmax"]
+    for eq in on_the_way:
+        earlier = [t for t in program.tensors.values()  # a later one would close a cycle
+                   if t.dtype == "float" and eq.name not in program.only(t.name).defined]
+        for body, words in _edits(replace(program, tensors={t.name: t for t in earlier}), eq):
+            if body != eq.body:
+                yield Edit(eq.name, body, words)
+
+
+def _edits(program: Program, eq: Equation) -> Iterator[tuple[Expr, str]]:
+    """Changed bodies of one equation; ``program`` has the tensors that may stand in it."""
+    terms = Add.make_args(eq.body)
+    for n, term in enumerate(terms):
+        others = Add(*terms[:n], *terms[n + 1:])
+        said = f"the term {expression_text(term)}"
+        if others != 0:
+            yield others, f"{said} is missing"
+        yield others - term, f"{said} has the wrong sign"
+        for new, words in _term_edits(program, term):
+            yield others + new, words
+    yield from _whole_edits(eq)
+
+
+def _whole_edits(eq: Equation) -> Iterator[tuple[Expr, str]]:
+    sizes = {i.size for i in eq.body.atoms(Index)} | {i.size for i in eq.indices}
+    for factor in (*sorted(sizes, key=str), Integer(2)):
+        yield eq.body * factor, f"a factor {factor} too much"
+        yield eq.body / factor, f"a factor 1/{factor} too much"
+
+
+def _term_edits(program: Program, term: Expr) -> Iterator[tuple[Expr, str]]:
+    """Changes of one term, inside its sum, if it is one."""
+    factors = list(Mul.make_args(term))
+    for n, factor in enumerate(factors):
+        rest = Mul(*factors[:n], *factors[n + 1:])
+        if isinstance(factor, SumOver):
+            for index in factor.bound:
+                yield rest * factor / index.size, (
+                    f"the sum over {index.name} is taken as a mean (1/{index.size} too much)")
+            for new, words in _term_edits(program, factor.body):
+                yield rest * _resummed(new, factor.bound), words
+            continue
+        said = expression_text(factor)
+        if rest != 1 or factor.has(Access):
+            yield rest, f"the factor {said} is missing"
+        if isinstance(factor, Add):
+            for new, words in _inner_sum(program, factor):
+                yield rest * new, words
+        if isinstance(factor, Select):
+            yield rest * factor.yes, f"the condition [{factor.condition}] is missing"
+        if factor.has(Access):
+            yield rest * factor**2, f"the factor {said} stands there twice"
+        for power in factor.atoms(sympy.Pow):
+            if power.exp.is_Integer and power.exp > 1:
+                said_power = expression_text(power)
+                yield rest * factor.xreplace({power: power.base}), (
+                    f"{expression_text(power.base)} stands without its power: {said_power} belongs")
+        for access in factor.atoms(Access):
+            for other, words in _replacements(program, access):
+                yield rest * factor.xreplace({access: other}), words
+
+
+def _resummed(body: Expr, bound: tuple[Index, ...]) -> Expr:
+    used = [i for i in bound if i in body.free_symbols]
+    count = Mul(*(i.size for i in bound if i not in used))
+    return count * SumOver(body, *used) if used else count * body
+
+
+def _inner_sum(program: Program, factor: Add) -> Iterator[tuple[Expr, str]]:
+    """Changes of a factor such as (1 - h) or (p - t)."""
+    for n, part in enumerate(factor.args):
+        others = Add(*factor.args[:n], *factor.args[n + 1:])
+        said = expression_text(part)
+        whole = expression_text(factor)
+        yield others, f"{said} is missing in ({whole})"
+        yield others - part, f"{said} has the wrong sign in ({whole})"
+
+
+def _replacements(program: Program, access: Access) -> Iterator[tuple[Expr, str]]:
+    """What may stand by mistake where ``access`` should."""
+    if isinstance(access, IntegerAccess):
+        return
+    tensor = program.tensors.get(access.name)
+    if tensor is None:  # a recurrence's own target
+        return
+    said = expression_text(access)
+    shape = tuple(e.size if isinstance(e, Index) else None for e in access.where)
+    for other in program.tensors.values():
+        if other.name != access.name and other.shape == tensor.shape:
+            if other.role != "gradient" or tensor.role == "gradient":
+                new = other.at(*access.where)
+                yield new, f"{expression_text(new)}{_EXCHANGED}{said} belongs"
+    if len(shape) == 2 and shape[0] == shape[1] and None not in shape:
+        yield tensor.at(*reversed(access.where)), f"{tensor.name} is transposed"
+    definition = program.defined.get(access.name)
+    if definition is not None and isinstance(definition.body, sympy.Function):
+        function = definition.body
+        if isinstance(function.args[0], Access) and not isinstance(function, Reduction):
+            yield function.func(access, *function.args[1:]), (
+                f"{type(function).__name__} is applied twice: to {said}, which is its result")
+
+
+# -- when a constant, or nothing, explains it -----------------------------------------------------
+def _constant_factor(program: Program, right: list[np.ndarray], hand: list[np.ndarray],
+                     points: list[dict[str, np.ndarray]]) -> str | None:
+    """"too large by the factor B" where one factor explains the gradient at both points."""
+    ratios = []
+    for r, h in zip(right, hand, strict=True):
+        if not np.any(r):
+            return None
+        ratio = float(np.vdot(r, h) / np.vdot(r, r))
+        if not _same(h, ratio * r):
+            return None
+        ratios.append(ratio)
+    if ratios == [0.0, 0.0]:
+        return "it is zero everywhere: the gradient is not computed"
+    for text, values in _candidate_factors(program, points):
+        if np.allclose(ratios, values, rtol=1e-9):
+            return text
+    if np.isclose(ratios[0], ratios[1], rtol=1e-9):
+        return f"it is {ratios[0]:.10g} times the right gradient, everywhere"
+    return f"it is a multiple of the right gradient: {ratios[0]:.6g} and {ratios[1]:.6g} times"
+
+
+def _candidate_factors(
+    program: Program, points: list[dict[str, np.ndarray]]
+) -> Iterator[tuple[str, list[float]]]:
+    from derive.data import resolve_sizes
+
+    known = [resolve_sizes(program, point) for point in points]
+    named: list[tuple[str, list[float]]] = [
+        (s.name, [float(k[s]) for k in known]) for s in program.sizes]
+    fixed = {int(i.size) for t in program.tensors.values() for i in t.indices if i.size.is_Integer}
+    named += [(str(n), [float(n)] * 2) for n in sorted(fixed) if n > 2]
+    yield "its sign is wrong", [-1.0, -1.0]
+    yield "it is too large by the factor 2 (the ½ of the square is missing)", [2.0, 2.0]
+    yield "it is too small by the factor 1/2 (the 2 of the square is missing)", [0.5, 0.5]
+    for name, values in named:
+        yield f"it is too large by the factor {name} (1/{name} is missing)", values
+        yield f"it is too small: a factor 1/{name} too much", [1 / v for v in values]
+        for extra in (-1.0, 2.0, 0.5):
+            label = {-1.0: "the sign is wrong and ", 2.0: "a 2 and ", 0.5: "a ½ and "}[extra]
+            yield (f"{label}the factor {name} is too much (1/{name} is missing)",
+                   [extra * v for v in values])
+            yield f"{label}a factor 1/{name} is too much", [extra / v for v in values]
+
+
+def _pattern(program: Program, name: str, right: np.ndarray, hand: np.ndarray) -> str:
+    """Which entries differ, and whether the ratio is constant along an index."""
+    scale = float(np.max(np.abs(right))) if right.size else 0.0
+    off = np.abs(hand - right) > _CLOSE * scale
+    share = f"{int(off.sum())} of {off.size} entries differ"
+    indices = program[name].indices
+    for axis, index in enumerate(indices):
+        others = tuple(n for n in range(right.ndim) if n != axis)
+        rows = off.any(axis=others) if others else off
+        if rows.sum() < len(rows):
+            listed = ", ".join(str(int(n)) for n in np.flatnonzero(rows)[:8])
+            return f"{share}: only those with {index.name} in {{{listed}}}"
+        with np.errstate(all="ignore"):
+            ratio = np.where(np.abs(right) > _CLOSE * scale, hand / right, np.nan)
+        spread = np.nanmax(ratio, axis=others) - np.nanmin(ratio, axis=others) if others else None
+        if spread is not None and np.all(spread < 1e-7):
+            values = np.nanmean(ratio, axis=others)
+            listed = ", ".join(f"{v:.5g}" for v in values[:6])
+            return f"{share}; the ratio depends on {index.name} only: {listed}"
+    if right.ndim == 2 and right.shape[0] == right.shape[1] and _same(hand, right.T):
+        return "it is transposed"
+    return f"{share}, in no pattern that a single change of the derivation explains"
+
+
+def _counterexample(name: str, right: np.ndarray, hand: np.ndarray) -> str:
+    place = np.unravel_index(int(np.argmax(np.abs(hand - right))), right.shape)
+    at = "".join(f"[{int(n)}]" for n in place)
+    return f"{name}{at}: yours {hand[place]:.12g}, right {right[place]:.12g}"
+
+

@@ -1,0 +1,150 @@
+"""Calling a function that somebody handed in: every way in which it can misbehave is an error
+that names it, with its own line."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from derive.data import shape_text
+from derive.errors import ChainruleError, Location, nearest
+from derive.program import Program
+
+
+class HandError(ChainruleError):
+    """The function under test is no gradient function of this network."""
+
+
+class Hand:
+    """A hand-written gradient function, called by the names of its parameters."""
+
+    def __init__(self, function: Callable[..., Any], program: Program) -> None:
+        if not callable(function):
+            raise HandError("what was handed in is no function", got=repr(function)[:80])
+        self.function, self.program = function, program
+        self.label = getattr(function, "__name__", "the function")
+        self.names = tuple(program.gradients)
+        self.where = _location(function)
+        self.arguments = self._arguments()
+
+    def __call__(self, point: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The gradients at a point, float64 arrays by parameter name."""
+        first = self._call(point)
+        second = self._call(point)
+        for name in self.names:
+            if not np.array_equal(first[name], second[name], equal_nan=True):
+                raise HandError(
+                    f"{self.label} is random: two calls give two gradients of {name!r}",
+                    mend="seed its generator inside, or pass the random numbers in",
+                    where=self.where)
+        return first
+
+    def _arguments(self) -> tuple[str, ...] | None:
+        """The tensors it takes, or None for ``(parameters, inputs)``."""
+        names = [
+            p.name for p in inspect.signature(self.function).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            and not (p.default is not p.empty and p.name not in self.program.tensors)
+        ]
+        unknown = [n for n in names if n not in self.program.tensors]
+        if len(names) == 2 and len(unknown) == 2:
+            return None
+        if unknown:
+            given = [t.name for t in self.program.given]
+            guess = nearest(unknown[0], given)
+            raise HandError(
+                f"{self.label} takes {unknown[0]!r}, which is no tensor of {self.program.name!r}",
+                expected="parameters called like the network's tensors: " + ", ".join(given),
+                got=", ".join(names),
+                mend=f"did you mean {guess!r}?" if guess else None, where=self.where)
+        return tuple(names)
+
+    def _call(self, point: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        values = {n: np.array(a) for n, a in point.items()}
+        try:
+            with np.errstate(all="ignore"):
+                if self.arguments is None:
+                    inner = {t.name for t in self.program.parameters}
+                    result = self.function(
+                        {n: a for n, a in values.items() if n in inner},
+                        {n: a for n, a in values.items() if n not in inner})
+                else:
+                    taken = {n: self._value(n, values) for n in self.arguments}
+                    result = self.function(**taken)
+        except ChainruleError:
+            raise
+        except Exception as error:
+            raise self._raised(error) from None
+        for name, before in point.items():
+            if not np.array_equal(values[name], before, equal_nan=True):
+                raise HandError(f"{self.label} changes its input {name!r}",
+                                mend=f"work on a copy: {name} = {name}.copy()", where=self.where)
+        return self._gradients(result, point)
+
+    def _value(self, name: str, values: dict[str, np.ndarray]) -> np.ndarray:
+        if name not in values:  # a hand-written function may take what the network computes
+            values[name] = self.program.evaluate(values, (name,))[name]
+        return values[name]
+
+    def _raised(self, error: Exception) -> HandError:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if self.where and f.filename == self.where.file]
+        where = Location(own[-1].filename, own[-1].lineno or 1) if own else self.where
+        return HandError(f"{self.label} raises {type(error).__name__}: {error}", where=where)
+
+    def _gradients(self, result: Any, point: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        if isinstance(result, Mapping):
+            found = {str(k): v for k, v in result.items()}
+        else:
+            parts = list(result) if isinstance(result, tuple | list) else [result]
+            if len(parts) != len(self.names):
+                raise HandError(
+                    f"{self.label} returns {len(parts)} gradients",
+                    expected=f"{len(self.names)}: {', '.join(self.names)}, in this order, or a "
+                    "dictionary by name", got=f"{type(result).__name__} of {len(parts)}",
+                    where=self.where)
+            found = dict(zip(self.names, parts, strict=True))
+        missing = [n for n in self.names if n not in found]
+        if missing:
+            raise HandError(
+                f"{self.label} returns no gradient of {missing[0]!r}",
+                expected=", ".join(self.names), got=", ".join(found) or "nothing",
+                where=self.where)
+        return {n: self._array(n, found[n], np.shape(point[n])) for n in self.names}
+
+    def _array(self, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+        try:
+            array = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise HandError(f"the gradient of {name!r} is no array of numbers",
+                            got=repr(value)[:80], where=self.where) from None
+        if array.shape != shape:
+            declared = shape_text(self.program.tensors[name].shape)
+            raise HandError(
+                f"the gradient of {name!r} has another shape than {name!r}",
+                expected=f"{shape}: {name} is declared as {declared}", got=f"{array.shape}",
+                mend=_shape_hint(name, array.shape, shape), where=self.where)
+        if not np.isfinite(array).all():
+            place = [int(n) for n in np.argwhere(~np.isfinite(array))[0]]
+            raise HandError(f"the gradient of {name!r} holds {array[tuple(place)]} at {place}",
+                            expected="finite numbers at a finite loss", where=self.where)
+        return array
+
+
+def _shape_hint(name: str, got: tuple[int, ...], want: tuple[int, ...]) -> str:
+    if got == want[::-1]:
+        return f"it is transposed: for y = x @ {name} the gradient is x.T @ dy"
+    if len(got) == len(want) + 1 and got[1:] == want:
+        return "sum it over the batch: .sum(axis=0)"
+    if len(got) + 1 == len(want) or got == ():
+        return "a sum runs over an axis too many"
+    return "sum over the axes along which it was broadcast"
+
+
+def _location(function: Callable[..., Any]) -> Location | None:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return Location(code.co_filename, code.co_firstlineno) if code else None

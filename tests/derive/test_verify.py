@@ -1,0 +1,178 @@
+"""Verdicts on hand-written gradients: right ones agree, the mistake in wrong ones is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import derive as dr
+from derive.verify import verify
+from derive.verify.hand import HandError
+
+
+def network(loss: str = "softmax") -> dr.Network:
+    net = dr.Network(f"two layers, {loss}")
+    x = net.input("x", "B", 3)
+    h = dr.dense(x, 5, dr.tanh)
+    if loss == "softmax":
+        net.loss(dr.cross_entropy(dr.dense(h, 4), net.input("t", "B", dtype=int)))
+    else:
+        net.loss(dr.squared_error(dr.dense(h, 4, dr.sigmoid), net.input("t", "B", 4)))
+    return net
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def by_hand(**mistakes: bool) -> Callable:
+    """The gradient of `network()` in NumPy; each keyword makes one mistake."""
+    def on(name: str) -> bool:
+        return mistakes.get(name, False)
+
+    def backward(x, t, W1, c1, W2, c2):
+        h = np.tanh(x @ W1 + c1)
+        p = softmax(h @ W2 + c2)
+        if on("softmax_twice"):
+            p = softmax(p)
+        dz = p.copy()
+        if not on("label_forgotten"):
+            dz[np.arange(len(t)), t] -= -1 if on("label_added") else 1
+        if not on("sum_for_mean"):
+            dz = dz / len(t)
+        slope = (1 - h) if on("square_forgotten") else (1 + h**2) if on("sign_inside") else 1 - h**2
+        da = (dz @ W2.T) * (1 if on("activation_forgotten") else slope)
+        if on("activation_twice"):
+            da = da * slope
+        if on("wrong_tensor"):
+            da = (dz @ W2.T) * (1 - (x @ W1 + c1) ** 2)
+        dW2 = (x @ W1 + c1).T @ dz if on("input_for_output") else h.T @ dz
+        db = da.mean(axis=0) if on("bias_mean") else da.sum(axis=0)
+        dW1 = x.T @ da
+        return {"W1": -dW1 if on("sign") else 2 * dW1 if on("two") else dW1,
+                "c1": db, "W2": dW2, "c2": dz.sum(axis=0)}
+
+    return backward
+
+
+def test_a_right_gradient_agrees():
+    report = verify(network(), by_hand())
+    assert report.verdict == "agrees" and report.exit_code == 0, str(report)
+
+
+MISTAKES = [
+    ("sum_for_mean", "W2", "factor B"),
+    ("sign", "W1", "sign is wrong"),
+    ("two", "W1", "factor 2"),
+    ("label_forgotten", "c2", "missing"),
+    ("label_added", "c2", "wrong sign"),
+    ("activation_forgotten", "W1", "missing"),
+    ("activation_twice", "W1", "twice"),
+    ("square_forgotten", "W1", "without its power"),
+    ("sign_inside", "W1", "wrong sign"),
+    ("wrong_tensor", "W1", "z1[b, j] stands where h1[b, j] belongs"),
+    ("input_for_output", "W2", "z1[b, j] stands where h1[b, j] belongs"),
+    ("bias_mean", "c1", "1/B"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "parameter", "words"), MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_the_mistake_is_named(mistake: str, parameter: str, words: str):
+    report = verify(network(), by_hand(**{mistake: True}))
+    assert report.verdict == "wrong" and report.exit_code == 1
+    finding = next(f for f in report.findings if f.parameter == parameter)
+    assert words in finding.words, str(report)
+    assert "yours" in finding.counterexample and "right" in finding.counterexample
+
+
+def test_a_mistake_without_a_name_still_gets_a_pattern():
+    def backward(x, t, W1, c1, W2, c2):
+        right = by_hand()(x, t, W1, c1, W2, c2)
+        right["W1"][1] *= 1.0625
+        return right
+
+    report = verify(network(), backward)
+    assert report.verdict == "wrong"
+    assert "only those with i in {1}" in report.findings[0].words
+
+
+def test_only_the_wrong_gradients_are_named():
+    report = verify(network(), by_hand(sign=True))
+    assert [f.parameter for f in report.findings] == ["W1"]
+
+
+def test_dictionaries_and_tuples_are_taken_as_well():
+    def pair(parameters, inputs):
+        found = by_hand()(**parameters, **inputs)
+        return tuple(found[n] for n in ("W1", "c1", "W2", "c2"))
+
+    assert verify(network(), pair).verdict == "agrees"
+
+
+def test_the_report_is_text_json_and_html():
+    report = verify(network(), by_hand(sign=True))
+    assert "W1: its sign is wrong" in str(report)
+    assert report.to_dict()["findings"][0]["parameter"] == "W1"
+    page = report.to_html()
+    assert "<script" not in page and "its sign is wrong" in page
+
+
+def raises(x, t, W1, c1, W2, c2):
+    return x @ W2
+
+
+def unknown(x, t, W3):
+    return W3
+
+
+def too_few(x, t, W1, c1, W2, c2):
+    return W1, c1
+
+
+def missing_one(x, t, W1, c1, W2, c2):
+    return {"W1": W1, "c1": c1, "W2": W2}
+
+
+def transposed(x, t, W1, c1, W2, c2):
+    return {"W1": W1.T, "c1": c1, "W2": W2, "c2": c2}
+
+
+def unsummed(x, t, W1, c1, W2, c2):
+    return {"W1": W1, "c1": np.tanh(x @ W1 + c1), "W2": W2, "c2": c2}
+
+
+def in_place(x, t, W1, c1, W2, c2):
+    x *= 2
+    return {"W1": W1, "c1": c1, "W2": W2, "c2": c2}
+
+
+def random(x, t, W1, c1, W2, c2):
+    return {"W1": np.random.default_rng().normal(size=W1.shape), "c1": c1, "W2": W2, "c2": c2}
+
+
+def infinite(x, t, W1, c1, W2, c2):
+    return {"W1": W1 / 0.0, "c1": c1, "W2": W2, "c2": c2}
+
+
+BAD = [
+    (raises, ("raises raises ValueError", "return x @ W2")),
+    (unknown, ("'W3'", "did you mean 'W")),
+    (too_few, ("returns 2 gradients", "4: W1, c1, W2, c2")),
+    (missing_one, ("no gradient of 'c2'",)),
+    (transposed, ("'W1'", "(3, 5)", "(5, 3)", "transposed")),
+    (unsummed, ("'c1'", "sum it over the batch")),
+    (in_place, ("changes its input 'x'", "copy")),
+    (random, ("random", "'W1'")),
+    (infinite, ("'W1'", "inf")),
+]
+
+
+@pytest.mark.parametrize(("function", "parts"), BAD, ids=[f.__name__ for f, _ in BAD])
+def test_a_function_that_is_no_gradient_is_refused(function: Callable, parts: tuple[str, ...]):
+    with pytest.raises(HandError) as caught:
+        verify(network(), function)
+    for part in parts:
+        assert part in str(caught.value), str(caught.value)
