@@ -87,7 +87,7 @@ def do_train(args: argparse.Namespace) -> Outcome:
 
 def do_diagnose(args: argparse.Namespace) -> Outcome:
     from codegen.loading import load_model
-    from derive.flow import diagnose
+    from derive.flow.diagnose import diagnose
 
     with progress("following the signal and the gradient"):
         diagnosis = diagnose(load_model(args.model).program)

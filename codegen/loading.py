@@ -44,9 +44,9 @@ def load_model(path: str | Path) -> ModelFile:
             mend=f"in that folder are {', '.join(near)}" if near else None,
         )
     if path.suffix == ".net":
-        from derive.netfile import read_net
+        from derive.netfile import read_network
 
-        return ModelFile(path, read_net(path.read_text(encoding="utf-8"), str(path)))
+        return ModelFile(path, read_network(path).program())
     if path.suffix != ".py":
         raise DeclarationError(
             f"{str(path)!r} is neither Python nor a .net text", expected="a name in .py or .net"
