@@ -192,8 +192,6 @@ def _(box: b.Accent) -> str:
 @box_latex.register
 def _(box: b.Cases) -> str:
     rows = r" \\ ".join(
-        f"{box_latex(value)} & "
-        + (box_latex(c) if isinstance(c, b.Token) else rf"\text{{if }} {box_latex(c)}")
-        for value, c in box.rows
+        f"{box_latex(value)} & {box_latex(condition)}" for value, condition in box.rows
     )
     return rf"\begin{{cases}} {rows} \end{{cases}}"

@@ -117,6 +117,7 @@ class Setter:
     def __init__(self, symbols: Symbols | None = None) -> None:
         self.symbols = symbols or Symbols()
         self.notes: dict[n.Statement, n.Relation] = {}
+        self.when, self.otherwise = "if ", "otherwise"
         self.small = False  # inside subscripts fractions are set with a slash
 
     def set(self, node: Node | n.Statement, binding: int = _SUM) -> Box:
@@ -285,9 +286,10 @@ class Setter:
         rows: list[tuple[Box, Box]] = []
         rest: Node = node
         while isinstance(rest, n.Choice):
-            rows.append((self.set(rest.yes), self.set(rest.condition)))
+            when = row(Token(self.when, "text"), self.set(rest.condition))
+            rows.append((self.set(rest.yes), when))
             rest = rest.no
-        rows.append((self.set(rest), Token("otherwise", "text")))
+        rows.append((self.set(rest), Token(self.otherwise, "text")))
         return Cases(tuple(rows)), _SUM
 
     @_set.register

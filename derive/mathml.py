@@ -129,16 +129,16 @@ def _(box: b.Radical) -> str:
 def _(box: b.Accent) -> str:
     wide = isinstance(box.body, b.Token) and len(box.body.text) > 1
     mark = f'<mo stretchy="{str(wide).lower()}">{_ACCENTS[box.kind]}</mo>'
-    return f'<mover accent="true">{box_mathml(box.body)}{mark}</mover>'
+    # a bar drawn as an accent touches the letter in small sizes
+    accent = "" if box.kind == "bar" and not wide else ' accent="true"'
+    return f"<mover{accent}>{box_mathml(box.body)}{mark}</mover>"
 
 
 @box_mathml.register
 def _(box: b.Cases) -> str:
     rows = "".join(
-        f"<mtr><mtd>{box_mathml(value)}</mtd><mtd>"
-        + ("" if isinstance(c, b.Token) else "<mtext>if&#160;</mtext>")
-        + f"{box_mathml(c)}</mtd></mtr>"
-        for value, c in box.rows
+        f"<mtr><mtd>{box_mathml(value)}</mtd><mtd>{box_mathml(condition)}</mtd></mtr>"
+        for value, condition in box.rows
     )
     return (f'<mrow><mo form="prefix" fence="true" stretchy="true">{{</mo>'
             f'<mtable class="cases">{rows}</mtable></mrow>')

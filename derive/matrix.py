@@ -243,12 +243,14 @@ class _Recogniser:
         rest = Mul(*(f for f in factors if not f.has(Reduction)))
         nodes = [self.form(f, None, None) for f in sums]
         flat = [p for x in nodes for p in (x.factors if isinstance(x, n.Product) else (x,))]
-        front = [] if rest == 1 else [self._plain_scalar(rest)]
-        if front and isinstance(front[0], n.Fraction) and isinstance(flat[0], n.Fraction) \
-                and front[0].above == flat[0].above == n.ONE:
+        if rest == 1:
+            return n.product(flat)
+        front, first = self._plain_scalar(rest), flat[0]
+        if isinstance(front, n.Fraction) and isinstance(first, n.Fraction) \
+                and front.above == first.above == n.ONE:
             # 1/2 of 1/B of a sum is 1/(2 B) of it
-            front = [n.Fraction(n.ONE, n.product((flat.pop(0).below, front[0].below)))]
-        return n.product(front + flat)
+            front, flat = n.Fraction(n.ONE, n.product((first.below, front.below))), flat[1:]
+        return n.product([front, *flat])
 
     def _plain_scalar(self, expr: Expr) -> Node:
         if expr.has(Select) or any(a.where for a in expr.atoms(Access)):

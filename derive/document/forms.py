@@ -95,7 +95,9 @@ class Maker:
         return self._layers[self.fold]
 
     def setter(self) -> Setter:
-        return Setter(self.symbols)
+        made = Setter(self.symbols)
+        made.when, made.otherwise = self.words.text("if"), self.words.text("otherwise")
+        return made
 
     def node(self, node: Node | n.Statement) -> Math:
         return Math(self.setter().set(node), self.text(node))
@@ -172,7 +174,7 @@ class Maker:
             ):
                 contraction = ""  # nothing that a contraction would make clearer
             return Shown(number, index, None, contraction, note=note, result=result)
-        matrix: Math | None = Math(Setter(self.symbols).set(form.statement),
+        matrix: Math | None = Math(self.setter().set(form.statement),
                                    self.text(form.statement))
         assert matrix is not None
         if matrix.box == index.box or all(

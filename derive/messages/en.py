@@ -214,7 +214,7 @@ MESSAGES = {
     "rule.name.says": "A sum inside a function gets a name, so that it is computed once and has an "
     "adjoint.",
     "rule.name.proof": "Equals may be put for equals; the value is the same.",
-    "and": "and", "otherwise": "otherwise", "total": "in all",
+    "and": "and", "otherwise": "otherwise", "if": "if ", "total": "in all",
     "notebook.setup": "The network of this document, rebuilt from its equations. Needs chainrule.",
     "notebook.check": "The gradients checked again, numerically:",
     "toc.skip": "Skip to the derivation",
