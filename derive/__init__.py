@@ -30,7 +30,7 @@ _HOME = {
     "derive.custom": ["elementary", "stopped", "straight_through"],
     "derive.netfile": ["read_network", "parse_network", "write_network"],
     "derive.conventions": ["ledger", "with_convention"],
-    "derive.jacobian": ["jacobian", "hessian", "hessian_vector"],
+    "derive.jacobians": ["jacobian", "hessian", "hessian_vector"],
     "derive.losses": [
         "squared_error", "mean_squared_error", "absolute_error", "huber", "hinge",
         "binary_cross_entropy", "cross_entropy", "focal", "kl_divergence", "gaussian_kl",
