@@ -111,12 +111,14 @@ def comma_separated(boxes: list[Box]) -> Box:
 class Setter:
     """Sets nodes with the symbols of a program.
 
-    ``notes`` collects what a formula leaves out: the first values of recurrences.
+    ``notes`` and ``padded`` collect what a formula leaves out: the first values of recurrences,
+    and which tensors are read as 0 outside their bounds.
     """
 
     def __init__(self, symbols: Symbols | None = None) -> None:
         self.symbols = symbols or Symbols()
         self.notes: dict[n.Statement, n.Relation] = {}
+        self.padded: dict[n.Name, None] = {}  # read as 0 outside their bounds
         self.when, self.otherwise = "if ", "otherwise"
         self.small = False  # inside subscripts fractions are set with a slash
 
@@ -276,6 +278,10 @@ class Setter:
 
     @_set.register
     def _(self, node: n.Choice) -> tuple[Box, int]:
+        if node.no == n.ZERO and is_bounds(node):
+            assert isinstance(node.yes, n.Element)
+            self.padded[node.yes.name] = None
+            return self._set(node.yes)
         if node.no == n.ZERO:
             bracket = Fence("[", self.set(node.condition), "]")
             return row(bracket, Space(), self.set(node.yes, _PRODUCT)), _PRODUCT
@@ -400,6 +406,21 @@ def has_array(node: object) -> bool:
     if isinstance(node, tuple):
         return any(map(has_array, node))
     return is_dataclass(node) and any(has_array(getattr(node, f.name)) for f in fields(node))
+
+
+def is_bounds(node: n.Choice) -> bool:
+    """Whether a choice says only that an element outside the bounds of its tensor reads 0."""
+    if not isinstance(node.yes, n.Element):
+        return False
+    condition = node.condition
+    parts = condition.parts if isinstance(condition, n.Junction) and condition.op == "and" \
+        else (condition,)
+    return all(
+        isinstance(p, n.Relation) and set(p.ops) <= {"<", "<=", ">", ">="}
+        and any(w in p.parts for w in node.yes.where)
+        and all(w in node.yes.where or isinstance(w, n.Number | n.Name) for w in p.parts)
+        for p in parts
+    )
 
 
 def first_value(node: n.Choice) -> tuple[n.Statement, n.Relation] | None:

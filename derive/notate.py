@@ -291,7 +291,8 @@ class Builder:
             a, b = self.index(left), self.index(right)
         else:
             a, b = self._side(left), self._side(right)
-        if op in (">", ">=") and right == 0 and not left.atoms(Access) - left.atoms(IntegerAccess):
+        floats = left.atoms(Access) - left.atoms(IntegerAccess)
+        if op in (">", ">=") and right == 0 and left.has(Index) and not floats:
             a, b, op = b, a, _FLIPPED[op]  # 0 <= e: joined with e < n further up
         return Relation((a, b), (op,))
 
@@ -319,9 +320,11 @@ def _constant_moved(left: Expr, right: Expr, op: str) -> tuple[Expr, Expr, str]:
 
 
 def _guarded(expr: Expr) -> tuple[Expr | None, Expr]:
-    """A product with its guards (``value where condition, else 0``) taken out in front."""
+    """A product with its guards (``value where condition, else 0``) taken out in front; one that
+    stands beside numbers only is a factor like any other."""
     guards = [f for f in Mul.make_args(expr) if isinstance(f, Select) and f.no == 0]
-    if not guards:
+    if not guards or (isinstance(expr, Mul) and len(guards) == 1 and guards[0].yes == 1
+                      and not Mul(*(f for f in expr.args if f not in guards)).has(Access)):
         return None, expr
     rest = [f for f in Mul.make_args(expr) if f not in guards]
     return sympy.And(*(g.condition for g in guards)), Mul(*(g.yes for g in guards), *rest)

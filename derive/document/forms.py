@@ -167,6 +167,8 @@ class Maker:
         index = Math(setter.set(made), self.text(made))
         note = (*note, *self._first_values(setter))
         form = matrix_form(eq, self.program.tensors) if eq.indices or eq.reads else None
+        if form is not None and len(self.text(form.statement)) > max(60, 1.6 * len(index.plain)):
+            form = None  # a form that is longer than the index form explains nothing
         if form is None:
             contraction = einsum_text(eq) or ""
             if eq.tensor.rank <= 2 and all(
@@ -193,6 +195,8 @@ class Maker:
         for left, condition in setter.notes.items():
             out += self.words("forward.first", formula=self.node(left),
                               condition=self.node(condition))
+        for name in setter.padded:
+            out += self.words("forward.padded", symbol=self.symbol(name.code))
         return tuple(out)
 
     def layer_note(self, name: str) -> Spans:

@@ -251,6 +251,8 @@ def stability_section(maker: Maker) -> Section:
     if kinked:
         names = listed([(Code(k),) for k in kinked if k not in ("step", "sign")] or [("step",)])
         blocks.append(Paragraph(words("stability.kinks", functions=names)))
+    if any(b.has(MaxOver, MinOver) for b in bodies):
+        blocks.append(Paragraph(words("convention.ties")))
     if not blocks:
         blocks.append(Paragraph(words("stability.none")))
     return Section(words("section.stability"), "stability", 1, tuple(blocks))

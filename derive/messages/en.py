@@ -73,6 +73,7 @@ MESSAGES = {
     "forward.intro": "Each equation holds for all values of its free indices.",
     "forward.where": "for {indices}",
     "forward.first": "with {formula} for {condition}",
+    "forward.padded": "{symbol} reads 0 outside its bounds",
     "forward.named": "named, so that its adjoint has a name too",
     "form.index": "index form", "form.matrix": "matrix form", "form.einsum": "as a contraction",
     "form.shapes": "shapes",

@@ -61,6 +61,7 @@ MESSAGES = {
     "forward.intro": "每个方程对其自由下标的所有取值成立。",
     "forward.where": "对 {indices}",
     "forward.first": "其中 {formula}，当 {condition}",
+    "forward.padded": "{symbol} 在界外取 0",
     "forward.named": "单独命名，使它也有伴随",
     "form.index": "下标形式", "form.matrix": "矩阵形式", "form.einsum": "张量缩并",
     "form.shapes": "形状",
