@@ -11,7 +11,7 @@ from sympy import Expr, Integer, Symbol
 
 from codegen.initial import initial_values
 from codegen.loops import Kernel, Loop, Store
-from codegen.memory import Layout
+from codegen.memory import GIVEN, Layout
 from codegen.optimizer import update_text
 from codegen.pipeline import Compiled, Entry
 from codegen.print_cpu import KernelPrinter, function, identifier, polynomial, view
@@ -104,7 +104,7 @@ class EntryPrinter:
         taken = set(names.values())
         self.sizes = {s: identifier(str(s), taken) for s in all_sizes(entry.program)}
         self.names: dict[object, str] = {**names, **self.sizes}
-        self.flat = {n: f"{names[n]}_flat" for n in self.given}
+        self.flat = {GIVEN + n: f"{names[n]}_flat" for n in self.given}
 
     @property
     def arguments(self) -> list[str]:
@@ -208,10 +208,10 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
         taken = set(names.values())
         printer.sizes = {s: identifier(str(s), taken) for s in sizes}
         printer.names = {**names, **printer.sizes}
-    gradient = next(p for p in printers if p.entry.name == "gradient")
+    gradient = next((p for p in printers if p.entry.name == "gradient"), None)
     update, update_functions = update_text(compiled.optimizer, compiled.trained, parallel)
     functions.update(update_functions)
-    batch = gradient.entry.schedule.batch
+    batch = printers[0].entry.schedule.batch
     return {
         "parameters": _layout(compiled.parameters),
         "states": _layout(compiled.states),
@@ -234,8 +234,8 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
         "kernels": kernels,
         "phases": [text for p in printers for text in p.phases()],
         "entries": [text for p in printers for text in p.entry_texts()],
-        "update": update,
-        "epoch": epoch_texts(compiled, gradient, parallel),
+        "update": update if gradient else ["# none: a forward pass only"],
+        "epoch": epoch_texts(compiled, gradient, parallel) if gradient else ["# none"],
         "tables": _host_tables(compiled, printers, parallel),
     }
 
@@ -342,8 +342,8 @@ def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool) -> l
         texts.append(text)
         calls.append(call)
     moments = [f"moment_{m}" for m in compiled.optimizer.moments]
-    data = [f"{gradient.flat.get(t.name, t.name + '_flat')}_all" for t in tensors]
-    batches = [gradient.flat.get(t.name, t.name + "_flat") for t in tensors]
+    data = [f"{gradient.flat.get(GIVEN + t.name, t.name + '_flat')}_all" for t in tensors]
+    batches = [gradient.flat.get(GIVEN + t.name, t.name + "_flat") for t in tensors]
     handed = {t.name: (b if batch is not None and batch in t.shape else a)
               for t, a, b in zip(tensors, data, batches)}
     passed = ", ".join(["parts", *sizes, "p", "d", "s", "n", "w",
@@ -399,7 +399,7 @@ def _gather(tensor: Tensor, batch: Symbol, gradient: EntryPrinter, rows: Symbol
     printer = KernelPrinter(kernel, names)
     text = printer.text().replace("(lo, hi, ", "(first, ")
     whole = [rows if s == batch else s for s in tensor.shape]
-    flat = gradient.flat.get(tensor.name, f"{tensor.name}_flat")
+    flat = gradient.flat.get(GIVEN + tensor.name, f"{tensor.name}_flat")
 
     def shaped(name: str, shape: Sequence[Expr]) -> str:
         return view("", name, Integer(0), shape, gradient.names).removeprefix(" = ")

@@ -36,6 +36,8 @@ def _one(program: Program, tensor: Tensor) -> float | str:
     for eq in program.forward.equations:
         if tensor.name not in eq.reads:
             continue
+        if _uses(eq.body, tensor.name)[0].atoms(IntegerAccess):
+            return 1.0
         fan_in = _fan_in(eq.body, tensor.name)
         if fan_in is not None:
             gain = 2 if _feeds_relu(program, eq.name, eq.body) else 1
@@ -62,8 +64,6 @@ def _uses(body: Expr, name: str) -> list[Access]:
 
 def _alone(body: Expr, name: str) -> float | str:
     access = _uses(body, name)[0]
-    if access.atoms(IntegerAccess):
-        return 1.0
     for node in sympy.preorder_traversal(body):
         if isinstance(node, Mul) and access in node.args:
             return "ones"

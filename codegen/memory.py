@@ -17,12 +17,13 @@ from derive.errors import DeclarationError
 from derive.program import Program, Tensor
 
 ALIGN = 16
+GIVEN = "given "  # the buffer of a tensor that is handed in is its own, whatever its name
 
 
 @dataclass(frozen=True)
 class Slot:
     """A tensor's place: ``buffer`` is p (parameters), d (their gradients), s (states), n (the
-    states' next values), w (arena), or a given tensor of its own."""
+    states' next values), w (arena), or `GIVEN` and the name of a tensor that is handed in."""
 
     buffer: str
     offset: Expr
@@ -91,6 +92,7 @@ def plan_memory(program: Program, parameters: Layout, states: Layout) -> Plan:
     """A place for every tensor of a program."""
     slots: dict[str, Slot] = {}
     back = {gradient: name for name, gradient in program.gradients.items()}
+    after = {new: old for old, new in program.updates.items() if old in states.slots}
     at: Expr = Integer(0)
     for name, tensor in program.tensors.items():
         if name in parameters.slots:
@@ -100,9 +102,11 @@ def plan_memory(program: Program, parameters: Layout, states: Layout) -> Plan:
         elif name in back and back[name] in parameters.slots:
             own = parameters.slots[back[name]]
             slots[name] = Slot("d", own.offset, tensor.shape)
+        elif name in after:
+            slots[name] = Slot("n", states.slots[after[name]].offset, tensor.shape)
         elif name in program.defined:
             slots[name] = Slot("w", at, tensor.shape)
             at = sympy.expand(at + arena_size(tensor.shape))
         else:
-            slots[name] = Slot(name, Integer(0), tensor.shape)
+            slots[name] = Slot(GIVEN + name, Integer(0), tensor.shape)
     return Plan(slots, at)

@@ -1,0 +1,147 @@
+"""Compiled kernels: what only Numba and BLAS can show. Few, because each compiles for seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import codegen
+import derive as dr
+from derive.program import Program
+from tests.codegen.support import build, differences, poison, sample
+
+
+def network() -> Program:
+    """A product, an activation, a gather, a guard and a softmax: one of each kind of loop."""
+    net = dr.Network("compiled")
+    b, i, j, k, v = dr.indices("b:B i:7 j:5 k:3 v:4")
+    x, word, t = net.input("x", b, i), net.input("word", b, dtype=int), net.input(
+        "t", b, dtype=int)
+    w, table = net.parameter("W", i, j), net.parameter("E", v, j)
+    w2, c2 = net.parameter("W2", j, k), net.parameter("c2", k)
+    h = net.define("h", (b, j), dr.tanh(
+        dr.sum((x[b, i] + x[b, i - 1]) * w[i, j], i) + table[word[b], j]))
+    z = net.define("z", (b, k), dr.sum(h[b, j] * w2[j, k], j) + c2[k])
+    net.loss(dr.mean(dr.logsumexp(z[b, k], k) - z[b, t[b]], b))
+    return net.program()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return build(network(), folder, parts=2, dtype="float64", threads=2, optimizer=dr.adam())
+
+
+def test_serial_and_split_agree_with_the_reference(model):
+    values = sample(model.program, 9)
+    for parts in (1, 2):
+        model._run.parts = lambda sizes, parts=parts: parts
+        wrong = {n: e for n, e in differences(model, values).items() if not e < 1e-10}
+        assert not wrong
+
+
+def test_single_precision(folder):
+    model = build(network(), folder, parts=1, dtype="float32")
+    assert max(differences(model, sample(model.program, 9)).values()) < 1e-4
+
+
+def test_the_same_bits_twice(model):
+    values, rng = sample(model.program, 23), np.random.default_rng(0)
+    start, runs = model.flat.copy(), []
+    order = rng.permutation(23)
+    for parts in (1, 1, 2, 2):
+        model._run.parts = lambda sizes, parts=parts: parts
+        model.initialize(0)
+        model.flat[...] = start
+        poison(model)
+        model.epoch(values, 5, order=order)
+        runs.append(model.flat.copy())
+    assert (runs[0] == runs[1]).all() and (runs[2] == runs[3]).all()
+    np.testing.assert_allclose(runs[0], runs[2], rtol=1e-9, atol=1e-12)
+
+
+def test_nan_and_infinity_come_out_where_they_go_in(model):
+    values, start = sample(model.program, 9), model.flat.copy()
+    before = {n: m.copy() for n, m in model.moments.items()}
+    for bad in (np.nan, np.inf):
+        x = values["x"].copy()
+        x[3, 2] = bad
+        loss = model._run.loss(**{**values, "x": x})
+        assert np.isnan(loss) == np.isnan(bad) or not np.isfinite(loss)
+        model.parameters["W2"][0, 0] = bad
+        assert not np.isfinite(model.loss(**values))
+        with pytest.raises(codegen.NotFiniteError, match="NaN or infinite at step"):
+            model.epoch(values, 4)
+        kept = model.flat.copy()
+        model.flat[...] = start
+        changed = np.flatnonzero(kept != start)
+        assert len(changed) == 1  # only the one that was spoilt: no step was done
+        for name, moment in model.moments.items():
+            np.testing.assert_array_equal(moment, before[name])
+
+
+RUN = """
+import sys, numpy as np, derive as dr, codegen
+from tests.codegen.test_compiled import network
+from tests.codegen.support import sample
+d = dr.derive(network())
+m = codegen.compile(d, directory=sys.argv[1], parallel=False).initialize(0)
+m.epoch(sample(d, 5), 2)
+stats = [f.stats for f in vars(m.kernels).values() if hasattr(f, "stats")]
+print(sum(sum(s.cache_hits.values()) for s in stats),
+      sum(sum(s.cache_misses.values()) for s in stats))
+"""
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.run([sys.executable, *arguments], cwd=root, text=True, check=False,
+                          capture_output=True, env={**os.environ, **environment})
+
+
+def test_a_second_start_compiles_nothing_again(tmp_path):
+    first = python("-c", RUN, str(tmp_path))
+    second = python("-c", RUN, str(tmp_path))
+    assert first.returncode == 0, first.stderr
+    assert second.returncode == 0, second.stderr
+    hits, misses = map(int, second.stdout.split())
+    assert int(first.stdout.split()[1]) > 5, "the first start compiles"
+    assert hits > 0 and misses == 0, second.stdout
+
+
+ALONE = """
+import runpy, sys
+for name in ("derive", "codegen", "sympy", "jinja2", "chainrule"):
+    sys.modules[name] = None  # importing one of them fails
+sys.argv = [sys.argv[1], "--self-test"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_an_emitted_file_tests_itself_without_this_project_and_within_bounds(tmp_path):
+    path = codegen.emit(dr.derive(network()), tmp_path / "kernels.py", optimizer=dr.momentum(),
+                        parallel=False)
+    done = python("-I", "-c", ALONE, str(path), NUMBA_BOUNDSCHECK="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all gradients agree" in done.stdout
+    for parameter in ("W", "E", "W2", "c2"):
+        assert f"\n{parameter} " in done.stdout
+
+
+def test_the_self_test_fails_where_a_gradient_is_wrong(tmp_path):
+    path = codegen.emit(dr.derive(network()), tmp_path / "kernels.py", parallel=False)
+    text = path.read_text()
+    assert "_d_c2[k] = F(0)" in text
+    path.write_text(text.replace("_d_c2[k] = F(0)", "_d_c2[k] = F(1e-3)"))
+    done = python(str(path), "--self-test", NUMBA_DISABLE_JIT="1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the gradients do not agree" in done.stdout
