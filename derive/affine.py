@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import lcm
 
 import sympy
 from sympy import Expr, Integer, Mod, S
 from sympy.core.relational import Relational
 
 from derive.errors import DerivationError
-from derive.nodes import Index, IntegerAccess
+from derive.nodes import Access, Index, IntegerAccess
 
 
 def coefficients(expr: Expr, indices: Iterable[Index]) -> dict[Index, Expr] | None:
@@ -89,8 +90,7 @@ def bounds(expr: Expr) -> tuple[Expr, Expr] | None:
 
 def inside(expr: Expr, size: Expr) -> list[Expr]:
     """The conditions under which ``0 <= expr < size`` that the ranges do not already give."""
-    # Whole on both sides: a quotient compared as a float may round to the wrong side.
-    scale = sympy.ilcm(1, *(c.q for c in expr.as_coefficients_dict().values()))
+    scale = denominator(expr)  # whole on both sides, see `whole_conditions`
     expr, size = sympy.expand(scale * expr), scale * size
     reach = bounds(expr)
     conditions = []
@@ -136,6 +136,27 @@ def nonnegative_forms(condition: Expr) -> tuple[Expr, ...]:
     return forms.get(condition.func, ())
 
 
+def denominator(expr: Expr) -> int:
+    """The least whole number that makes every coefficient of an index expression whole."""
+    return lcm(*(int(c.q) for c in expr.as_coefficients_dict().values()))
+
+
+def whole_conditions(expr: Expr) -> Expr:
+    """Comparisons of index expressions with whole coefficients on both sides: (2i - 5)/3 < n
+    becomes 2i - 5 < 3n, for a quotient compared as a float may round to the wrong side."""
+    def scaled(relation: Expr) -> Expr:
+        scale = lcm(denominator(relation.lhs), denominator(relation.rhs))
+        if scale == 1:
+            return relation
+        return relation.func(*(sympy.expand(scale * side) for side in relation.args))
+
+    there = {
+        node: scaled(node) for node in expr.atoms(Relational)
+        if all(isinstance(a, IntegerAccess) for a in node.atoms(Access))
+    }
+    return expr.xreplace({old: new for old, new in there.items() if old is not new})
+
+
 @dataclass(frozen=True)
 class Solution:
     """``values`` of eliminated indices (and of quotients and remainders) in terms of ``m`` and
@@ -176,7 +197,7 @@ def solve(where: Sequence[Expr], target: Sequence[Index], variables: Sequence[In
         left.remove(index)
         values = {i: v.xreplace({index: value}) for i, v in values.items()}
         values[index] = value
-    guards = [g.xreplace(values) for g in guards]
+    guards = [whole_conditions(g.xreplace(values)) for g in guards]
     values.update({part: value.xreplace(values) for part, value in parts.items()})
     kept = tuple(dict.fromkeys(g for g in guards if g != True))  # noqa: E712
     scattered = any(
@@ -229,10 +250,10 @@ def _isolate(expr: Expr, m: Expr, index: Index, slope: Expr) -> tuple[Expr, list
     if p < 0:
         numerator, p = sympy.expand(-numerator), -p
     guards = []
-    denominator = sympy.ilcm(1, *(c.q for c in numerator.as_coefficients_dict().values()))
-    if denominator != 1:
+    scale = denominator(numerator)
+    if scale != 1:
         # m - rest is whole only under the guards that came with `rest`; scale to whole numbers
-        numerator, p = sympy.expand(numerator * denominator), p * denominator
+        numerator, p = sympy.expand(numerator * scale), p * scale
     if p != 1:
         guards.append(sympy.Eq(Mod(numerator, p), 0))
     return sympy.expand(numerator / p), guards

@@ -21,7 +21,7 @@ from functools import cached_property, lru_cache
 import sympy
 from sympy import Add, Expr, S, Symbol
 
-from derive.affine import solve
+from derive.affine import denominator, solve, whole_conditions
 from derive.errors import DerivationError, unknown_name
 from derive.functions import Elementary
 from derive.lift import Names, name_reductions
@@ -421,7 +421,10 @@ def pull_back(
     plan = index_plan(occurrence.where, variables, tensor.indices)
     if term.has(Reduction):
         term = alpha_rename(term, set(plan.taken) | {v.name for v in variables})
-    return sum_over(Select(plan.guard, rename(term, plan.mapping)), plan.bound)
+    body = rename(term, plan.mapping)
+    if any(denominator(value) != 1 for value in plan.mapping.values()):
+        body = whole_conditions(body)
+    return sum_over(Select(plan.guard, body), plan.bound)
 
 
 def local_rule(body: Expr, occurrence: Access, local: Expr) -> str:
