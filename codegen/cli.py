@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -240,7 +241,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    print(json.dumps(data, indent=1, default=str) if args.json else text)
+    try:
+        print(json.dumps(data, indent=1, default=str) if args.json else text, flush=True)
+    except BrokenPipeError:  # the reader (head, a pager) has seen enough
+        sys.stdout = open(os.devnull, "w")
     return code
 
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from derive.bounds import gradient_magnitudes
 from derive.data import shape_text
-from derive.errors import DataError
+from derive.differentiate import the_loss
+from derive.errors import DataError, DerivationError
 from derive.numeric import Slopes
 from derive.points import default_sizes, random_values
 from derive.program import Program
@@ -115,7 +116,11 @@ def check(
     Raises:
         DataError: a gradient is missing or has another shape than its tensor.
     """
-    of = of or program.losses[0]
+    if not program.gradients:
+        raise DerivationError(
+            f"the program {program.name!r} has no gradients to check",
+            expected="a derived program", mend="dr.check(dr.derive(net))")
+    of = of or the_loss(program)
     point = dict(values) if values is not None else random_values(program, seed, sizes)
     known = {} if values is not None else default_sizes(program, sizes)
     names = tuple(program.gradients)
@@ -164,8 +169,7 @@ def _row(slopes: Slopes, name: str, gradient: np.ndarray, magnitude: np.ndarray,
         rounding = 64 * _EPS * float(np.sum(magnitude * np.abs(direction)))
         tolerance = 8 * estimate.error + rounding
         difference = abs(value - estimate.value)
-        verdict = _verdict(value, estimate.value, difference, tolerance, scale,
-                           float(np.linalg.norm(direction)))
+        verdict = _verdict(value, estimate.value, difference, tolerance, rounding)
         if verdict == "undecided":
             undecided += 1
             trouble = trouble or estimate.trouble or "the error bar is too wide"
@@ -187,17 +191,18 @@ def _row(slopes: Slopes, name: str, gradient: np.ndarray, magnitude: np.ndarray,
                row.value, row.expected, row.worst, verdict, note)
 
 
-def _verdict(value: float, expected: float, difference: float, tolerance: float, scale: float,
-             norm: float) -> str:
+def _verdict(value: float, expected: float, difference: float, tolerance: float,
+             rounding: float) -> str:
     if not np.isfinite(value) and np.isfinite(expected):
         return "fail"
     if not np.isfinite(tolerance):
         return "undecided"
     if difference > tolerance:
         return "fail"
-    # a derivative that is zero is measured against the other derivatives of the program
-    size = max(abs(value), abs(expected), 1e-4 * scale * norm)
-    return "pass" if tolerance <= 1e-3 * size or difference == tolerance == 0 else "undecided"
+    # zero, or zero but for the rounding of terms that cancel: there is no sign or size to miss
+    if abs(value) <= rounding:
+        return "pass"
+    return "pass" if tolerance <= 1e-3 * max(abs(value), abs(expected)) else "undecided"
 
 
 def _directions(shape: tuple[int, ...], seed: int, costly: bool) -> list[tuple[str, np.ndarray]]:
@@ -205,11 +210,11 @@ def _directions(shape: tuple[int, ...], seed: int, costly: bool) -> list[tuple[s
     would miss swapped entries) and a sample of coordinates."""
     size = int(np.prod(shape)) if shape else 1
     rng = np.random.default_rng([seed, size])
-    limit = 64 if costly else _ALL
+    limit = 20 if costly else _ALL
     if size <= limit:
         return [(_place(shape, n), _unit(shape, n)) for n in range(size)]
     gaussian = [(f"direction {n + 1}", rng.normal(size=shape)) for n in range(4)]
-    chosen = rng.choice(size, 16, replace=False)
+    chosen = rng.choice(size, 8, replace=False)
     return gaussian + [(_place(shape, int(n)), _unit(shape, int(n))) for n in chosen]
 
 

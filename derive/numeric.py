@@ -125,6 +125,7 @@ class Slopes:
         scale = max(1.0, float(np.max(np.abs(self.values[name])))) / norm
         steps, slopes, noise = [], [], 0.0
         h = 2.0**-5 * scale
+        best = Estimate(float("nan"), float("inf"), "a kink is near")
         for _ in range(_LEVELS):
             ends = [self._at({name: self.values[name] + s * h * direction}) for s in (1, -1)]
             if all(pattern == self.base[1] for _, pattern in ends):
@@ -132,11 +133,15 @@ class Slopes:
                 steps.append(h)
                 slopes.append((top - bottom) / (2 * h))
                 noise = max(noise, abs(top), abs(bottom))
+                if not np.isfinite(slopes[-1]):
+                    return Estimate(float("nan"), float("inf"), "not finite nearby")
             h /= 2
-        if len(steps) < _FEWEST or not np.all(np.isfinite(slopes)):
-            why = "a kink is near" if len(steps) < _FEWEST else "not finite nearby"
-            return Estimate(float("nan"), float("inf"), why)
-        return _extrapolate(np.array(steps), np.array(slopes), noise, self._rounding())
+            if len(steps) >= _FEWEST:
+                now = _extrapolate(np.array(steps), np.array(slopes), noise, self._rounding())
+                if now.error >= best.error:  # rounding has taken over: smaller steps only add to it
+                    break
+                best = now
+        return best
 
     def _rounding(self) -> float:
         """Relative rounding of one evaluation: grows with the length of the chain of equations."""

@@ -7,7 +7,7 @@ import pytest
 
 import derive as dr
 from derive.check import check
-from derive.errors import DataError
+from derive.errors import DataError, DerivationError
 from derive.points import random_values
 from derive.reference import evaluate
 from tests.networks import NETWORKS, softmax_classifier
@@ -149,6 +149,24 @@ def test_the_wrong_shape_and_a_missing_gradient_are_errors():
         check(derived, point, gradients={**good, "W1": good["W1"].T})
     with pytest.raises(DataError, match="no gradient is given for 'c1'"):
         check(derived, point, gradients={k: v for k, v in good.items() if k != "c1"})
+
+
+def test_a_program_without_gradients_is_no_pass():
+    with pytest.raises(DerivationError, match="no gradients to check"):
+        check(softmax_classifier())
+
+
+def test_a_tiny_gradient_beside_large_ones_is_never_passed_with_its_sign_flipped():
+    net = dr.Network("two scales")
+    i = dr.indices("i:2")
+    a, c = net.parameter("a", i), net.parameter("c", i)
+    net.loss(dr.sum(dr.sin(a[i]), i) + dr.sum(dr.sin(c[i]), i) * 1e-15)
+    derived = dr.derive(net)
+    point = random_values(derived, seed=0)
+    for digits, verdict in ((50, "fail"), (15, "undecided")):
+        flipped = right(derived, point)
+        flipped["c"] *= -1
+        assert check(derived, point, gradients=flipped, digits=digits).verdict == verdict
 
 
 def test_the_report_is_a_table_and_a_dictionary():
