@@ -1,0 +1,133 @@
+"""Matrix forms are recognised exactly: each is evaluated as it stands against the index form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import derive as dr
+from derive.einsum import einsum_text
+from derive.matrix import matrix_form
+from derive.nodes import bound_indices
+from derive.points import default_sizes, random_values
+from derive.reference import evaluate
+from derive.text import node_text
+from tests.networks import NETWORKS
+from tests.notation_values import ArrayValues, number
+
+
+def check_forms(program) -> dict[str, str]:
+    """Evaluate every matrix form of a program; returns them as text by target."""
+    values = random_values(program, 1, None)
+    arrays = {**{k: np.asarray(v) for k, v in values.items()}, **evaluate(program, values)}
+    sizes = default_sizes(program, None)
+    found = {}
+    for eq in program.equations:
+        form = matrix_form(eq, program.tensors)
+        if form is None:
+            continue
+        found[eq.name] = node_text(form.statement.right)
+        ranges = {
+            i.name: number(i.size, sizes) for i in [*eq.indices, *bound_indices(eq.body)]
+        }
+        judge = ArrayValues(program, arrays, sizes, ranges)
+        judge.widths = {
+            name: number(program.tensors[t].shape[1], sizes)
+            for name in program.tensors for t in eq.reads + (eq.name,)
+            if program.tensors[name].dtype == "int" and program.tensors[t].rank == 2
+        }
+        expected = arrays[eq.name]
+        if expected.ndim == 3:
+            first = eq.indices[0].name
+            got = []
+            for k in range(expected.shape[0]):
+                judge.env = {first: k}
+                got.append(np.broadcast_to(judge.of(form.statement.right), expected.shape[1:]))
+            got = np.stack(got)
+        else:
+            got = np.asarray(judge.of(form.statement.right))
+            got = got.reshape(-1) if expected.ndim == 1 and got.ndim == 2 else got
+            got = got.reshape(()) if expected.ndim == 0 else np.broadcast_to(got, expected.shape)
+        np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12, err_msg=str(eq))
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_matrix_form_has_the_value_of_its_equation(name):
+    check_forms(dr.derive(NETWORKS[name]()))
+
+
+def test_the_gradients_of_a_classifier_read_as_in_a_textbook():
+    forms = check_forms(dr.derive(NETWORKS["softmax_classifier"]()))
+    assert forms["_d_z"] == "(_p_u_L - onehot(t))/B"
+    assert forms["_d_W2"] == "h.T @ _d_z"
+    assert forms["_d_h"] == "_d_z @ W2.T"
+    assert forms["_d_c1"] == "_d_u_h.T @ ones(B)"
+    assert forms["_u_h"] == "x @ W1 + ones(B) @ c1.T"
+
+
+def test_a_transpose_has_its_reason_and_a_product_its_shapes():
+    program = dr.derive(NETWORKS["softmax_classifier"]())
+    form = matrix_form(program["W2"], program.tensors)
+    assert form.shapes == ("5×B · B×2 = 5×2",)
+    assert [(t.name, t.index, t.side) for t in form.transposed] == [("h", "b", "left")]
+    back = matrix_form(program.defined["_d_h"], program.tensors)
+    assert [(t.name, t.index, t.side) for t in back.transposed] == [("W2", "k", "right")]
+
+
+def one(build, *dims: str):
+    net = dr.Network("one")
+    i, j, k = dr.indices("i:3 j:5 k:7")
+    a, b, c = net.parameter("A", i, j), net.parameter("B", j, k), net.parameter("C", i, k)
+    u, v = net.parameter("u", i), net.parameter("v", j)
+    s = net.parameter("S", i, dr.indices("i2:3"))
+    net.define("y", *build(net, a, b, c, u, v, s, i, j, k))
+    return net.program()
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda n, a, b, c, u, v, s, i, j, k: ((i, k), dr.sum(a[i, j] * b[j, k], j)), "A @ B"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((k, i), dr.sum(a[i, j] * b[j, k], j)),
+         "B.T @ A.T"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((i, j), u[i] * v[j]), "u @ v.T"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((i, j), u[i] * a[i, j]), "diag(u) @ A"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((i, j), a[i, j] * v[j]), "A @ diag(v)"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((i,), dr.sum(a[i, j] * v[j], j)), "A @ v"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((j,), dr.sum(a[i, j] * u[i], i)), "A.T @ u"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((i,), dr.sum(a[i, j], j)), "A @ ones(5)"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((), dr.sum(u[i] * a[i, j] * v[j], i, j)),
+         "u.T @ A @ v"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((), dr.sum(a[i, j], i, j)),
+         "ones(3).T @ A @ ones(5)"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((), dr.sum(u[i] ** 2, i)), "norm(u)**2"),
+        (lambda n, a, b, c, u, v, s, i, j, k: (
+            (), dr.sum(a[i, j] * dr.exp(a[i, j]), i, j)), "tr(A.T @ exp(A))"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((i,), s[i, i]), "diag(S)"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((i, j), a[i, j] ** 3 + v[j]),
+         "power(A, 3) + ones(3) @ v.T"),
+        (lambda n, a, b, c, u, v, s, i, j, k: (
+            (i, k), dr.sum(a[i, j] * v[j] * b[j, k], j) * c[i, k]), "C * (A @ diag(v) @ B)"),
+        (lambda n, a, b, c, u, v, s, i, j, k: ((i,), dr.max(a[i, j], j)), "rowmax(A)"),
+    ],
+)  # fmt: skip
+def test_a_form_is_recognised_and_right(build, text):
+    program = one(build)
+    assert check_forms(program)["y"] == text
+
+
+def test_what_has_no_matrix_form_has_none():
+    program = dr.derive(NETWORKS["strided_convolution"]())
+    assert matrix_form(program["K"], program.tensors) is None
+
+
+def test_a_contraction_of_any_rank_has_its_einsum():
+    net = dr.Network("batched")
+    b, h, i, j, k = dr.indices("b:2 h:3 i:4 j:5 k:6")
+    q, w = net.parameter("Q", b, h, i, j), net.parameter("K", b, h, j, k)
+    net.define("s", (b, h, i, k), dr.sum(q[b, h, i, j] * w[b, h, j, k], j) / 7)
+    assert einsum_text(net.program()["s"]) == '1/7 * einsum("bhij,bhjk->bhik", Q, K)'
+    values = {"Q": np.random.rand(2, 3, 4, 5), "K": np.random.rand(2, 3, 5, 6)}
+    expected = np.einsum("bhij,bhjk->bhik", values["Q"], values["K"]) / 7
+    np.testing.assert_allclose(evaluate(net.program(), values)["s"], expected)
