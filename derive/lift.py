@@ -2,7 +2,9 @@
 
 ``h = relu(sum(x*W) + c)`` becomes ``u_h = sum(x*W) + c`` and ``h = relu(u_h)``: afterwards every
 equation is a sum of terms (a constant times a plain sum, or no reduction at all), or exactly one
-max, min, prod or logsumexp. Nothing is computed twice, and every adjoint has a name.
+max, min, prod or logsumexp. Nothing is computed twice, and every adjoint has a name. What a max
+or min ranges over is stored too: its derivative asks which element it is, and the same arithmetic
+in another order may give another last bit.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from dataclasses import replace
 
 from sympy import Add, Expr, Function, Mul
 
-from derive.nodes import Access, Index, Reduction, Select, SumOver
+from derive.nodes import Access, Index, MaxOver, MinOver, Reduction, Select, SumOver
 from derive.program import Equation, Program, Step, Tensor
-from derive.simplify import alpha_key, is_linear_sum, is_normal
+from derive.simplify import alpha_key, is_linear_sum, is_normal, is_stored
 
 
 class Names:
@@ -59,6 +61,8 @@ class _Lifter:
         if isinstance(expr, Reduction):
             inner_scope = (*scope, *expr.bound)
             inner = self.scalar(expr.body, eq, inner_scope)
+            if isinstance(expr, MaxOver | MinOver) and not is_stored(inner):
+                inner = self.lift(inner, eq, inner_scope)
             return type(expr)(inner, *expr.bound)
         if isinstance(expr, Add):
             return Add(*(self.term(a, eq, scope) for a in expr.args))

@@ -18,8 +18,12 @@ from derive.nodes import (
     Access,
     Index,
     IntegerAccess,
+    MaxOver,
+    MinOver,
+    ProdOver,
     Reduction,
     Select,
+    SumOver,
     accesses,
     exact,
     size_symbol,
@@ -380,6 +384,8 @@ class Network:
         if not expr.has(Access):
             return expr
         new = [self._guard(name, arg, given) for arg in expr.args]
+        if isinstance(expr, Reduction):
+            return _reduced(type(expr), *new)
         return expr if all(a is n for a, n in zip(expr.args, new)) else expr.func(*new)
 
     def _guard_access(
@@ -504,6 +510,18 @@ class Network:
             number += 1
         self._counters[stem] = number
         return f"{stem}{number}"
+
+
+def _reduced(node: type[Reduction], body: Expr, *bound: Index) -> Expr:
+    """A reduction whose body lost an index, because it reads nothing but what lies outside."""
+    used = [i for i in bound if i in body.free_symbols]
+    count = sympy.Mul(*(i.size for i in bound if i not in used))
+    inner = node(body, *used)
+    if count == 1 or node in (MaxOver, MinOver):
+        return inner
+    if node is SumOver:
+        return count * inner
+    return inner**count if node is ProdOver else inner + sympy.log(count)
 
 
 def _no_fit(tensor: Tensor, index: Index, dim: int) -> DeclarationError:

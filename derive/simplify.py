@@ -17,6 +17,8 @@ from derive.nodes import (
     Access,
     Index,
     IntegerAccess,
+    MaxOver,
+    MinOver,
     Reduction,
     Select,
     SumOver,
@@ -198,8 +200,17 @@ def is_linear_sum(expr: Expr) -> bool:
 
 def is_normal(expr: Expr) -> bool:
     """A linear sum, or one reduction of another kind over a body without reductions."""
+    if isinstance(expr, MaxOver | MinOver):
+        return is_stored(expr.body)
     if isinstance(expr, Reduction) and not isinstance(expr, SumOver):
         return not expr.body.has(Reduction)
     return is_linear_sum(expr)
+
+
+def is_stored(expr: Expr) -> bool:
+    """Whether an expression has no arithmetic: an element, a number, or a choice of these."""
+    if isinstance(expr, Select):
+        return is_stored(expr.yes) and is_stored(expr.no) and not expr.condition.has(Reduction)
+    return isinstance(expr, Access) or expr.is_number
 
 
