@@ -23,9 +23,9 @@ def markdown_text(document: t.Document) -> str:
 
 def plain(text: str) -> str:
     """Running text with nothing in it that Markdown or HTML would act on."""
-    for sign in "\\`*_{}[]<>#|$~":
+    for sign in "\\`*_{}[]#|$~":
         text = text.replace(sign, "\\" + sign)
-    return text
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _spans(spans: t.Spans) -> str:

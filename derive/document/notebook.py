@@ -28,6 +28,7 @@ def notebook_text(document: t.Document, program: Program) -> str:
     network = write_network(_nameable(program.forward))
     cells += [_markdown(words.text("notebook.setup")), _code(
         "import derive as dr\n"
+        "from derive.check import check\n"
         "from derive.netfile import parse_network\n\n"
         f"network = parse_network({_literal(network)})\n"
         "d = dr.derive(network)\n"
@@ -36,7 +37,7 @@ def notebook_text(document: t.Document, program: Program) -> str:
     for section in document.sections:
         cells += _section(section)
     cells += [_markdown(words.text("notebook.check")), _code(
-        "report = dr.check(d)\n"
+        "report = check(d)\n"
         "print(report)\n"
         "assert report.ok"
     )]

@@ -1,0 +1,247 @@
+"""Documents: the same derivation in every output, whole, harmless, and never over others' files."""
+
+from __future__ import annotations
+
+import json
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+import derive as dr
+from derive.document import build_document, write_document
+from derive.document.html import html_text
+from derive.document.tree import Equation, Section
+from derive.errors import DataError, MissingError
+from derive.explain import explain
+from derive.messages import catalogue, languages
+from derive.rules import RULES
+from tests.golden_support import compare
+from tests.networks import NETWORKS
+
+GOLDEN = ["softmax_classifier", "strided_convolution", "recurrent"]
+PLACES = re.compile(r"\{[a-z]+\}")
+
+
+def derived(name: str):
+    return dr.derive(NETWORKS[name]())
+
+
+def equations(document) -> list[Equation]:
+    found = []
+
+    def walk(blocks):
+        for block in blocks:
+            if isinstance(block, Section):
+                walk(block.blocks)
+            elif isinstance(block, Equation):
+                found.append(block)
+
+    walk(document.sections)
+    return found
+
+
+def parsed(html: str) -> ElementTree.Element:
+    body = html[html.index("<body>"):html.index("</html>")]
+    return ElementTree.fromstring(body)
+
+
+# -- golden files ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("ending", ["md", "tex", "html"])
+def test_the_document_is_the_golden_one(request, tmp_path, name, ending):
+    path = write_document(derived(name), tmp_path / f"{name}.{ending}")
+    text = path.read_text(encoding="utf-8")
+    if ending == "html":  # without the style sheet, which changes for other reasons
+        text = re.sub(r"<style>.*?</style>", "<style></style>", text, flags=re.DOTALL)
+        text = text.replace("><", ">\n<")
+    compare(request, f"{name}.{ending}", text)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_lines_are_the_golden_ones(request, name):
+    compare(request, f"{name}.txt", str(derived(name)) + "\n")
+
+
+# -- content ----------------------------------------------------------------------------------
+def test_the_gradients_come_first_and_are_the_derived_ones():
+    program = derived("softmax_classifier")
+    first = build_document(program).sections[0]
+    boxed = first.blocks[1]
+    assert [e.index.plain for e in boxed.equations] == [
+        str(program[name]) for name in program.gradients]
+
+
+def test_sections_stand_in_their_order():
+    document = build_document(derived("softmax_classifier"), check=True, kernel="def f(): ...",
+                              optimizer=dr.adam())
+    assert [s.anchor for s in document.sections] == [
+        "result", "notation", "conventions", "graph", "forward", "backward", "check", "stability",
+        "optimizer", "cost", "kernel", "rules"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("detail", ["summary", "standard", "full"])
+def test_every_equation_of_the_program_stands_in_its_document(name, detail):
+    program = derived(name)
+    document = build_document(program, detail=detail)
+    shown = [e.index.plain for e in equations(document)]
+    assert sorted(shown) == sorted(map(str, program.equations))
+    numbers = [e.number for e in equations(document)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_softmax_with_cross_entropy_is_shown_step_by_step():
+    html = html_text(build_document(derived("softmax_classifier")))
+    text = " ".join("".join(parsed(html).itertext()).split())
+    for words in ("derivative of log-sum-exp", "The contributions of all places add up to",
+                  "common factors in front"):
+        assert words in text
+
+
+def test_every_rule_that_is_recorded_is_in_the_catalogue_and_the_appendix():
+    for name in NETWORKS:
+        program = derived(name)
+        for step in program.steps:
+            assert step.rule in RULES or step.rule.split(":")[0] in RULES, step.rule
+    appendix = html_text(build_document(derived("maximum")))
+    targets = set(re.findall(r'href="#([^"]+)"', appendix))
+    anchors = set(re.findall(r'id="([^"]+)"', appendix))
+    assert targets <= anchors
+
+
+@pytest.mark.parametrize("lang", languages())
+def test_a_language_is_complete(lang):
+    english, other = catalogue("en"), catalogue(lang)
+    assert set(english) == set(other)
+    for key, text in english.items():
+        places = [re.sub(r"\$[^$]*\$", "", t) for t in (text, other[key])]
+        assert len({frozenset(PLACES.findall(p)) for p in places}) == 1, key
+    for key in RULES:
+        rule = RULES[key]
+        assert rule.title(lang) and rule.says(lang) and rule.proof(lang)
+    for name in ("softmax_classifier", "maximum", "recurrent"):
+        parsed(html_text(build_document(derived(name), lang=lang, detail="full")))
+
+
+def test_layers_alike_are_told_once():
+    def deep(layers: int):
+        net = dr.Network("deep")
+        x, y = net.input("x", "B", 8), net.input("y", "B", 8)
+        for _ in range(layers):
+            x = dr.dense(x, 8, dr.tanh)
+        net.loss(dr.squared_error(x, y))
+        return build_document(dr.derive(net))
+
+    small, large = equations(deep(10)), equations(deep(40))
+    assert len(small) == len(large)
+    assert "ℓ" in html_text(deep(10))
+    short = equations(deep(3))
+    assert len(short) == 3 * 2 + 1 + 3 * 4  # forward, loss; adjoints of h, z, W, c
+
+
+def test_values_are_worked_with_numbers():
+    net = dr.Network("one three one")
+    x, t = net.input("x", 1), net.input("t", 1)
+    net.loss(dr.squared_error(dr.dense(dr.dense(x, 3, dr.sigmoid), 1, dr.sigmoid), t))
+    program = dr.derive(net)
+    rng = np.random.default_rng(0)
+    values = {p.name: rng.normal(size=[int(s) for s in p.shape]) for p in program.given}
+    html = html_text(build_document(program, values=values))
+    assert html.count('class="forward"') == len(program.given) + len(program.forward.equations)
+    assert html.count('class="backward"') >= len(program.parameters)
+    large = derived("softmax_classifier")
+    values = {p.name: np.zeros([3 if s.is_Symbol else int(s) for s in p.shape], dtype=int)
+              for p in large.given}
+    build_document(large, values=values)
+    values |= {"x": np.zeros((20, 3)), "t": np.zeros(20, dtype=int)}
+    with pytest.raises(DataError, match="'x' has 60 values"):
+        build_document(large, values=values)
+
+
+def test_explain_tells_one_gradient():
+    program = derived("softmax_classifier")
+    told = str(explain(program, "W2"))
+    assert str(program["W2"]) in told and str(program["W1"]) not in told
+    assert "h.T @ _d_z" in told
+    ElementTree.fromstring(re.sub(r"<style>.*?</style>", "", explain(
+        program, "W1")._repr_html_(), flags=re.DOTALL))
+    with pytest.raises(dr.DeclarationError, match="W2"):
+        explain(program, "W3")
+
+
+# -- outputs ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", NETWORKS)
+def test_html_is_well_formed_and_closed_in_itself(name):
+    html = html_text(build_document(derived(name), detail="full"))
+    root = parsed(html)
+    assert not [e for e in root.iter() if e.tag in ("script", "img", "link", "iframe", "object")]
+    links = [v for e in root.iter() for k, v in e.items() if k in ("href", "src")]
+    assert all(link.startswith("#") for link in links)
+    assert "default-src 'none'" in html and "http-equiv=\"Content-Security-Policy\"" in html
+    ids = [e.get("id") for e in root.iter() if e.get("id")]
+    assert len(ids) == len(set(ids))
+
+
+def test_names_of_users_are_harmless_everywhere(tmp_path):
+    net = dr.Network(r'<script>alert("1")</script> \write18{id} $x$ & 100%')
+    x, w = net.input("ŷ", "B", 3), net.parameter("损失_权重", 3)
+    b, i = x.indices
+    net.loss(dr.mean(x[b, i] * w[i], b, i))
+    program = dr.derive(net)
+    html = write_document(program, tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "<script" not in html
+    tex = write_document(program, tmp_path / "a.tex").read_text(encoding="utf-8")
+    assert r"\write18" not in tex and "损" in tex
+    markdown = write_document(program, tmp_path / "a.md").read_text(encoding="utf-8")
+    assert "<script" not in markdown
+    json.loads(write_document(program, tmp_path / "a.ipynb").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["softmax_classifier", "recurrent", "batch_norm"])
+def test_a_notebook_rebuilds_the_network_and_checks_it(tmp_path, name):
+    path = write_document(derived(name), tmp_path / "a.ipynb")
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4
+    assert len({c["id"] for c in notebook["cells"]}) == len(notebook["cells"])
+    space: dict[str, object] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), space)  # noqa: S102  (what a reader would run)
+    assert space["report"].ok  # type: ignore[attr-defined]
+
+
+def test_a_file_of_another_s_is_not_overwritten(tmp_path):
+    program = derived("product")
+    path = tmp_path / "mine.md"
+    path.write_text("# my notes\n")
+    with pytest.raises(DataError, match="was not written by chainrule"):
+        write_document(program, path)
+    assert path.read_text() == "# my notes\n"
+    write_document(program, path, force=True)
+    for ending in ("md", "tex", "html", "ipynb"):
+        own = tmp_path / f"own.{ending}"
+        write_document(program, own)
+        write_document(program, own)  # our own: again without force
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"lang": "xx"}, "no document in the language"), ({"detail": "all"}, "level of detail")],
+)
+def test_unknown_options_are_named(tmp_path, options, match):
+    with pytest.raises(dr.DeclarationError, match=match):
+        write_document(derived("product"), tmp_path / "a.html", **options)
+
+
+def test_an_unknown_ending_is_refused(tmp_path):
+    with pytest.raises(dr.DeclarationError, match=r"did you mean .*\.html"):
+        write_document(derived("product"), tmp_path / "a.htm")
+
+
+def test_without_tex_the_error_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingError, match="apt-get install texlive"):
+        write_document(derived("product"), tmp_path / "a.pdf")
+    assert not (tmp_path / "a.pdf").exists()

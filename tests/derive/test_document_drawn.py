@@ -1,0 +1,84 @@
+"""Documents as they are drawn: by a real TeX and a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import derive as dr
+from derive.document import write_document
+from tests.networks import NETWORKS
+
+DRAWN = ["softmax_classifier", "strided_convolution", "recurrent", "batch_norm", "maximum"]
+_BAD = re.compile(r"^!|Overfull|undefined|multiply defined|Missing character", re.MULTILINE)
+
+tex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+
+
+def pdflatex(path: Path) -> str:
+    """Two runs; the log of the last."""
+    for _ in range(2):
+        done = subprocess.run(
+            ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", path.name],
+            cwd=path.parent, capture_output=True, timeout=120, check=False,
+            env={**os.environ, "openin_any": "p", "openout_any": "p", "max_print_line": "1000"},
+        )
+    return done.stdout.decode(errors="replace")
+
+
+@tex
+@pytest.mark.parametrize("name", DRAWN)
+def test_latex_compiles_without_warnings_that_matter(tmp_path, name):
+    program = dr.derive(NETWORKS[name]())
+    path = write_document(program, tmp_path / "a.tex", detail="full", check=False,
+                          kernel="def f(x):  # 50% of $x_1$ & \\more\n    return x ** 2\n")
+    log = pdflatex(path)
+    assert path.with_suffix(".pdf").exists(), log[-3000:]
+    found = [line for line in log.splitlines() if _BAD.search(line)]
+    # a few points too wide cannot be seen
+    wide = [w for line in found for w in re.findall(r"Overfull \\hbox \(([\d.]+)pt", line)]
+    assert all(float(w) < 5 for w in wide), found
+    assert not [line for line in found if "Overfull" not in line], found
+
+
+@tex
+def test_latex_compiles_without_hyperref(tmp_path):
+    path = write_document(dr.derive(NETWORKS["maximum"]()), tmp_path / "a.tex")
+    source = path.read_text(encoding="utf-8")
+    path.write_text(source.replace("{hyperref.sty}", "{no-such-file.sty}"), encoding="utf-8")
+    log = pdflatex(path)
+    assert path.with_suffix(".pdf").exists(), log[-3000:]
+    assert "!" not in re.findall(r"^!", log, re.MULTILINE)
+
+
+@tex
+def test_a_pdf_is_written(tmp_path):
+    path = write_document(dr.derive(NETWORKS["product"]()), tmp_path / "a.pdf")
+    content = path.read_bytes()
+    assert content.startswith(b"%PDF") and b"%%EOF" in content[-1024:]
+
+
+@browser
+def test_a_browser_draws_the_formulas(tmp_path):
+    """Headless Chromium prints the page after its layout; nothing may be missing in it."""
+    path = write_document(dr.derive(NETWORKS["softmax_classifier"]()), tmp_path / "a.html")
+    picture = tmp_path / "a.png"
+    done = subprocess.run(
+        [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+         "--no-first-run", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,2400",
+         f"--screenshot={picture}", path.as_uri()],
+        capture_output=True, timeout=120, check=False,
+    )
+    assert picture.exists(), done.stderr.decode(errors="replace")[-2000:]
+    image = pytest.importorskip("matplotlib.image").imread(picture)
+    dark = (image[:, :, :3].mean(axis=2) < 0.6).mean()
+    assert image.shape[:2] == (2400, 1000)
+    assert 0.005 < dark < 0.2, "an empty page, or one without its style"
