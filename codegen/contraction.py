@@ -9,6 +9,7 @@ batch index, becomes a loop around the product. Nothing is copied: BLAS takes th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import sympy
 from sympy import Add, Expr, Mul, S
@@ -69,7 +70,7 @@ class Contraction:
     def mergeable(self, group: Sequence[Index], *where: Access) -> bool:
         """Whether the indices of a group count as one in each of the tensors."""
         for access in where:
-            for first, second in zip(group, group[1:], strict=False):
+            for first, second in pairwise(group):
                 want = self.stride(access, second) * second.size
                 if sympy.expand(self.stride(access, first) - want) != 0:
                     return False
@@ -102,7 +103,7 @@ class Contraction:
 
     def matrix(self, access: Access, rows: list[Index], columns: list[Index]) -> Matrix:
         starts = {g[0]: self.span(g[0])[0] for g in (rows, columns)}
-        zero = {i: S.Zero for i in (*rows[1:], *columns[1:])}
+        zero = dict.fromkeys((*rows[1:], *columns[1:]), S.Zero)
         start = sympy.expand(Add(*(
             e.xreplace({**zero, **starts}) * step
             for e, step in zip(access.where, strides(self.shapes[access.name]), strict=True))))

@@ -16,7 +16,7 @@ from typing import Any
 import sympy
 from sympy import Add, Expr, Integer, Mul, S, Symbol
 
-from codegen.contraction import Shapes, contraction
+from codegen.contraction import Contraction, Shapes, contraction
 from codegen.fuse import fuse
 from codegen.loops import (
     HI,
@@ -34,7 +34,6 @@ from codegen.loops import (
 from codegen.loops import statements as all_statements
 from codegen.schedule import Phase, Task
 from derive.nodes import (
-    Access,
     Index,
     IntegerAccess,
     LogSumExpOver,
@@ -137,10 +136,13 @@ class Lowering:
         """The nests of one equation; the loops over ``fixed`` stand outside already."""
         free = [i for i in eq.indices if i not in fixed]
         body = alpha_rename(eq.body, {i.name for i in eq.indices})
-        plain, products, apart = [], [], []
+        plain: list[Expr] = []
+        products: list[Contraction] = []
+        apart: list[tuple[Expr, SumOver, bool]] = []
         for term in Add.make_args(body):
             kind, value = self.split(term, eq, free, fixed)
-            {"product": products, "apart": apart, "plain": plain}[kind].append(value)
+            kinds: dict[str, list] = {"product": products, "apart": apart, "plain": plain}
+            kinds[kind].append(value)
         out: list[Statement] = []
         for number, product in enumerate(products):
             if product.needs_zero and number == 0:

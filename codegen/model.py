@@ -221,7 +221,8 @@ class Model:
         from derive.data import check_values
 
         program = self.compiled.entries[entry].program
-        wanted = [t for t in program.given if t.role not in ("parameter", "state")]
+        wanted = [t for t in program.given if t.role not in ("parameter", "state")
+                  and (t.role != "random" or t.name in values)]
         known = [t.name for t in self.program.given if t.role not in ("parameter", "state")]
         for name in values:
             if name not in known:

@@ -1,6 +1,6 @@
 """Emitted modules: rendered, written, loaded, cached.
 
-The interface of an emitted module (``kernels.py``), which imports numpy, scipy, numba and math only:
+The interface of an emitted module (``kernels.py``), which needs numpy, scipy and numba:
 
 - tables: ``NETWORK, HASH, VERSION, DTYPE, PARAMETERS, STATES, INPUTS, SIZES, BATCH, MOMENTS,
   SETTINGS, INITIAL``, ``P`` (length of the flat parameter array);
@@ -21,12 +21,12 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from codegen.cpu_parts import kernel_texts, module_parts
+from codegen.cpu_parts import module_parts
+from codegen.kernelset import kernel_texts
 from codegen.pipeline import Compiled
 from derive import __version__
 from derive.errors import DataError, MissingError
@@ -49,7 +49,8 @@ def render(compiled: Compiled, dtype: str = "float32", parallel: bool = True,
         .replace("\\", " ").replace('"""', "'''"),
         network=_comment(program.name), network_literal=repr(program.name), hash=program.hash,
         version=__version__, filename=filename, dtype=dtype, parallel=parallel, cache=cache,
-        optimizer=compiled.optimizer.name, host=host, blas=blas.rstrip(), uses_blas=uses_blas, **parts,
+        optimizer=compiled.optimizer.name, host=host, blas=blas.rstrip(), uses_blas=uses_blas,
+        **parts,
     ).rstrip() + "\n"
 
 
@@ -158,7 +159,3 @@ def load(text: str, directory: str | Path | None = None) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def stages_text(parts: Sequence[str]) -> str:
-    return "\n\n".join(parts)

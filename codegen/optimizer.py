@@ -43,7 +43,8 @@ def _constant(expr: Expr) -> bool:
     )
 
 
-def update_text(optimizer: Optimizer, trained: int, parallel: bool) -> tuple[list[str], dict[str, Any]]:
+def update_text(optimizer: Optimizer, trained: int, parallel: bool
+                ) -> tuple[list[str], dict[str, Any]]:
     """``update_part`` (the loop over lo .. hi), ``update`` (all of it), and functions used."""
     program = optimizer.program
     names: dict[object, str] = {"p": "p", "g": "d"}

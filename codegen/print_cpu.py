@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import singledispatchmethod
 
-from sympy import Expr, Symbol
+from sympy import Expr
 
 from codegen.loops import (
     HI,
@@ -25,13 +25,13 @@ from codegen.loops import (
 )
 from codegen.scalars import ScalarPrinter
 from derive.functions import REGISTRY
-from derive.nodes import Access, Index, IntegerAccess, bound_indices
+from derive.nodes import Index, IntegerAccess, bound_indices
 
 # Names that the module itself uses: a tensor or an index of that name gets another one.
 RESERVED = frozenset(
     """np math os sys time json F DTYPE numba njit prange range len min max abs float int bool
     print part parts lo hi p d s n w o batch order step settings flat total loss gradient forward
-    update epoch gemm at main kernel thin view True False None""".split()
+    update epoch gemm at mix main kernel thin view True False None""".split()
 )
 _OWN = re.compile(r"(k\d+_|gather_|power\d|moment_).*|.*_(phase.*|flat|all|batch|split)")
 

@@ -13,6 +13,7 @@ from sympy import Expr, Integer, Mod, Rational, S, Symbol
 from derive.errors import ChainruleError
 from derive.functions import Elementary, sample_settings
 from derive.nodes import Access, Index, Reduction, Select
+from derive.randomness import FIRST, GOLDEN, MASK, RESOLUTION, SECOND, uniform
 
 # SymPy's own functions: the name of what computes them in a kernel.
 FUNCTIONS = {
@@ -41,7 +42,7 @@ class ScalarPrinter:
 
     def __init__(self, names: dict[object, str], cast: str = "F") -> None:
         self.names, self.cast = names, cast
-        self.functions: dict[str, type[Elementary] | int] = {}
+        self.functions: dict[str, type[Elementary] | int | str] = {}
         self.bare: set[str] = set()
 
     # -- integers ---------------------------------------------------------------------------
@@ -212,6 +213,8 @@ class ScalarPrinter:
             name = type(expr).__name__
             self.functions[name] = type(expr)
             return f"{name}({inner})"
+        if isinstance(expr, uniform):
+            return self._uniform(expr)
         name = FUNCTIONS.get(type(expr).__name__, "")
         if not name:
             raise UnsupportedError(
@@ -221,6 +224,26 @@ class ScalarPrinter:
             )
         text = f"{name}({inner})"
         return f"{self.cast}({text})" if name in _DOUBLE_ONLY else text
+
+    def _uniform(self, expr: Expr) -> str:
+        """A random number as a function of integers: `mix` folded over the arguments."""
+        self.functions["mix"] = RANDOM
+        key = "np.uint64(0)"
+        for argument in expr.args:
+            key = f"mix({key}, {self.index(argument)})"
+        return f"{self.cast}((float({key} >> np.uint64({32 - RESOLUTION})) + 0.5)/{2**RESOLUTION})"
+
+
+RANDOM = f"""@kernel
+def mix(key, number):
+    \"\"\"One more argument folded into a random number: see derive.randomness.\"\"\"
+    mask = np.uint64({MASK})
+    key = ((key ^ (np.uint64(number) & mask)) + np.uint64({GOLDEN})) & mask
+    key ^= key >> np.uint64(16)
+    key = (key*np.uint64({FIRST})) & mask
+    key ^= key >> np.uint64(15)
+    key = (key*np.uint64({SECOND})) & mask
+    return key ^ (key >> np.uint64(16))"""
 
 
 def _is_index(expr: Expr) -> bool:

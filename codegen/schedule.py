@@ -15,7 +15,7 @@ from typing import Literal
 
 from sympy import Symbol
 
-from derive.nodes import Index, Reduction, accesses, bound_indices
+from derive.nodes import Index, accesses, bound_indices
 from derive.program import Equation, Group, Program
 
 
@@ -73,21 +73,16 @@ def choose_batch(program: Program) -> Symbol | None:
     ordered = [s for s in program.sizes if s in found]
     if not ordered:
         return None
+    looped = {
+        eq.indices[g.axis[eq.name]].size
+        for g in program.groups if g.recurrent for eq in g.equations
+    }
     score = {
-        s: sum(row_index(eq, sizes, s) is not None for eq in program.equations)
-        - 10**6 * any(s in t.shape for g in program.groups if g.recurrent
-                      for t in _loop_sizes(g))
+        s: (s not in looped,
+            sum(row_index(eq, sizes, s) is not None for eq in program.equations))
         for s in ordered
     }
     return max(ordered, key=lambda s: score[s])
-
-
-def _loop_sizes(group: Group) -> list:
-    class _Own:
-        def __init__(self, shape: tuple) -> None:
-            self.shape = shape
-
-    return [_Own((eq.indices[group.axis[eq.name]].size,)) for eq in group.equations]
 
 
 def make_schedule(program: Program, batch: Symbol | None = None) -> Schedule:
@@ -153,7 +148,3 @@ def _piece(group: Group) -> Index | None:
         return None
     eq = group.equations[0]
     return eq.indices[0] if eq.indices else None
-
-
-def has_reduction(eq: Equation) -> bool:
-    return eq.body.has(Reduction)

@@ -67,7 +67,8 @@ def sample(program: Program, rows: int = 5, seed: int = 0) -> dict[str, np.ndarr
 def poison(model: Model) -> None:
     """Work space and gradients full of NaN: whatever is read before it is written shows."""
     model._run.w = np.full(200_000, np.nan, model.flat.dtype)
-    model._run.d[...] = np.nan
+    for view in model.kernels._views(model._run.d, model.kernels.PARAMETERS).values():
+        view[...] = np.nan
 
 
 def differences(model: Model, values: dict[str, np.ndarray]) -> dict[str, float]:

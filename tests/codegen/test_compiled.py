@@ -96,7 +96,7 @@ from tests.codegen.support import sample
 d = dr.derive(network())
 m = codegen.compile(d, directory=sys.argv[1], parallel=False).initialize(0)
 m.epoch(sample(d, 5), 2)
-stats = [f.stats for f in vars(m.kernels).values() if hasattr(f, "stats")]
+stats = [f.stats for f in vars(m.kernels).values() if hasattr(f, "overloads")]
 print(sum(sum(s.cache_hits.values()) for s in stats),
       sum(sum(s.cache_misses.values()) for s in stats))
 """
