@@ -69,7 +69,7 @@ class _Reader:
         if not token.startswith("\\"):
             if token[0].isdigit():
                 return Token(token, "number")
-            if token in ",;":
+            if token in ",;/":
                 return Token(token, "punct")
             if token in "([":
                 body = self.until(")", "]")

@@ -72,7 +72,7 @@ def test_two_softmaxes_have_two_symbols():
     second = dr.mean(dr.logsumexp(x[b, i] - w[i], i), b)
     net.loss(first + second)
     program = dr.derive(net)
-    made = [s for s in map(Symbols(program).tensor, program.tensors)]
+    made = list(map(Symbols(program).tensor, program.tensors))
     assert len(set(made)) == len(made)
 
 
