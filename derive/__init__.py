@@ -5,7 +5,9 @@ Names are loaded on first use, so that importing the package costs nothing.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -49,6 +51,7 @@ _HOME = {
     "derive.verify": ["verify"],
     "derive.reference": ["evaluate"],
     "derive.document": ["write_document"],
+    "derive.explain": ["explain"],
     "derive.flow.moments": ["moments", "gain"],
     "derive.flow.diagnose": ["diagnose"],
 }  # fmt: skip
@@ -71,3 +74,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Package(ModuleType):
+    """Some functions are called as their modules are (`check`, `verify`, `explain`): importing
+    such a module must not put it in the place of the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in _WHERE):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
