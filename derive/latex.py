@@ -175,7 +175,7 @@ def _(box: b.Fence) -> str:
     right = _FENCES.get(box.right, ("", box.right))[1]
     if tall(box.body):
         return rf"\left{left}{body}\right{right}"
-    return f"{left}{body}{right}"
+    return f"{left}{' ' if _glues(left, body) else ''}{body}{right}"
 
 
 @box_latex.register

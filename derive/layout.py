@@ -222,6 +222,10 @@ class Setter:
         was, self.small = self.small, True
         exponent = self.set(node.exponent)
         self.small = was
+        if isinstance(node.base, n.Call) and isinstance(node.exponent, n.Number) \
+                and isinstance(base, Row) and isinstance(base.items[0], Token):
+            name, *rest = base.items  # tanh² x
+            return row(Script(name, None, exponent), *rest), _ATOM
         if isinstance(base, Script) and base.sup is None:
             return Script(base.base, base.sub, exponent), _POWER
         if isinstance(base, Script):

@@ -89,6 +89,10 @@ def _(box: b.Frac) -> str:
 @box_mathml.register
 def _(box: b.Script) -> str:
     base = box_mathml(box.base)
+    if isinstance(box.sup, b.Token) and set(box.sup.text) == {"′"}:
+        # fonts draw the prime raised already: as a superscript it would fly off
+        base = f'<mrow>{base}<mo lspace="0" rspace="0">{box.sup.text}</mo></mrow>'
+        return f"<msub>{base}{box_mathml(box.sub)}</msub>" if box.sub is not None else base
     if box.sub is not None and box.sup is not None:
         return f"<msubsup>{base}{box_mathml(box.sub)}{box_mathml(box.sup)}</msubsup>"
     if box.sub is not None:

@@ -94,10 +94,12 @@ class Builder:
         factors = Mul.make_args(expr)
         big = any(self._is_big(f) for f in factors)
         negative = expr.as_coeff_Mul()[0].is_negative is True
-        if expr.is_number:
-            return (1, negative, -1, 0, 0, "", "")
+        if expr.is_number:  # 1 - h, but v + 0.001
+            return (1, negative, -1 if expr.is_Integer else 2, 0, 0, "", "")
         scalar = not any(a.where for a in expr.atoms(Access))
-        grouped = any(isinstance(f, Add) for f in factors)
+        grouped = any(
+            isinstance(f, Add) and not any(a.where for a in f.atoms(Access)) for f in factors
+        )
         names = sorted(a.name for a in expr.atoms(Access) if a.where)
         plain = [f for f in factors if not f.is_number]
         return (0 if big else 1, negative, scalar, grouped, -len(plain), names[0] if names else "",
@@ -146,7 +148,8 @@ class Builder:
     def _signed(self, term: Expr) -> tuple[bool, Node]:
         coefficient, rest = term.as_coeff_Mul()
         if coefficient.is_negative:
-            return True, self.build(Mul(-coefficient, rest, evaluate=-coefficient == 1))
+            parts = (-coefficient, *Mul.make_args(rest))
+            return True, self.build(rest if coefficient == -1 else Mul(*parts, evaluate=False))
         return False, self.build(term)
 
     @build.register

@@ -156,10 +156,10 @@ def _(block: t.Table) -> str:
     total = [max((_length(row[k]) for row in (block.head, *block.rows)), default=1)
              for k in range(len(block.head))]
     columns = list(align)
-    if sum(total) > 84:  # the widest column of text breaks its lines
+    if sum(total) > 76:  # the widest column of text breaks its lines
         widest = max(range(len(columns)), key=lambda k: (align[k] == "l", wide[k]))
         rest = sum(total) - total[widest]
-        columns[widest] = rf"p{{{max(0.2, 0.94 - rest / 92):.2f}\linewidth}}"
+        columns[widest] = rf"p{{{max(0.2, 0.9 - rest / 78):.2f}\linewidth}}"
     head = " & ".join(rf"\textbf{{{_spans(cell)}}}" for cell in block.head)
     rows = "\\\\\n".join(" & ".join(map(_spans, row)) for row in block.rows)
     return (f"{{\\small\\setlength{{\\LTleft}}{{0pt}}\\begin{{longtable}}{{@{{}}"
@@ -249,6 +249,6 @@ def broken(box: Box) -> str:
 def _fitted(box: Box) -> str:
     """What cannot be broken is made smaller where it must."""
     source = box_latex(box)
-    if width(box) <= 1.25 * _LINE:
+    if width(box) <= 0.85 * _LINE:
         return source
     return rf"\crfit{{{source}}}"
