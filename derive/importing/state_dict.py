@@ -41,7 +41,8 @@ def load_state_dict(
         source: a ``.safetensors`` or ``.npz`` file, or a mapping of names to arrays.
         layout: "torch" (the output dims of a weight come first, a linear layer's weight is
             (out, in), gates are joined into one dim) or "declared" (arrays as declared here).
-        names: the stored name for a tensor; several names are added up. The others are found.
+        names: the stored name for a tensor, or several that are added up; a part of a joint
+            projection as errors show it, "in_proj_weight[0:6]". The others are found.
         strict: whether a stored array that nothing takes is an error.
 
     Returns:
@@ -57,9 +58,11 @@ def load_state_dict(
         raise DataError(f"unknown layout {layout!r}", expected='"torch" or "declared"')
     stored = _stored(source)
     wanted = {t.name: _slot(program, t, layout) for t in program.role("parameter", "state")}
-    chosen = _named(wanted, stored, names or {})
-    entries = [e for e in _entries(stored) if not set(e.keys) & {k for c in chosen.values()
-                                                                 for k in c.keys}]
+    entries = _entries(stored)
+    chosen = _named(wanted, stored, entries, names or {})
+    taken = {str(e) for e in chosen.values()} | {
+        k for e in chosen.values() for k in e.keys if not e.part}
+    entries = [e for e in entries if str(e) not in taken and not set(e.keys) & taken]
     left = [slot for name, slot in wanted.items() if name not in chosen]
     chosen |= _found(left, entries)
     unused = sorted(set(stored) - {k for e in chosen.values() for k in e.keys})
@@ -274,11 +277,15 @@ def _use(program: Program, eq: Equation, access: Access, summed: bool) -> str:
 
 
 # -- which goes where -----------------------------------------------------------------------------
-def _named(wanted: Mapping[str, _Slot], stored: Arrays,
+def _named(wanted: Mapping[str, _Slot], stored: Arrays, entries: Sequence[_Entry],
            names: Mapping[str, str | Sequence[str]]) -> dict[str, _Entry]:
     """The tensors that ``names`` speaks of, and those that are called as in the file."""
     chosen: dict[str, _Entry] = {}
+    parts = {str(e): e for e in entries if e.part}
     for name, given in names.items():
+        if name in wanted and isinstance(given, str) and given in parts:
+            chosen[name] = parts[given]
+            continue
         keys = (given,) if isinstance(given, str) else tuple(given)
         for what, known in ((name, wanted), *((k, stored) for k in keys)):
             if what not in known:
@@ -318,7 +325,7 @@ def _found(slots: Sequence[_Slot], entries: Sequence[_Entry]) -> dict[str, _Entr
                 f"{len(candidates)} stored arrays fit {', '.join(s.tensor.name for s in group)}",
                 expected=f"{len(group)}, with names that differ by numbers only",
                 got=", ".join(map(str, candidates)),
-                mend=f'say which: names={{"{group[0].tensor.name}": "{candidates[0].keys[0]}", …}}',
+                mend=f'say which: names={{"{group[0].tensor.name}": "{candidates[0]}", …}}',
             )
         chosen.update({s.tensor.name: e for s, e in zip(group, candidates, strict=True)})
     return chosen
