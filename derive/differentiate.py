@@ -38,6 +38,7 @@ from derive.nodes import (
     SumOver,
     accesses,
     alpha_rename,
+    contains,
     fresh,
     rename,
 )
@@ -128,6 +129,8 @@ class Reverse:
         self.adjoint_names: dict[str, str] = {}
         self.declared: dict[str, Tensor] = {}
         self.groups = program.only(of).groups
+        self.summing = any(tensor.distribution for tensor in program.tensors.values())
+        self.asked = frozenset(wrt)
         self.active = self._active()
 
     @cached_property
@@ -214,7 +217,7 @@ class Reverse:
     def _finish(self, tensor: Tensor) -> None:
         """All contributions are there: state the adjoint as an equation, or inline it."""
         total = self._total(tensor)
-        if tensor.name not in self.wrt and _is_constant_or_copy(total):
+        if tensor.name not in self.asked and _is_constant_or_copy(total):
             self.adjoint[tensor.name] = (tensor.indices, total)
             rule = "copy" if isinstance(total, Access) else "constant"
             adjoint = self._name(tensor)
@@ -288,7 +291,7 @@ class Reverse:
                  eq.name, occurrence, local, bound)
         )
         body = pull_back(occurrence, term, (*eq.indices, *bound), tensor)
-        simple = one_from_distributions(body, self.program.tensors)
+        simple = one_from_distributions(body, self.program.tensors) if self.summing else body
         self.steps.append(
             Step("indices", self._name(tensor), term, simple, tensor.indices, eq.name,
                  occurrence, local, bound)
@@ -344,7 +347,7 @@ def _is_constant_or_copy(total: Expr) -> bool:
     if isinstance(total, Access):
         plain = all(isinstance(e, Index) for e in total.where)
         return plain and len(set(total.where)) == len(total.where)
-    return not total.has(Access, Reduction)  # numbers, sizes and guards: nothing to compute
+    return not contains(total, Access, Reduction)  # numbers, sizes and guards: nothing to compute
 
 
 # -- inside one scalar body ---------------------------------------------------------------------
@@ -419,7 +422,7 @@ def pull_back(
     """Sum of ``term`` over all values of ``variables`` at which ``occurrence`` is the element of
     ``tensor`` at its canonical indices: the contribution to the adjoint, as a gather."""
     plan = index_plan(occurrence.where, variables, tensor.indices)
-    if term.has(Reduction):
+    if contains(term, Reduction):
         term = alpha_rename(term, set(plan.taken) | {v.name for v in variables})
     body = rename(term, plan.mapping)
     if any(denominator(value) != 1 for value in plan.mapping.values()):
@@ -427,16 +430,25 @@ def pull_back(
     return sum_over(Select(plan.guard, body), plan.bound)
 
 
+def _path(expr: Expr, place: Expr) -> tuple[Expr, ...]:
+    """The nodes from ``expr`` down to the first place where ``place`` stands in it."""
+    if expr == place:
+        return (expr,)
+    for arg in expr.args:
+        rest = _path(arg, place)
+        if rest:
+            return (expr, *rest)
+    return ()
+
+
 def local_rule(body: Expr, occurrence: Access, local: Expr) -> str:
     """The name of the rule that a local derivative follows, from what stands around the place."""
     if not accesses(local):
         return "linear"
-    for node in sympy.preorder_traversal(body):
-        if not node.has(occurrence):
-            continue
+    for node in _path(body, occurrence):
         if isinstance(node, Elementary | sympy.Function):
             return f"chain:{type(node).__name__}"
-        if isinstance(node, sympy.Pow) and node.base.has(Access):
+        if isinstance(node, sympy.Pow) and contains(node.base, Access):
             return "power"
         if isinstance(node, Select):
             return "select"

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from sympy import Add, Expr, Function, Mul
 
-from derive.nodes import Access, Index, MaxOver, MinOver, Reduction, Select, SumOver
+from derive.nodes import Access, Index, MaxOver, MinOver, Reduction, Select, SumOver, contains
 from derive.program import Equation, Program, Step, Tensor
 from derive.simplify import alpha_key, is_linear_sum, is_normal, is_stored
 
@@ -56,7 +56,7 @@ class _Lifter:
 
     def body(self, expr: Expr, eq: Equation, scope: tuple[Index, ...]) -> Expr:
         """``expr`` in normal form; what has to move out is lifted."""
-        if not expr.has(Reduction):
+        if not contains(expr, Reduction):
             return expr
         if isinstance(expr, Reduction):
             inner_scope = (*scope, *expr.bound)
@@ -73,18 +73,19 @@ class _Lifter:
         factors = Mul.make_args(expr)
         sums = [f for f in factors if isinstance(f, SumOver)]
         rest = Mul(*(f for f in factors if not isinstance(f, SumOver)))
-        if len(sums) == 1 and not rest.has(Access, Reduction, Select):
+        if len(sums) == 1 and not contains(rest, Access, Reduction, Select):
             return rest * self.body(sums[0], eq, scope)
         return self.scalar(expr, eq, scope)
 
     def scalar(self, expr: Expr, eq: Equation, scope: tuple[Index, ...]) -> Expr:
         """``expr`` without any reduction: each is lifted, with what makes it a whole."""
-        if not expr.has(Reduction):
+        if not contains(expr, Reduction):
             return expr
         if isinstance(expr, Reduction):
             return self.lift(self.body(expr, eq, scope), eq, scope)
         if isinstance(expr, Mul):
-            constant = Mul(*(f for f in expr.args if not f.has(Access, Reduction, Select, Index)))
+            kinds = (Access, Reduction, Select, Index)
+            constant = Mul(*(f for f in expr.args if not contains(f, *kinds)))
             sums = [f for f in expr.args if isinstance(f, SumOver)]
             if len(sums) == 1 and constant != 1:  # a mean keeps its 1/N
                 others = Mul(*(f for f in expr.args if f is not sums[0])) / constant
@@ -92,7 +93,7 @@ class _Lifter:
                 return mean * self.scalar(others, eq, scope)
         if isinstance(expr, Function) and len(expr.args) >= 1:
             first = self.body(expr.args[0], eq, scope)
-            if first.has(Reduction):  # the argument as a whole is the pre-activation
+            if contains(first, Reduction):  # the argument as a whole is the pre-activation
                 first = self.lift(first, eq, scope)
             return expr.func(first, *expr.args[1:])
         return expr.func(*(self.scalar(a, eq, scope) for a in expr.args))

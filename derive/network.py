@@ -25,6 +25,7 @@ from derive.nodes import (
     Select,
     SumOver,
     accesses,
+    contains,
     exact,
     size_symbol,
 )
@@ -381,7 +382,7 @@ class Network:
                 self._guard(name, expr.yes, (*given, *holds)),
                 self._guard(name, expr.no, (*given, *fails)),
             )
-        if not expr.has(Access):
+        if not contains(expr, Access):
             return expr
         new = [self._guard(name, arg, given) for arg in expr.args]
         if isinstance(expr, Reduction):

@@ -7,6 +7,8 @@ its own indexed and matrix calculus is not used (it captures bound indices and d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import sympy
 from sympy import Expr, Integer, S, Symbol
 from sympy.core.symbol import Str
@@ -174,9 +176,24 @@ class Select(Expr):
         return f"select({self.condition}, {self.yes}, {self.no})"
 
 
+def walk(expr: Expr) -> Iterator[Expr]:
+    """The nodes of an expression, each before its arguments (several times as fast as SymPy's
+    traversal, in which a derivation would spend most of its time)."""
+    stack = [expr]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(reversed(node.args))
+
+
+def contains(expr: Expr, *kinds: type) -> bool:
+    """Whether a node of one of these kinds stands in an expression."""
+    return isinstance(expr, kinds) or any(contains(arg, *kinds) for arg in expr.args)
+
+
 def accesses(expr: Expr) -> list[Access]:
     """Every access in an expression, outermost first, gathers inside accesses included."""
-    return [node for node in sympy.preorder_traversal(expr) if isinstance(node, Access)]
+    return [node for node in walk(expr) if isinstance(node, Access)]
 
 
 def rename(expr: Expr, mapping: dict[Index, Expr]) -> Expr:
@@ -188,7 +205,7 @@ def bound_indices(expr: Expr) -> list[Index]:
     """The indices that reductions inside ``expr`` bind, in order, repeats kept."""
     return [
         index
-        for node in sympy.preorder_traversal(expr)
+        for node in walk(expr)
         if isinstance(node, Reduction)
         for index in node.bound
     ]

@@ -47,9 +47,9 @@ def strongly_connected(successors: Sequence[Sequence[int]]) -> list[list[int]]:
                     parent = work[-1][0]
                     low[parent] = min(low[parent], low[node])
                 if low[node] == number[node]:
-                    cut = stack.index(node)
-                    component = stack[cut:]
-                    del stack[cut:]
+                    component = [stack.pop()]
+                    while component[-1] != node:
+                        component.append(stack.pop())
                     on_stack.difference_update(component)
                     components.append(sorted(component))
     return components

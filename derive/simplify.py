@@ -22,6 +22,8 @@ from derive.nodes import (
     Reduction,
     Select,
     SumOver,
+    contains,
+    walk,
 )
 from derive.program import Tensor
 
@@ -39,11 +41,13 @@ def placeholder(number: int) -> Symbol:
 def opaque_atoms(expr: Expr, kinds: tuple[type, ...]) -> list[Expr]:
     """The outermost nodes of the given kinds, each once, in order of appearance."""
     found: dict[Expr, None] = {}
-    walk = sympy.preorder_traversal(expr)
-    for node in walk:
+    stack = [expr]
+    while stack:
+        node = stack.pop()
         if isinstance(node, kinds):
             found.setdefault(node)
-            walk.skip()
+        else:
+            stack.extend(reversed(node.args))
     return list(found)
 
 
@@ -88,7 +92,7 @@ def sum_over(body: Expr, bound: Iterable[Index]) -> Expr:
 def split_constant(expr: Expr) -> tuple[Expr, Expr]:
     """A product as its numbers and sizes, and the rest."""
     factors = Mul.make_args(expr)
-    constant = [f for f in factors if not f.has(Access, Index, Reduction, Select)]
+    constant = [f for f in factors if not contains(f, Access, Index, Reduction, Select)]
     return Mul(*constant), Mul(*(f for f in factors if f not in constant))
 
 
@@ -128,7 +132,7 @@ def _fixes(condition: Expr, left: tuple[Index, ...]) -> list[tuple[Expr, Expr]]:
 def one_from_distributions(expr: Expr, tensors: Mapping[str, Tensor]) -> Expr:
     """A declared distribution sums to 1 along its last dim."""
     found = {}
-    for node in sympy.preorder_traversal(expr):
+    for node in walk(expr):
         if isinstance(node, SumOver) and isinstance(node.body, Access):
             tensor = tensors.get(node.body.name)
             last = node.body.where[-1] if node.body.where else None
@@ -143,7 +147,7 @@ _OPAQUE = (Access, Reduction, Select)
 def collect(expr: Expr) -> Expr:
     """Terms under the same guard under one, and common factors of a sum's terms taken out in
     front: p/N - t/N becomes (p - t)/N."""
-    if not expr.has(Add):
+    if not contains(expr, Add):
         return expr
     expr = _merge_guards(expr)
     atoms = opaque_atoms(expr, _OPAQUE)
@@ -154,7 +158,7 @@ def collect(expr: Expr) -> Expr:
 
 def _merge_guards(expr: Expr) -> Expr:
     """[c]·a + [c]·b is [c]·(a + b)."""
-    if not expr.has(Select):
+    if not contains(expr, Select):
         return expr
     under: dict[Expr, list[tuple[Expr, Expr]]] = {}
     for term in Add.make_args(expr):
@@ -179,7 +183,7 @@ def alpha_key(indices: Iterable[Index], body: Expr) -> tuple:
     mapping: dict[Index, Expr] = {}
     for number, index in enumerate(indices):
         mapping[index] = index.renamed(f"_f{number}")
-    for node in sympy.preorder_traversal(body):
+    for node in walk(body):
         if isinstance(node, Index) and node not in mapping:
             mapping[node] = node.renamed(f"_r{len(mapping)}")
     return tuple(i.size for i in indices), body.xreplace(mapping)
@@ -191,9 +195,9 @@ def is_linear_sum(expr: Expr) -> bool:
     for term in Add.make_args(expr):
         sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
         rest = Mul(*(f for f in Mul.make_args(term) if not isinstance(f, SumOver)))
-        if len(sums) > 1 or rest.has(Reduction) or (sums and rest.has(Access, Select)):
+        if len(sums) > 1 or contains(rest, Reduction) or (sums and contains(rest, Access, Select)):
             return False
-        if sums and sums[0].body.has(Reduction):
+        if sums and contains(sums[0].body, Reduction):
             return False
     return True
 
@@ -203,14 +207,15 @@ def is_normal(expr: Expr) -> bool:
     if isinstance(expr, MaxOver | MinOver):
         return is_stored(expr.body)
     if isinstance(expr, Reduction) and not isinstance(expr, SumOver):
-        return not expr.body.has(Reduction)
+        return not contains(expr.body, Reduction)
     return is_linear_sum(expr)
 
 
 def is_stored(expr: Expr) -> bool:
     """Whether an expression has no arithmetic: an element, a number, or a choice of these."""
     if isinstance(expr, Select):
-        return is_stored(expr.yes) and is_stored(expr.no) and not expr.condition.has(Reduction)
+        parts = (expr.yes, expr.no)
+        return all(map(is_stored, parts)) and not contains(expr.condition, Reduction)
     return isinstance(expr, Access) or expr.is_number
 
 
