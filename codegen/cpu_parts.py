@@ -15,7 +15,7 @@ from codegen.memory import Layout
 from codegen.optimizer import update_text
 from codegen.pipeline import Compiled
 from codegen.print_cpu import polynomial
-from derive.nodes import Access, IntegerAccess
+from derive.data import label_limits
 from derive.program import Program, Tensor
 
 
@@ -135,10 +135,7 @@ PARALLEL_FROM = 12_000_000
 def index_ranges(program: Program) -> dict[str, int]:
     """For each integer tensor used as an index the size of the dim that it indexes."""
     found: dict[str, int] = {}
-    for eq in program.equations:
-        for access in eq.body.atoms(Access):
-            shape = program.tensors[access.name].shape
-            for where, size in zip(access.where, shape, strict=True):
-                if isinstance(where, IntegerAccess) and size.is_Integer:
-                    found[where.name] = min(int(size), found.get(where.name, int(size)))
+    for name, size, _ in label_limits(program):
+        if size.is_Integer:
+            found[name] = min(int(size), found.get(name, int(size)))
     return found

@@ -15,17 +15,22 @@ from sympy import Add, Expr, Mul
 
 from derive import functions as f
 from derive.nodes import Access, IntegerAccess, SumOver
-from derive.program import Program, Tensor
+from derive.program import Equation, Program, Tensor
 
+Readers = dict[str, list[Equation]]  # by the tensor that is read
 _RELU_LIKE = (f.relu, f.leaky_relu, f.elu, f.gelu, f.silu)
 
 
 def initial_values(program: Program) -> dict[str, float | str]:
     """For each parameter the standard deviation of its start (0.0 for zeros), or "ones"."""
-    return {t.name: _one(program, t) for t in program.parameters}
+    readers: dict[str, list[Equation]] = {}
+    for eq in program.forward.equations:
+        for name in eq.reads:
+            readers.setdefault(name, []).append(eq)
+    return {t.name: _one(readers, t) for t in program.parameters}
 
 
-def _one(program: Program, tensor: Tensor) -> float | str:
+def _one(readers: Readers, tensor: Tensor) -> float | str:
     how = tensor.initial
     if how == "zeros":
         return 0.0
@@ -33,14 +38,12 @@ def _one(program: Program, tensor: Tensor) -> float | str:
         return "ones"
     if how != "auto":
         return float(how)
-    for eq in program.forward.equations:
-        if tensor.name not in eq.reads:
-            continue
+    for eq in readers.get(tensor.name, ()):
         if _uses(eq.body, tensor.name)[0].atoms(IntegerAccess):
             return 1.0
         fan_in = _fan_in(eq.body, tensor.name)
         if fan_in is not None:
-            gain = 2 if _feeds_relu(program, eq.name, eq.body) else 1
+            gain = 2 if _feeds_relu(readers, eq.name, eq.body) else 1
             return math.sqrt(gain / fan_in)
         return _alone(eq.body, tensor.name)
     return 0.0
@@ -72,12 +75,12 @@ def _alone(body: Expr, name: str) -> float | str:
     return 0.0
 
 
-def _feeds_relu(program: Program, name: str, body: Expr) -> bool:
+def _feeds_relu(readers: Readers, name: str, body: Expr) -> bool:
     if any(_uses(node, own) for node in body.atoms(*_RELU_LIKE) for own in _read(node)):
         return True
     return any(
         _uses(node, name)
-        for eq in program.forward.equations if name in eq.reads
+        for eq in readers.get(name, ())
         for node in eq.body.atoms(*_RELU_LIKE)
     )
 

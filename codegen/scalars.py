@@ -12,7 +12,7 @@ from sympy import Expr, Integer, Mod, Rational, S, Symbol
 
 from derive.errors import ChainruleError
 from derive.functions import Elementary, sample_settings
-from derive.nodes import Access, Index, Reduction, Select
+from derive.nodes import Access, Index, IntegerAccess, Reduction, Select
 from derive.randomness import FIRST, GOLDEN, MASK, RESOLUTION, SECOND, uniform
 
 # SymPy's own functions: the name of what computes them in a kernel.
@@ -56,12 +56,20 @@ class ScalarPrinter:
             return self.names.get(expr, expr.name)
         if expr.is_Integer:
             return str(expr)
+        if isinstance(expr, sympy.floor):
+            numerator, denominator = sympy.fraction(sympy.together(expr.args[0]))
+            return f"({self.index(sympy.expand(numerator))}) // {self._factor(denominator)}"
         if isinstance(expr, Mod):
-            return f"({self.index(expr.args[0])}) % {self.index(expr.args[1])}"
+            above, below = sympy.fraction(sympy.together(expr.args[0]))
+            # with a quotient this is `below` times the remainder: guards ask whether it is 0
+            return f"({self.index(sympy.expand(above))}) % {self._factor(below * expr.args[1])}"
         if isinstance(expr, sympy.Max | sympy.Min):
             inner = ", ".join(self.index(a) for a in expr.args)
             return f"{'max' if isinstance(expr, sympy.Max) else 'min'}({inner})"
-        numerator, denominator = sympy.fraction(sympy.together(expr))
+        if any(not number.is_Integer for number in expr.atoms(Rational)):
+            numerator, denominator = sympy.fraction(sympy.together(expr))
+        else:
+            numerator, denominator = expr, S.One
         if denominator != 1:
             return f"({self.index(sympy.expand(numerator))}) // {self.index(denominator)}"
         if expr.is_Add:
@@ -77,8 +85,6 @@ class ScalarPrinter:
             return "*".join(self._factor(a) for a in expr.args)
         if expr.is_Pow and expr.exp.is_Integer and expr.exp > 0:
             return "*".join([self._factor(expr.base)] * int(expr.exp))
-        if isinstance(expr, sympy.floor):
-            return f"({self.index(expr.args[0])})"
         raise UnsupportedError(f"no kernel form for the index expression {expr}")
 
     def _factor(self, expr: Expr) -> str:
@@ -97,7 +103,7 @@ class ScalarPrinter:
         if isinstance(expr, sympy.And | sympy.Or):
             word = " and " if isinstance(expr, sympy.And) else " or "
             return word.join(self._inner_condition(a) for a in
-                             sorted(expr.args, key=sympy.default_sort_key))
+                             sorted(expr.args, key=_guarded_last))
         if isinstance(expr, sympy.Not):
             return f"not {self._inner_condition(expr.args[0])}"
         if expr == True:  # noqa: E712  (SymPy's true)
@@ -105,7 +111,7 @@ class ScalarPrinter:
         if expr == False:  # noqa: E712
             return "False"
         sign = _RELATIONS[type(expr).__name__]
-        whole = all(a.is_integer for a in expr.args)
+        whole = all(a.is_integer or _is_index(a) for a in expr.args)
         left, right = (self.index(a) if whole else self.value(a) for a in expr.args)
         return f"{left} {sign} {right}"
 
@@ -136,7 +142,7 @@ class ScalarPrinter:
                     f"else {self.value(expr.no)})")
         if expr.is_number:
             return self.number(expr)
-        if expr.is_integer and not expr.atoms(sympy.Function) and _is_index(expr):
+        if expr.is_integer and _is_index(expr):
             return f"{self.cast}({self.index(expr)})"
         if expr.is_Symbol:
             return self.names.get(expr, expr.name)
@@ -246,10 +252,16 @@ def mix(key, number):
     return key ^ (key >> np.uint64(16))"""
 
 
+def _guarded_last(condition: Expr) -> tuple:
+    """Conditions that read an integer tensor come behind those that keep its index in bounds."""
+    return bool(condition.atoms(IntegerAccess)), sympy.default_sort_key(condition)
+
+
 def _is_index(expr: Expr) -> bool:
     """Whether a whole expression is made of indices, sizes and numbers alone."""
     return all(isinstance(s, Index) or s.is_integer for s in expr.free_symbols) and all(
-        node.is_Add or node.is_Mul or node.is_Symbol or node.is_Number or isinstance(node, Mod)
+        node.is_Add or node.is_Mul or node.is_Symbol or node.is_Number
+        or isinstance(node, Mod | sympy.floor)
         or (node.is_Pow and node.exp.is_Integer and node.exp > 0)
         for node in sympy.preorder_traversal(expr)
     )
