@@ -13,7 +13,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "derive.network": ["Network", "Handle", "indices"],
+    "derive.network": ["Network", "Handle"],
+    "derive.naming": ["indices"],
     "derive.nodes": ["Index", "Access"],
     "derive.operations": [
         "sum", "mean", "max", "min", "prod", "logsumexp", "where", "softmax", "identity",

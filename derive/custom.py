@@ -11,7 +11,8 @@ from sympy import Expr, Rational, Symbol
 from derive.errors import DeclarationError
 from derive.functions import REGISTRY, Elementary, native, stop_gradient
 from derive.lift import Names
-from derive.network import Handle, check_name
+from derive.naming import check_name
+from derive.network import Handle
 from derive.nodes import Index
 from derive.operations import elementwise
 from derive.program import Equation, Program, Tensor, as_program

@@ -9,6 +9,7 @@ import numpy as np
 from sympy import Expr, Symbol
 
 from derive.errors import DataError
+from derive.naming import shape_text
 from derive.nodes import IntegerAccess, accesses
 from derive.program import Program, Tensor
 
@@ -91,11 +92,6 @@ def check_values(
             _check_finite(tensor, array)
     check_labels(program, checked, known)
     return checked
-
-
-def shape_text(shape: tuple[Expr, ...]) -> str:
-    """A symbolic shape as Python writes one: (B, 64)."""
-    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
 
 
 def _converted(tensor: Tensor, value: Any) -> np.ndarray:

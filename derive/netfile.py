@@ -31,8 +31,9 @@ from sympy import Expr, Integer, Rational
 from derive.affine import quotient_parts
 from derive.errors import DeclarationError, nearest
 from derive.functions import Elementary
+from derive.naming import as_size
 from derive.netparse import KEYWORDS, NetFileError, Reader, Source, Token
-from derive.network import Handle, Network, as_size
+from derive.network import Handle, Network
 from derive.nodes import Access, Index, Reduction, Select
 from derive.program import Program, Role, Tensor, as_program
 

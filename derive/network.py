@@ -2,89 +2,21 @@
 
 from __future__ import annotations
 
-import keyword
-import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import sympy
 from sympy import Expr, S
 
-from derive.affine import implied, inside
+from derive.bodies import check_binding, guarded, no_fit
 from derive.differentiate import derive
-from derive.errors import DeclarationError, nearest, unknown_name, user_location
+from derive.errors import DeclarationError, unknown_name, user_location
 from derive.functions import native
-from derive.nodes import (
-    Access,
-    Index,
-    IntegerAccess,
-    MaxOver,
-    MinOver,
-    ProdOver,
-    Reduction,
-    Select,
-    SumOver,
-    accesses,
-    contains,
-    exact,
-    size_symbol,
-)
+from derive.naming import as_size, check_name, names_text, shape_text
+from derive.nodes import Access, Index, IntegerAccess, accesses, exact
 from derive.program import DType, Equation, Program, Role, Step, Tensor
 
 _LETTERS = "ijklmnopqrsuvwxyz"
-
-
-def check_name(name: str, kind: str) -> str:
-    """A plain identifier without a leading underscore (those are for generated names)."""
-    if not isinstance(name, str):
-        raise DeclarationError(f"a {kind} needs a name", expected="a string", got=repr(name))
-    name = unicodedata.normalize("NFKC", name)
-    if not name.isidentifier() or name.startswith("_") or keyword.iskeyword(name):
-        raise DeclarationError(
-            f"{name!r} cannot be the name of a {kind}",
-            expected="letters, digits and underscores, a letter first, no Python keyword",
-            got=repr(name),
-            mend='a plain name such as "W1" or "y_hat"',
-        )
-    return name
-
-
-def as_size(size: Expr | int | str) -> Expr:
-    """A size: a whole number of at least 1, or a name such as "B" for a run-time size."""
-    if isinstance(size, str):
-        return sympy.Integer(int(size)) if size.isdigit() else size_symbol(check_name(size, "size"))
-    value = sympy.sympify(size)
-    if value.is_integer is not True or value.is_positive is not True:
-        raise DeclarationError(
-            "a size must be a whole number of at least 1, or a name", got=repr(size)
-        )
-    return value
-
-
-def indices(text: str) -> Any:
-    """Indices from ``"b:B i:64 j:32"``: a name, a colon, a size (a number or a name).
-
-    Returns:
-        One `Index`, or a tuple of them where several are named.
-
-    Raises:
-        DeclarationError: a part is not ``name:size``, or a name stands twice.
-    """
-    made: list[Index] = []
-    for part in text.replace(",", " ").split():
-        name, colon, size = part.partition(":")
-        if not colon or not size:
-            raise DeclarationError(
-                f"cannot read the index {part!r}", expected='name:size, as in "b:B i:64"',
-                got=repr(text),
-            )
-        check_name(name, "index")
-        if name in {i.name for i in made}:
-            raise DeclarationError(f"index {name!r} is declared twice", got=repr(text))
-        made.append(Index(name, as_size(size)))
-    if not made:
-        raise DeclarationError("no index is named", expected='for example "b:B i:64"')
-    return made[0] if len(made) == 1 else tuple(made)
 
 
 class Handle:
@@ -110,8 +42,8 @@ class Handle:
         if len(exprs) != self.tensor.rank:
             raise DeclarationError(
                 f"{self.name!r} is indexed with {len(exprs)} indices",
-                expected=f"{self.tensor.rank}: {self.name}[{_names(self.indices)}], "
-                f"shape {_shape(self.shape)}",
+                expected=f"{self.tensor.rank}: {self.name}[{names_text(self.indices)}], "
+                f"shape {shape_text(self.shape)}",
                 got=f"{self.name}[{', '.join(map(str, exprs))}]",
             )
         return self.tensor.at(*(self._index(e, d) for d, e in enumerate(exprs)))
@@ -133,7 +65,7 @@ class Handle:
         if expr.is_integer is not True:
             raise DeclarationError(f"{expr} cannot index {self.name!r}: it is not whole")
         if isinstance(expr, Index) and expr.size != size:
-            raise _no_fit(self.tensor, expr, dim)
+            raise no_fit(self.tensor, expr, dim)
         if expr.is_Integer and size.is_Integer and not 0 <= expr < size:
             raise DeclarationError(
                 f"element {expr} of dim {dim} of {self.name!r} does not exist",
@@ -148,15 +80,15 @@ class Handle:
         if self.tensor.rank:
             raise DeclarationError(
                 f"{self.name!r} is used without its indices",
-                expected=f"{self.name}[{_names(self.indices)}]",
+                expected=f"{self.name}[{names_text(self.indices)}]",
             )
         return self.tensor.access
 
     def __str__(self) -> str:
-        return f"{self.name}[{_names(self.indices)}]"
+        return f"{self.name}[{names_text(self.indices)}]"
 
     def __repr__(self) -> str:
-        return f"<{self.tensor.role} {self} of shape {_shape(self.shape)}>"
+        return f"<{self.tensor.role} {self} of shape {shape_text(self.shape)}>"
 
 
 def _arithmetic(name: str) -> None:
@@ -168,14 +100,6 @@ def _arithmetic(name: str) -> None:
 
 for _operator in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "neg"):
     _arithmetic(f"__{_operator}__")
-
-
-def _names(indices: Sequence[Index]) -> str:
-    return ", ".join(i.name for i in indices)
-
-
-def _shape(shape: Sequence[Expr]) -> str:
-    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
 
 
 class Network:
@@ -243,7 +167,7 @@ class Network:
             raise DeclarationError(
                 f"the name {name!r} is used twice",
                 expected="a new name",
-                got=f"{name!r} is the {old.role} of shape {_shape(old.shape)} declared at "
+                got=f"{name!r} is the {old.role} of shape {shape_text(old.shape)} declared at "
                 f"{old.where}",
             )
         tensor = Tensor(name, self._dims(dims), dtype, role, None, initial, distribution,
@@ -257,7 +181,7 @@ class Network:
         if len(taken) < sum(isinstance(d, Index) for d in dims):
             raise DeclarationError(
                 "a tensor is declared with the same index twice",
-                got=_names([d for d in dims if isinstance(d, Index)]),
+                got=names_text([d for d in dims if isinstance(d, Index)]),
                 mend="give each dim an index of its own",
             )
         for dim in dims:
@@ -298,8 +222,8 @@ class Network:
             if handle.shape != tuple(i.size for i in free):
                 raise DeclarationError(
                     f"the indices of {handle.name!r} do not fit its declaration",
-                    expected=f"shape {_shape(handle.shape)}",
-                    got=f"{_names(free)} of shape {_shape([i.size for i in free])}",
+                    expected=f"shape {shape_text(handle.shape)}",
+                    got=f"{names_text(free)} of shape {shape_text([i.size for i in free])}",
                 )
         else:
             handle = self._tensor(name, free, "intermediate")
@@ -317,94 +241,12 @@ class Network:
 
     def _checked(self, name: str, free: tuple[Index, ...], body: object) -> Expr:
         expr = _as_expression(name, body)
-        known = {i.name: i for i in free}
-        self._check_binding(name, expr, known)
+        check_binding(name, expr, {i.name: i for i in free})
         for access in accesses(expr):
             if access.name not in self._handles:
                 raise unknown_name("tensor", access.name, self._handles)
-        return self._guard(name, expr)
-
-    def _check_binding(self, name: str, expr: Expr, scope: dict[str, Index]) -> None:
-        """Every index is free in the target or bound exactly once around its use."""
-        if isinstance(expr, Index):
-            known = scope.get(expr.name)
-            if known is None:
-                guess = nearest(expr.name, scope)
-                raise DeclarationError(
-                    f"index {expr.name!r} in the equation of {name!r} is neither free nor bound",
-                    expected=f"the free indices {', '.join(scope) or 'none'}, or a reduction over "
-                    f"{expr.name}",
-                    mend=f"sum over it, dr.sum(…, {expr.name}), or add it to the target"
-                    + (f"; did you mean {guess!r}?" if guess else ""),
-                )
-            if known != expr:
-                raise DeclarationError(
-                    f"index {expr.name!r} has two sizes in the equation of {name!r}",
-                    expected=f"{known.size}", got=f"{expr.size}",
-                )
-            return
-        if isinstance(expr, Reduction):
-            inner = dict(scope)
-            for index in expr.bound:
-                if index.name in inner:
-                    raise DeclarationError(
-                        f"index {index.name!r} is bound twice in the equation of {name!r}",
-                        expected="a reduction over an index that is not in use around it",
-                        got=f"{expr.op} over {index.name}, which is already "
-                        + ("free" if scope.get(index.name) == index else "bound"),
-                        mend="use an index of another name for one of them",
-                    )
-                inner[index.name] = index
-                if index not in expr.body.free_symbols:
-                    raise DeclarationError(
-                        f"{expr.op} over {index.name!r} in the equation of {name!r}, but "
-                        f"{index.name!r} does not occur in what is reduced",
-                        mend=f"multiply by the size {index.size} if that is what you mean",
-                    )
-            self._check_binding(name, expr.body, inner)
-            return
-        for arg in expr.args:
-            self._check_binding(name, arg, scope)
-
-    def _guard(self, name: str, expr: Expr, given: tuple[Expr, ...] = ()) -> Expr:
-        """Accesses that can leave their bounds read 0 there, or the recurrence's first value;
-        ``given`` are conditions that hold around ``expr``."""
-        if isinstance(expr, Access):
-            guarded: Expr = expr
-            for access in reversed(accesses(expr)):  # a gather inside guards the whole
-                guarded = self._guard_access(name, access, guarded, given)
-            return guarded
-        if isinstance(expr, Select):
-            holds = sympy.And.make_args(expr.condition)
-            fails = sympy.And.make_args(sympy.Not(expr.condition))
-            return Select(
-                self._guard(name, expr.condition, given),
-                self._guard(name, expr.yes, (*given, *holds)),
-                self._guard(name, expr.no, (*given, *fails)),
-            )
-        if not contains(expr, Access):
-            return expr
-        new = [self._guard(name, arg, given) for arg in expr.args]
-        if isinstance(expr, Reduction):
-            return _reduced(type(expr), *new)
-        return expr if all(a is n for a, n in zip(expr.args, new)) else expr.func(*new)
-
-    def _guard_access(
-        self, name: str, access: Access, guarded: Expr, given: tuple[Expr, ...]
-    ) -> Expr:
-        tensor = self._handles[access.name].tensor
-        for axis, (where, size) in enumerate(zip(access.where, tensor.shape, strict=True)):
-            if isinstance(where, IntegerAccess) or (
-                isinstance(where, Index) and where.size == size
-            ):
-                continue
-            conditions = [c for c in inside(where, size) if not implied(c, given)]
-            if conditions and isinstance(where, Index):
-                raise _no_fit(tensor, where, axis)
-            if conditions:
-                outside = self._outside(name, tensor, access, axis)
-                guarded = Select(sympy.And(*conditions), guarded, outside)
-        return guarded
+        tensors = {n: handle.tensor for n, handle in self._handles.items()}
+        return guarded(expr, tensors, partial(self._outside, name))
 
     def _outside(self, name: str, tensor: Tensor, access: Access, axis: int) -> Expr:
         initial = self._initial.get(tensor.name)
@@ -513,26 +355,6 @@ class Network:
         return f"{stem}{number}"
 
 
-def _reduced(node: type[Reduction], body: Expr, *bound: Index) -> Expr:
-    """A reduction whose body lost an index, because it reads nothing but what lies outside."""
-    used = [i for i in bound if i in body.free_symbols]
-    count = sympy.Mul(*(i.size for i in bound if i not in used))
-    inner = node(body, *used)
-    if count == 1 or node in (MaxOver, MinOver):
-        return inner
-    if node is SumOver:
-        return count * inner
-    return inner**count if node is ProdOver else inner + sympy.log(count)
-
-
-def _no_fit(tensor: Tensor, index: Index, dim: int) -> DeclarationError:
-    return DeclarationError(
-        f"index {index.name!r} does not fit dim {dim} of {tensor.name!r}",
-        expected=f"size {tensor.shape[dim]}: {tensor.name} has shape {_shape(tensor.shape)}",
-        got=f"{index.name} ranges over {index.size}",
-    )
-
-
 def _dtype(dtype: object) -> DType:
     if dtype in (float, "float", "float32", "float64"):
         return "float"
@@ -561,7 +383,7 @@ def _no_scalar(name: str, free: Sequence[Index]) -> DeclarationError:
     return DeclarationError(
         f"the loss {name!r} is not a scalar",
         expected="no free index",
-        got=f"free: {_names(free)} of shape {_shape([i.size for i in free])}",
-        mend=f"average or sum it: dr.mean(…, {_names(free)})",
+        got=f"free: {names_text(free)} of shape {shape_text([i.size for i in free])}",
+        mend=f"average or sum it: dr.mean(…, {names_text(free)})",
     )
 

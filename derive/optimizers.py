@@ -15,7 +15,8 @@ from functools import wraps
 from sympy import Expr, sqrt
 
 from derive.functions import absolute, sign
-from derive.network import Handle, Network, indices
+from derive.naming import indices
+from derive.network import Handle, Network
 from derive.nodes import Select
 from derive.program import Program
 

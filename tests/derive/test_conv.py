@@ -34,7 +34,7 @@ def new(*shape: int | str) -> Handle:
     return dr.Network("n").parameter("X", *shape)
 
 
-# -- every setting in one dim -----------------------------------------------------------------------
+# -- every setting in one dim ------------------------------------------------------------------
 SETTINGS = [
     s for s in itertools.product((1, 2, 3, 4), (1, 2, 3), (0, 1, 2), (1, 2, 3))
     if SIZE + 2 * s[2] >= s[3] * (s[0] - 1) + 1
@@ -82,7 +82,7 @@ def test_there_are_settings_with_a_remainder():
     assert remainders == {0, 1, 2}
 
 
-# -- further dims, groups, transposed ---------------------------------------------------------------
+# -- further dims, groups, transposed ----------------------------------------------------------
 LAYERS = {
     "conv2d": lambda: dr.conv2d(new("B", 2, 5, 6), 3, (3, 2), stride=2, padding=1),
     "conv3d": lambda: dr.conv3d(new("B", 2, 3, 2, 4), 2, 2, padding=1),

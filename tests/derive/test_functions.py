@@ -8,7 +8,8 @@ import pytest
 import sympy
 
 from derive.functions import REGISTRY, Elementary, sample_settings
-from derive.network import Network, indices
+from derive.naming import indices
+from derive.network import Network
 from derive.nodes import Select
 from derive.program import Program
 from derive.reference import evaluate

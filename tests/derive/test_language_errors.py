@@ -120,5 +120,5 @@ def test_a_token_out_of_range():
     tokens = net.input("tokens", "B", dtype=int)
     e = dr.embedding(tokens, 4, 2)
     point = {"tokens": [0, 4], "E1": [[0.0, 0.0]] * 4}
-    with pytest.raises(DataError, match="(?s)'tokens' holds 4 at .1..*0 to 3.*'E1'"):
+    with pytest.raises(DataError, match=r"(?s)'tokens' holds 4 at .1..*0 to 3.*'E1'"):
         evaluate(net.program(), point, [e.name])

@@ -121,7 +121,7 @@ def test_without_a_first_value():
     net = dr.Network("n")
     t, j = dr.indices("t:T j:2")
     h = net.declare("h", t, j)
-    with pytest.raises(DeclarationError, match="recurrence h.* has no first value"):
+    with pytest.raises(DeclarationError, match=r"recurrence h.* has no first value"):
         net.define(h, (t, j), dr.tanh(h[t - 1, j]))
 
 

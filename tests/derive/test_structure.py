@@ -11,7 +11,7 @@ import sympy
 
 import derive as dr
 from derive.conventions import CONVENTIONS
-from derive.functions import REGISTRY, Elementary, sample_settings
+from derive.functions import REGISTRY, Elementary, sample_settings, sign, step
 from derive.network import Network
 from derive.points import random_values
 from derive.program import Program
@@ -176,8 +176,8 @@ KINKS = {
     "maximum of x and 0": (lambda x: dr.maximum(x, 0), 0, {"torch": 0.5, "jax": 0.5}),
     "minimum of x and 0": (lambda x: dr.minimum(x, 0), 0, {"torch": 0.5, "jax": 0.5}),
     "clip": (lambda x: dr.clip(x, -1, 1), 1, {"torch": 1}),
-    "sign": (lambda x: dr.operations.f.sign(x), 0, {"torch": 0, "jax": 0}),
-    "step": (lambda x: dr.operations.f.step(x), 0, {"torch": 0, "jax": 0}),
+    "sign": (sign, 0, {"torch": 0, "jax": 0}),
+    "step": (step, 0, {"torch": 0, "jax": 0}),
 }
 
 
@@ -210,8 +210,8 @@ def test_a_convention_can_be_taken_back():
 def test_the_ledger_lists_each_kink_and_where_it_is():
     net = Network("n")
     z = dr.dense(net.input("x", b, i), 4, dr.relu)
-    c, l = z.indices
-    net.loss(dr.mean(dr.max(dr.abs(z[c, l]), l), c))
+    c, o = z.indices
+    net.loss(dr.mean(dr.max(dr.abs(z[c, o]), o), c))
     rows = {(row.function, row.taken): row.equations for row in dr.ledger(net)}
     assert rows == {
         ("relu", "relu'(0) = 0"): ("h1",),

@@ -1,0 +1,139 @@
+"""The body of an equation while it is declared: indices that are bound, accesses within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import sympy
+from sympy import Expr
+
+from derive.affine import implied, inside
+from derive.errors import DeclarationError, nearest
+from derive.naming import shape_text
+from derive.nodes import (
+    Access,
+    Index,
+    IntegerAccess,
+    MaxOver,
+    MinOver,
+    ProdOver,
+    Reduction,
+    Select,
+    SumOver,
+    accesses,
+    contains,
+)
+from derive.program import Tensor
+
+
+def check_binding(name: str, expr: Expr, scope: dict[str, Index]) -> None:
+    """Every index is free in the target or bound exactly once around its use."""
+    if isinstance(expr, Index):
+        known = scope.get(expr.name)
+        if known is None:
+            guess = nearest(expr.name, scope)
+            raise DeclarationError(
+                f"index {expr.name!r} in the equation of {name!r} is neither free nor bound",
+                expected=f"the free indices {', '.join(scope) or 'none'}, or a reduction over "
+                f"{expr.name}",
+                mend=f"sum over it, dr.sum(…, {expr.name}), or add it to the target"
+                + (f"; did you mean {guess!r}?" if guess else ""),
+            )
+        if known != expr:
+            raise DeclarationError(
+                f"index {expr.name!r} has two sizes in the equation of {name!r}",
+                expected=f"{known.size}", got=f"{expr.size}",
+            )
+        return
+    if isinstance(expr, Reduction):
+        inner = dict(scope)
+        for index in expr.bound:
+            if index.name in inner:
+                raise DeclarationError(
+                    f"index {index.name!r} is bound twice in the equation of {name!r}",
+                    expected="a reduction over an index that is not in use around it",
+                    got=f"{expr.op} over {index.name}, which is already "
+                    + ("free" if scope.get(index.name) == index else "bound"),
+                    mend="use an index of another name for one of them",
+                )
+            inner[index.name] = index
+            if index not in expr.body.free_symbols:
+                raise DeclarationError(
+                    f"{expr.op} over {index.name!r} in the equation of {name!r}, but "
+                    f"{index.name!r} does not occur in what is reduced",
+                    mend=f"multiply by the size {index.size} if that is what you mean",
+                )
+        check_binding(name, expr.body, inner)
+        return
+    for arg in expr.args:
+        check_binding(name, arg, scope)
+
+
+Outside = Callable[[Tensor, Access, int], Expr]
+
+
+def guarded(
+    expr: Expr, tensors: Mapping[str, Tensor], outside: Outside, given: tuple[Expr, ...] = ()
+) -> Expr:
+    """A body in which every access that can leave its bounds is a selection.
+
+    Args:
+        outside: the value that an access has beyond the bounds of one of its dims.
+        given: conditions that hold around ``expr``; what they imply is not guarded again.
+    """
+    again = partial(guarded, tensors=tensors, outside=outside)
+    if isinstance(expr, Access):
+        value: Expr = expr
+        for access in reversed(accesses(expr)):  # a gather inside guards the whole
+            value = _guarded_access(access, value, tensors[access.name], outside, given)
+        return value
+    if isinstance(expr, Select):
+        holds = sympy.And.make_args(expr.condition)
+        fails = sympy.And.make_args(sympy.Not(expr.condition))
+        return Select(
+            again(expr.condition, given=given),
+            again(expr.yes, given=(*given, *holds)),
+            again(expr.no, given=(*given, *fails)),
+        )
+    if not contains(expr, Access):
+        return expr
+    new = [again(arg, given=given) for arg in expr.args]
+    if isinstance(expr, Reduction):
+        return _reduced(type(expr), *new)
+    return expr if all(a is n for a, n in zip(expr.args, new, strict=True)) else expr.func(*new)
+
+
+def _guarded_access(
+    access: Access, value: Expr, tensor: Tensor, outside: Outside, given: tuple[Expr, ...]
+) -> Expr:
+    for axis, (where, size) in enumerate(zip(access.where, tensor.shape, strict=True)):
+        if isinstance(where, IntegerAccess) or (isinstance(where, Index) and where.size == size):
+            continue
+        conditions = [c for c in inside(where, size) if not implied(c, given)]
+        if conditions and isinstance(where, Index):
+            raise no_fit(tensor, where, axis)
+        if conditions:
+            value = Select(sympy.And(*conditions), value, outside(tensor, access, axis))
+    return value
+
+
+def _reduced(node: type[Reduction], body: Expr, *bound: Index) -> Expr:
+    """A reduction whose body lost an index, because it reads nothing but what lies outside."""
+    used = [i for i in bound if i in body.free_symbols]
+    count = sympy.Mul(*(i.size for i in bound if i not in used))
+    inner = node(body, *used)
+    if count == 1 or node in (MaxOver, MinOver):
+        return inner
+    if node is SumOver:
+        return count * inner
+    return inner**count if node is ProdOver else inner + sympy.log(count)
+
+
+def no_fit(tensor: Tensor, index: Index, dim: int) -> DeclarationError:
+    """The error for an index of one size on a dim of another."""
+    return DeclarationError(
+        f"index {index.name!r} does not fit dim {dim} of {tensor.name!r}",
+        expected=f"size {tensor.shape[dim]}: {tensor.name} has shape {shape_text(tensor.shape)}",
+        got=f"{index.name} ranges over {index.size}",
+    )
