@@ -40,6 +40,7 @@ class Bodies:
         self.known: dict[str, Known] = {}
         self.arguments: dict[tuple, str] = {}
         self.named: dict[Expr, Expr] = {}
+        self.winners: dict[str, Expr] = {}
         self.averages: dict[Expr, Symbol] = {}
         self.out: list[Relation] = []
         self.algebra = Algebra(self._root)
@@ -86,6 +87,7 @@ class Bodies:
     # -- bodies -----------------------------------------------------------------------------
     def inline(self, expr: Expr) -> Expr:
         """A body over roots: pointwise tensors replaced by their functions of roots."""
+        expr = self._winners(expr)
         mapping: dict[Expr, Expr] = {}
         for access in roots_of(expr):
             access_now = self._carried(access)
@@ -111,6 +113,15 @@ class Bodies:
         split = expr.xreplace(apart)
         rest = {a.name for a in roots_of(split) if a.name.startswith(COMMON)}
         return sympy.expand_mul(split) if rest else split
+
+    def _winners(self, expr: Expr) -> Expr:
+        """Whether an element is the largest of its window holds once per window."""
+        hits = {}
+        for node in expr.atoms(sympy.Eq):
+            for access in roots_of(node):
+                if access.name in self.winners:
+                    hits[node] = sympy.Eq(Index("winner", self.winners[access.name]), 0)
+        return expr.xreplace(hits) if hits else expr
 
     def _shared_where(self, access: Access) -> list[Expr]:
         axes = self._root(access).axes
@@ -154,6 +165,8 @@ class Bodies:
                 body: Expr | None = None) -> None:
         """Name the moments of a tensor; zeros and equalities stay visible to what follows."""
         mean, second, cross = (e.xreplace(self.named) for e in moments)
+        if any(isinstance(s, Index) for e in moments for s in e.free_symbols):
+            raise Unsupported(f"a moment of {eq.name!r} would depend on an index")
         name, axes = eq.name, self.axes[eq.name]
         m = mean if mean.is_number else symbol("m", name)
         q = symbol("q", name)

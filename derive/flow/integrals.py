@@ -15,7 +15,14 @@ from sympy import Expr, Mul, S, Symbol
 
 from derive.flow.closed import expectation, pair_covariance_derivative
 from derive.flow.moments import Q, X
-from derive.flow.quadrature import Scalar, compiled, expect, expect_pair, softmax_second_moment
+from derive.flow.quadrature import (
+    Scalar,
+    compiled,
+    expect,
+    expect_largest,
+    expect_pair,
+    softmax_second_moment,
+)
 from derive.nodes import Select
 
 
@@ -92,6 +99,19 @@ class SoftmaxSecondMoment(GaussianIntegral):
         return f"E[softmax^2; {self.args[0]}, {self.args[1]}]"
 
 
+class LargestMoment(GaussianIntegral):
+    """E[f(y)] for y the largest of ``count`` normal z with mean m, second moment q and
+    E[z z'] = r among each other; with ``pairs`` E[f(y) f(y')] over two such groups that share
+    only what all z share."""
+
+    def __new__(cls, f: Expr, m: Expr, q: Expr, r: Expr, count: Expr, pairs: Expr) -> Expr:
+        return Expr.__new__(cls, f, m, q, r, count, pairs)
+
+    def _sympystr(self, printer: object) -> str:
+        f, _, q, r, count, _ = self.args
+        return f"E[{f.xreplace({X: Symbol('z')})}; z = largest of {count} with {q}, {r}]"
+
+
 _R = Symbol("_r", nonnegative=True)
 
 
@@ -119,7 +139,7 @@ def _closed(f: Expr) -> Expr | None:
     """A closed form in Q that quadrature confirms at two variances: one slip in the algebra and
     the form is not used."""
     found = expectation(f, X, Q)
-    if found is None:
+    if found is None or found.has(sympy.erfc):  # exp(2q) erfc(√2q) overflows where it counts
         return None
     settings = {s: sympy.Rational(3, 7) for s in f.free_symbols - {X}}
     for variance in (0.3, 2.0):
@@ -200,6 +220,9 @@ def _numeric(expr: Expr) -> _Compiled:
 def _integral(node: Expr, values: Mapping[Symbol, float]) -> float:
     if isinstance(node, SoftmaxSecondMoment):
         return _softmax(*(number(a, values) for a in node.args))
+    if isinstance(node, LargestMoment):
+        f, *rest = node.args
+        return _largest(f, *(number(a, values) for a in rest))
     functions = node.args[:1] if isinstance(node, GaussianMoment) else node.args[:2]
     others = _others(*functions)
     settings = tuple(values[s] for s in others)
@@ -235,6 +258,12 @@ def _pair(f: Expr, g: Expr, settings: tuple[float, ...], m: float, q: float, r: 
     first = _bound(f, settings)
     second = first if f == g else _bound(g, settings)
     return expect_pair(first, second, max(q - m * m, 0.0), r - m * m, m)
+
+
+@lru_cache(maxsize=4096)
+def _largest(f: Expr, m: float, q: float, r: float, count: float, pairs: float) -> float:
+    shared, own = max(r - m * m, 0.0), max(q - max(r, m * m), 0.0)
+    return expect_largest(compiled(f, X), m, shared, own, round(count), bool(pairs))
 
 
 @lru_cache(maxsize=4096)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import sympy
 from sympy import Expr, Rational, S, Symbol
 
@@ -94,6 +95,12 @@ def scalar_function(phi: Activation) -> Expr:
 def slope_of(f: Expr) -> Expr:
     """f' in primitives; at a kink the branch of the definition decides, which no integral sees."""
     return unfold(f).diff(X)
+
+
+def increasing(f: Expr) -> bool:
+    """Whether a function of `X` never falls, judged on a fine grid."""
+    values = compiled(f, X)(np.linspace(-30, 30, 12001))
+    return bool((np.diff(values) >= -1e-12 * np.abs(values[1:])).all())
 
 
 def gaussian(f: Expr, variance: Expr | float) -> Expr | Estimate:

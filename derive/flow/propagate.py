@@ -18,12 +18,13 @@ from dataclasses import replace
 import sympy
 from sympy import Add, Expr, Mul, S
 
-from derive.flow.integrals import SoftmaxSecondMoment
+from derive.flow.integrals import LargestMoment, SoftmaxSecondMoment
+from derive.flow.moments import X, increasing
 from derive.flow.relations import Flow, Known, Relation, resolve_edge, symbol
 from derive.flow.sums import Sums
 from derive.flow.terms import Root, Term, Unsupported, roots_of, separate
 from derive.lift import name_reductions
-from derive.nodes import LogSumExpOver, Reduction, Select, SumOver
+from derive.nodes import LogSumExpOver, MaxOver, Reduction, Select, SumOver
 from derive.program import Equation, Group, Program, as_program
 
 
@@ -73,8 +74,12 @@ class _Walk(Sums):
         body = eq.body
         if isinstance(body, LogSumExpOver):
             return self._log_sum_exp(eq, body)
+        if isinstance(body, MaxOver):
+            return self._largest(eq, body)
         if isinstance(body, Reduction) and not isinstance(body, SumOver):
             raise Unsupported(f"no rule for the moments of a {body.op}")
+        if eq.tensor.origin is not None and eq.tensor.origin[0] == "ties":
+            return self._define(eq, "average", (S.One,) * 3, "ties have no share")
         if body.has(SumOver):
             return self._sum(eq)
         soft = self._softmax(eq)
@@ -117,6 +122,28 @@ class _Walk(Sums):
         if self._concentrates(terms):
             return self._define(eq, "average", moments, "law of large numbers")
         self._define(eq, "sum", moments, "a sum of uncorrelated terms")
+
+    def _largest(self, eq: Equation, body: MaxOver) -> None:
+        """The largest of a window: of a monotone function of one normal variable."""
+        inner = body.body.yes if isinstance(body.body, Select) else body.body
+        terms = separate(self.inline(inner))
+        if len(terms) != 1 or len(terms[0].factors) != 1 or terms[0].guard != S.true:
+            raise Unsupported("the largest of what is no function of one variable")
+        (access, f), = terms[0].factors.items()
+        f = terms[0].coefficient * f
+        if f.free_symbols != {X} or not increasing(f):
+            raise Unsupported(f"the largest of {f}, which is not increasing")
+        root, count = self._root(access), Mul(*(i.size for i in body.bound))
+        kinds = {
+            k for k, w in zip(root.axes, access.where) if w.free_symbols & set(body.bound)
+        }
+        among = root.mean**2 if "feature" in kinds else root.cross
+        self.winners[eq.name] = count
+        mean, second, cross = (
+            LargestMoment(g, root.mean, root.second, among, count, pairs)
+            for g, pairs in ((f, S.Zero), (f**2, S.Zero), (f, S.One))
+        )
+        self._define(eq, "sum", (mean, second, cross), f"the largest of {count}")
 
     def _log_sum_exp(self, eq: Equation, body: LogSumExpOver) -> None:
         logit, count, variance = self._logit(body)

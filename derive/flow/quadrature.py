@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import sympy
+from scipy import special
 from sympy import Expr, Symbol
 
 from derive.flow.closed import unfold
@@ -135,6 +136,18 @@ def expect_pair(f: Scalar, g: Scalar, variance: float, covariance: float, mean: 
     if f is g and sign > 0:
         return float(w @ first**2)
     return float(w @ (first * (g(mean + sign * common[:, None] + own[None, :]) @ w)))
+
+
+def expect_largest(f: Scalar, mean: float, shared: float, own: float, count: int,
+                   pairs: bool = False) -> float:
+    """E[f(y)] for y the largest of ``count`` normal variables that share a part of variance
+    ``shared`` and have a part of variance ``own`` of their own; with ``pairs`` E[f(y) f(y')] for
+    two groups with the same shared part. The largest of n has the density n φ Φⁿ⁻¹."""
+    u, w = standard_rule(12, 8)
+    below = special.ndtr(u) ** (count - 1)
+    common = np.sqrt(shared) * u
+    inner = f(mean + common[:, None] + np.sqrt(own) * u[None, :]) @ (w * count * below)
+    return float(w @ (inner**2 if pairs else inner))
 
 
 def softmax_second_moment(variance: float, count: int) -> float:

@@ -42,12 +42,13 @@ class Root:
 @dataclass(frozen=True)
 class Term:
     """``coefficient`` times the product of one function of `X` per root, where ``guard`` holds,
-    summed over ``bound``."""
+    summed over ``bound``; ``weight`` varies with indices only (a position's own factor)."""
 
     coefficient: Expr = S.One
     factors: Mapping[Access, Expr] = field(default_factory=dict)
     guard: Expr = S.true
     bound: tuple[Index, ...] = ()
+    weight: Expr = S.One
 
     def times(self, other: Term) -> Term:
         factors = dict(self.factors)
@@ -55,7 +56,7 @@ class Term:
             factors[root] = factors.get(root, S.One) * f
         return replace(
             self, coefficient=self.coefficient * other.coefficient, factors=factors,
-            guard=sympy.And(self.guard, other.guard),
+            guard=sympy.And(self.guard, other.guard), weight=self.weight * other.weight,
         )
 
 
@@ -80,11 +81,7 @@ def separate(expr: Expr) -> list[Term]:
     """
     roots = roots_of(expr)
     if not _has_guard(expr) and len(roots) <= 1:
-        if not roots:
-            if any(isinstance(s, Index) for s in expr.free_symbols):
-                raise Unsupported(f"{expr} varies with an index itself")
-            return [Term(expr)]
-        return [Term(S.One, {roots[0]: expr.xreplace({roots[0]: X})})]
+        return [_of_one_root(expr, roots[0] if roots else None)]
     if isinstance(expr, Add):
         return [t for part in _by_root(expr) for t in separate(part)]
     if isinstance(expr, Mul):
@@ -97,6 +94,41 @@ def separate(expr: Expr) -> list[Term]:
     if isinstance(expr, Select):
         return _selection(expr)
     raise Unsupported(f"the moments of {expr} do not separate into functions of one variable")
+
+
+def _of_one_root(expr: Expr, root: Access | None) -> Term:
+    """A function of one root (or none) times what varies with indices only."""
+    f = expr.xreplace({root: X}) if root is not None else expr
+    indices = [s for s in f.free_symbols if isinstance(s, Index)]
+    weight: Expr = S.One
+    if indices:
+        f, weight = f.as_independent(*indices, as_Add=False)
+        if weight.has(X):
+            raise Unsupported(f"{expr} is a function of an element and of its index")
+    return Term(S.One, {root: f}, weight=weight) if root is not None else Term(f, weight=weight)
+
+
+@lru_cache(maxsize=1024)
+def average(weight: Expr) -> Expr:
+    """The mean of a function of indices over all their values; sizes must be numbers."""
+    indices = sorted((s for s in weight.free_symbols if isinstance(s, Index)), key=str)
+    if not indices:
+        return weight
+    if weight.free_symbols - set(indices) or not all(i.size.is_Integer for i in indices):
+        raise Unsupported(f"the mean of {weight} over {', '.join(map(str, indices))} is not known")
+    sizes = [int(i.size) for i in indices]
+    total = int(np.prod(sizes))
+    if total <= 64:
+        values = [
+            weight.xreplace(dict(zip(indices, map(sympy.Integer, at), strict=True)))
+            for at in np.ndindex(*sizes)
+        ]
+        return Add(*values) / total
+    if total > 4_000_000:
+        raise Unsupported(f"the mean of {weight} runs over {total} values")
+    grid = np.meshgrid(*(np.arange(n) for n in sizes), indexing="ij")
+    found = sympy.lambdify(indices, weight, modules="numpy")(*(g.ravel() for g in grid))
+    return sympy.Float(float(np.mean(found)))
 
 
 def _by_root(expr: Add) -> list[Expr]:
@@ -161,6 +193,20 @@ def probability(guard: Expr) -> Expr:
     return _inequality(guard)
 
 
+@lru_cache(maxsize=1024)
+def both(first: Expr, second: Expr, apart: tuple[Index, ...]) -> Expr:
+    """The share of pairs, with different values of ``apart``, at which both guards hold."""
+    there = {i: i.renamed(f"{i.name}_") for i in apart}
+    different = [sympy.Ne(i, j) for i, j in there.items()]
+    joint = sympy.And(first, second.xreplace(there), *different)
+    indices = [s for s in joint.free_symbols if isinstance(s, Index)]
+    countable = joint.free_symbols == set(indices) and all(i.size.is_Integer for i in indices)
+    if not countable or Mul(*(i.size for i in indices)) > 4_000_000:
+        return probability(first) * probability(second)
+    pairs = Mul(*(1 - 1 / i.size for i in apart))
+    return probability(joint) / pairs if pairs != 0 else S.Zero
+
+
 def _one_in_range(equality: Expr) -> Expr:
     sizes = [a.size for a in equality.args if isinstance(a, Index)]
     if not sizes:
@@ -188,7 +234,8 @@ class Algebra:
 
     def mean(self, terms: list[Term]) -> Expr:
         return Add(*(
-            product([t.coefficient, *(i.size for i in t.bound), probability(t.guard),
+            product([t.coefficient, average(t.weight), *(i.size for i in t.bound),
+                     probability(t.guard),
                      *(self.one(a, f) for a, f in t.factors.items())])
             for t in terms
         ))
@@ -213,7 +260,7 @@ class Algebra:
         values: dict[Expr, Expr] = {}
         for size in range(1, len(a.bound) + 1):
             for chosen in combinations(a.bound, size):
-                value = self._meet(a, b, differ | set(chosen))
+                value = self._meet(a, b, differ, chosen)
                 if value != 0:
                     pairs = Mul(*(i.size - 1 for i in chosen))
                     values[value] = values.get(value, S.Zero) + pairs
@@ -224,14 +271,23 @@ class Algebra:
             values = {value: pairs}
         return scale * everything * (total + Add(*(v * n for v, n in values.items())))
 
-    def _meet(self, a: Term, b: Term, differ: frozenset[Index]) -> Expr:
-        """The expectation of one product of an element of ``a`` and one of ``b``."""
+    def _meet(self, a: Term, b: Term, differ: frozenset[Index],
+              chosen: tuple[Index, ...] = ()) -> Expr:
+        """The expectation of one product of an element of ``a`` and one of ``b``: of elements
+        with other values of ``differ``, and of the summed indices ``chosen``."""
         guards = [a.guard, b.guard]
         if any(g.free_symbols & differ for g in guards):
             share = [probability(g) for g in guards]
+        elif any(g.free_symbols & set(chosen) for g in guards):
+            share = [both(a.guard, b.guard, chosen)]
         else:
             share = [probability(sympy.And(*guards))]
+        differ = differ | set(chosen)
         factors = [s for s in share if s != 1]
+        if (a.weight.free_symbols | b.weight.free_symbols) & differ:
+            factors += [average(a.weight), average(b.weight)]
+        else:
+            factors.append(average(a.weight * b.weight))
         if any(s == 0 for s in share):
             return S.Zero
         other = dict(b.factors)

@@ -20,7 +20,7 @@ from derive.flow.propagate import propagate
 from derive.flow.sample import measure
 from derive.layers.convolution import conv2d
 from derive.layers.normalisation import batch_norm, layer_norm, rms_norm
-from derive.layers.pooling import global_average_pool
+from derive.layers.pooling import global_average_pool, max_pool
 from derive.layers.recurrent import elman, gru, lstm
 from derive.network import Handle, Network
 
@@ -177,6 +177,33 @@ def test_convolution_counts_the_taps_that_padding_cuts_off():
         found["_d_y1"].rms / found["_d_y2"].rms, rel=0.10)
 
 
+def test_the_largest_of_a_window():
+    """Max pooling: the largest of four normals, forward; one in four gets the adjoint."""
+    net = dr.Network("pool")
+    x, t = net.input("x", "B", 16, 8, 8), net.input("t", "B", dtype=int)
+    y = conv2d(x, 96, 1, bias=False)  # one tap: the places of a window are independent
+    h = dr.relu(max_pool(y, 2))
+    net.loss(dr.cross_entropy(dr.dense(global_average_pool(h), 10), t))
+    found = forecast(dr.derive(net), sizes={"B": 8})
+    assert not found.flow.unknown
+    z = np.random.default_rng(0).normal(size=(400_000, 4)).max(axis=1)
+    scale = math.sqrt(found["y1"].second)
+    assert found["y2"].mean == pytest.approx(scale * z.mean(), rel=0.01)
+    assert found["y2"].second == pytest.approx(scale**2 * (z**2).mean(), rel=0.01)
+    measured = measure(found, ["y2", "_d_y2", "_d_y1"])
+    assert measured["y2"] == pytest.approx(found["y2"].rms, rel=0.05)
+    assert measured["_d_y1"] / measured["_d_y2"] == pytest.approx(0.5, rel=1e-6)
+    assert found["_d_y1"].rms / found["_d_y2"].rms == pytest.approx(0.5, rel=1e-6)
+
+
+def test_factors_that_belong_to_a_position_are_averaged():
+    net = dr.Network("positions")
+    b, s, i = dr.indices("b:B s:4 i:64")
+    x = net.input("x", b, s, i)
+    net.define("y", (b, s, i), x[b, s, i] * (s + 1))
+    assert propagate(net).relations["y"].second == q("x") * (1 + 4 + 9 + 16) / 4
+
+
 def test_weight_gradients_count_the_correlation_of_samples():
     """Deep in a sigmoid network all samples look alike: the gradient of a weight adds up over the
     batch instead of averaging out, by far more than independent samples would."""
@@ -189,13 +216,13 @@ def test_weight_gradients_count_the_correlation_of_samples():
 
 
 def test_what_no_rule_covers_is_said_and_can_be_measured():
-    net = dr.Network("pool")
+    net = dr.Network("product")
     b, i = dr.indices("b:B i:8")
     x = net.input("x", b, i)
-    y = net.define("y", (b,), dr.max(x[b, i], i))
+    y = net.define("y", (b,), dr.prod(x[b, i], i))
     net.define("s", (b,), 2 * y[b])
     flow = propagate(net)
-    assert flow.unknown["y"] == "no rule for the moments of a max"
+    assert flow.unknown["y"] == "no rule for the moments of a prod"
     assert "'y'" in flow.unknown["s"]
     assert math.isnan(forecast(flow)["y"].second)
     assert forecast(flow, known={"y": Signal(1.4, 2.3, 2.0)})["y"].mean == 1.4
