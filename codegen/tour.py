@@ -25,8 +25,8 @@ import derive as dr
 net = dr.Network("digits")
 x = net.input("x", "B", 64)
 t = net.input("t", "B", dtype=int)
-h1 = dr.dense(x, 128, dr.relu)
-h2 = dr.dense(h1, 64, dr.relu)
+h1 = dr.dense(x, 256, dr.relu)
+h2 = dr.dense(h1, 128, dr.relu)
 z = dr.dense(h2, 10)
 net.loss(dr.cross_entropy(z, t))
 '''
@@ -82,7 +82,7 @@ def tour(out: Path, force: bool = False, epochs: int = 40) -> TourResult:
     images, labels = scikit_learn("digits")
     data = split({"x": images / 16.0, "t": labels}, 0.2, seed=0)
     model, history, inside, compiled, _ = fit(
-        derived, data, optimizer=adam(lr=3e-3), dtype="float32", epochs=epochs, batch=32, seed=0)
+        derived, data, optimizer=adam(), dtype="float32", epochs=epochs, batch=32, seed=0)
     run = write_run(out, model, history, {"network": "digits", "epochs": epochs, "seed": 0})
     files = {
         "network": str(net), "derivation": str(out / "derivation.html"),

@@ -19,7 +19,7 @@ from derive.data import shape_text
 from derive.differentiate import the_loss
 from derive.errors import DataError, DerivationError
 from derive.numeric import Slopes
-from derive.points import default_sizes, random_values
+from derive.points import default_sizes, smooth_point
 from derive.program import Program
 from derive.reference import evaluate
 
@@ -121,7 +121,7 @@ def check(
             f"the program {program.name!r} has no gradients to check",
             expected="a derived program", mend="dr.check(dr.derive(net))")
     of = of or the_loss(program)
-    point = dict(values) if values is not None else random_values(program, seed, sizes)
+    point = dict(values) if values is not None else smooth_point(program, of, seed, sizes)
     known = {} if values is not None else default_sizes(program, sizes)
     names = tuple(program.gradients)
     found = _gradients(program, names, point, gradients, known or sizes)

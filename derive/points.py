@@ -18,7 +18,10 @@ from derive.nodes import (
     Select,
 )
 from derive.program import Equation, Program, Tensor
+from derive.reference import evaluate
 
+_DRAWS = 12
+_STRIDE = 1_000_003  # draws of one seed are not those of the next
 _SIZES = (3, 5, 2, 7, 4)  # unequal, so that a missing transpose cannot hide
 
 
@@ -66,6 +69,26 @@ def _random(tensor: Tensor, shape: tuple[int, ...], rng: np.random.Generator,
     return normal
 
 
+def smooth_point(
+    program: Program, of: str, seed: int = 0, sizes: Mapping[str, int] | None = None
+) -> dict[str, np.ndarray]:
+    """`random_values` of the seed, out of several draws, that lie farthest from any kink of the
+    equations that the scalar ``of`` needs."""
+    kinked, names = kink_program(program.only(of))
+    known = default_sizes(program, sizes)
+    draws = [random_values(program, seed + _STRIDE * n, sizes) for n in range(_DRAWS)]
+    if not names:
+        return draws[0]
+
+    def distance(values: dict[str, np.ndarray]) -> float:
+        own = {t.name: values[t.name] for t in kinked.given}
+        found = [np.abs(a) for a in evaluate(kinked, own, names, known).values()]
+        # exact zeros are the attained maxima (and what no draw can move off its kink)
+        return min((float(a[a > 0].min()) for a in found if np.any(a > 0)), default=0.0)
+
+    return max(draws, key=distance)
+
+
 def kink_program(program: Program) -> tuple[Program, tuple[str, ...]]:
     """The program with a tensor for each place where its derivative can jump: the argument of a
     function with kinks less the kink, the two sides of a comparison, who attains a maximum.
@@ -90,9 +113,8 @@ def _kinks(eq: Equation) -> list[tuple[tuple[Index, ...], sympy.Expr]]:
         if isinstance(node, Elementary):
             found.extend((scope, node.args[0] - kink) for kink in type(node).kinks)
         elif isinstance(node, MaxOver | MinOver):
-            same = sympy.Eq(node.body, eq.target) if node == eq.body else None
-            if same is not None:
-                found.append(((*scope, *node.bound), Select(same, sympy.S.One)))
+            if node == eq.body:  # zero where the maximum is attained: there alone, if no tie
+                found.append(((*scope, *node.bound), eq.target - node.body))
         elif isinstance(node, Select | sympy.Piecewise):
             conditions = [node.condition] if isinstance(node, Select) else [
                 c for _, c in node.args]
