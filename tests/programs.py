@@ -21,7 +21,7 @@ import derive as dr
 from derive.custom import hold_stopped
 from derive.network import Handle, Network
 from derive.nodes import Index, Select, fresh
-from derive.points import random_values
+from derive.points import default_sizes, random_values
 from derive.program import Program
 from derive.reference import evaluate
 
@@ -167,12 +167,15 @@ class _Maker:
 _ORDERS = (("i", "j", "k"), ("j", "i", "k"), ("b", "i", "j"), ("t", "b", "i"))
 
 
-def random_network(choose: Choose) -> Network:
-    """A network with two to five equations and a scalar loss that reaches a parameter."""
+def random_network(choose: Choose, fixed: bool = False) -> Network:
+    """A network with one to eight equations and a scalar loss.
+
+    ``fixed``: parameters have no run-time size, as a buffer that is kept demands.
+    """
     make = _Maker(choose, Network("random"))
     net = make.net
     for n in range(choose((1, 2, 3))):
-        dims = [make.size() for _ in range(choose((0, 1, 2, 2, 3)))]
+        dims = [choose(SIZES) if fixed else make.size() for _ in range(choose((0, 1, 2, 2, 3)))]
         make.floats.append(net.parameter(f"p{n}", *dims))
     for n in range(choose((0, 1))):
         dims = [make.size() for _ in range(choose((0, 1, 1)))]
@@ -211,6 +214,7 @@ def disagreement(program: Program, derived: Program, seed: int = 0, of: str | No
     another, so that a kink close by is not taken for a mistake.
     """
     of = of or program.losses[0]
+    sizes = default_sizes(derived, sizes)
     rng = np.random.default_rng(seed)
     point = {**random_values(derived, seed, sizes), **(values or {})}
     forward, held = hold_stopped(program.only(of))
