@@ -8,7 +8,13 @@ by the emitted kernels.
 The stated bound is that of finite width: the logarithm of a squared adjoint norm after L layers
 of width n is about normal with variance β and mean -β/2, where β = L (3 E[φ'⁴]/E[φ'²]² - 1)/n
 (Hanin and Nica 2020). A row is within bounds where the measured logarithm lies within three
-standard deviations of that, plus 2 %.
+standard deviations of that, plus 2 %. The bound counts the adjoint's own fluctuation; where the
+variance map amplifies a deviation of the signal (gelu and softplus with 2/n shrink from one fixed
+point towards another), signal and adjoint leave the forecast together, and the row says NO.
+
+--training uses labels that belong to the images: the gradient of a weight is then larger than for
+labels drawn at random, which is what the forecast assumes, and while weights learn they are no
+longer independent of the data. The ratios show how far the forecast carries.
 """
 
 from __future__ import annotations
