@@ -157,7 +157,8 @@ def _entries(stored: Arrays) -> list[_Entry]:
             other = dot + last.replace("bias_ih", "bias_hh")
             if weight is not None and len(weight) != 3 * weight.shape[1]:  # a GRU keeps them apart
                 if last.startswith("bias_ih") and other in stored:
-                    out.append(_Entry((key, other), array + stored[other], "bias"))
+                    total = array.astype(np.float64) + stored[other]
+                    out.append(_Entry((key, other), total, "bias"))
                 continue
         out.append(_Entry((key,), array, _kind(last, array)))
     return out
@@ -195,12 +196,11 @@ class _Slot:
         return tuple(self.shape[d] for d in self.order)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        own = self.stored_shape
-        return any(
-            _coarser(shape[:cut], own[: self.outputs])
-            and _coarser(shape[cut:], own[self.outputs :])
-            for cut in range(len(shape) + 1)
-        )
+        shape = tuple(n for n in shape if n != 1)  # a convolution of one tap is a linear layer
+        outer, inner = (tuple(n for n in part if n != 1) for part in (
+            self.stored_shape[: self.outputs], self.stored_shape[self.outputs :]))
+        return any(_coarser(shape[:cut], outer) and _coarser(shape[cut:], inner)
+                   for cut in range(len(shape) + 1))
 
     def filled(self, entry: _Entry) -> np.ndarray:
         """The array in the declared order of dims."""
