@@ -247,3 +247,18 @@ def test_symbolic_sizes_stay_symbolic():
     net.define("z", (b, m), dr.sum(x[b, n] * w[n, m], n))
     size = symbols("N", integer=True, positive=True)
     assert propagate(net).relations["z"].second == size * q("x") * v("W")
+
+
+def test_a_transformer_block():
+    """Attention, softmax, layer norm, gelu and residuals, forward and backward, within 10 %."""
+    from derive.layers.attention import encoder_block
+
+    net = dr.Network("encoder")
+    x, y = net.input("x", "B", "T", W), net.input("y", "B", "T", 10)
+    net.loss(dr.mean_squared_error(dr.dense(encoder_block(x, 4, 2 * W), 10), y))
+    found = forecast(dr.derive(net), sizes={"B": 4, "T": 16})
+    assert not found.flow.unknown
+    names = ["n1", "q1", "s1", "p1", "o1", "y1", "y2", "z1", "h1", "y3", "_d_y3", "_d_h1", "_d_y2"]
+    measured = measure(found, names)
+    for name in names:
+        assert measured[name] == pytest.approx(found[name].rms, rel=0.10), name
