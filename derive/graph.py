@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from derive.latex import box_latex
 from derive.layout import Accent, Box, Fence, Frac, Row, Script, Space, Token
@@ -32,12 +33,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Picture:
-    """A laid out graph: nodes with their centres, arrows from what is read to what reads it."""
+    """A laid out graph: nodes with their centres, arrows from what is read to what reads it, and
+    the points that a long arrow bends around other nodes."""
 
     nodes: tuple[Node, ...]
     places: Mapping[str, tuple[float, float]]
     widths: Mapping[str, float]
     arrows: tuple[tuple[str, str], ...]
+    bends: Mapping[tuple[str, str], tuple[tuple[float, float], ...]]
     size: tuple[float, float]
 
 
@@ -51,12 +54,23 @@ def draw(nodes: Sequence[Node], arrows: Sequence[tuple[str, str]]) -> Picture:
         rows[rank[node.key]].append(node.key)
     widths = {n.key: max(54.0, 22.0 + 11.0 * text_width(n.label),
                          22.0 + 9.0 * text_width(n.adjoint) if n.adjoint else 0.0) for n in nodes}
-    places = _places(rows, forward, widths)
+    bends = {
+        (a, b): [f"~{a}~{b}~{r}" for r in range(rank[a] + 1, rank[b])]
+        for a, b in forward if rank[b] > rank[a] + 1
+    }
+    short = [arrow for arrow in forward if arrow not in bends]
+    for (a, b), way in bends.items():
+        short += list(pairwise([a, *way, b]))
+        for r, key in enumerate(way, rank[a] + 1):
+            rows[r].append(key)
+            widths[key] = 2.0
+    places = _places(rows, short, widths)
     left = min((places[k][0] - widths[k] / 2 for k in places), default=0.0)
     places = {k: (x - left + 16, y) for k, (x, y) in places.items()}
     right = max((places[k][0] + widths[k] / 2 for k in places), default=0.0)
     size = (right + 16, len(rows) * _ROW + 4)
-    return Picture(tuple(nodes), places, widths, tuple(dict.fromkeys(arrows)), size)
+    turns = {arrow: tuple(places[key] for key in way) for arrow, way in bends.items()}
+    return Picture(tuple(nodes), places, widths, tuple(dict.fromkeys(arrows)), turns, size)
 
 
 def _ranks(keys: list[str], arrows: list[tuple[str, str]]) -> dict[str, int]:
@@ -150,10 +164,12 @@ def _curve(picture: Picture, a: str, b: str) -> str:
         start, end = x1 + picture.widths[a] / 2, x2 + picture.widths[b] / 2
         bend = side + 26
         return f"M{start:.1f} {y1:.1f} C{bend:.1f} {y1:.1f} {bend:.1f} {y2:.1f} {end:.1f} {y2:.1f}"
-    top, bottom = y1 + _HEIGHT / 2, y2 - _HEIGHT / 2 - 1
-    bend = min(26.0, (bottom - top) / 2 + 8)
-    return (f"M{x1:.1f} {top:.1f} C{x1:.1f} {top + bend:.1f} {x2:.1f} {bottom - bend:.1f} "
-            f"{x2:.1f} {bottom:.1f}")
+    points = [(x1, y1 + _HEIGHT / 2), *picture.bends.get((a, b), ()), (x2, y2 - _HEIGHT / 2 - 1)]
+    path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
+    for (u1, v1), (u2, v2) in pairwise(points):
+        bend = min(26.0, (v2 - v1) / 2 + 8)
+        path += f" C{u1:.1f} {v1 + bend:.1f} {u2:.1f} {v2 - bend:.1f} {u2:.1f} {v2:.1f}"
+    return path
 
 
 def _node_svg(picture: Picture, node: Node) -> str:
@@ -228,8 +244,12 @@ def picture_tikz(picture: Picture) -> str:
             lines.append(rf"\draw[crarrow] ({ids[a]}.east) to[out=0,in=0,looseness=1.6] "
                          rf"({ids[b]}.east);")
         else:
-            lines.append(rf"\draw[crarrow] ({ids[a]}.south) to[out=-90,in=90,looseness=0.6] "
-                         rf"({ids[b]}.north);")
+            way = "".join(
+                rf" to[out=-90,in=90,looseness=0.6] ({x:.1f},{y:.1f})"
+                for x, y in picture.bends.get((a, b), ())
+            )
+            lines.append(rf"\draw[crarrow] ({ids[a]}.south){way} "
+                         rf"to[out=-90,in=90,looseness=0.6] ({ids[b]}.north);")
     return "\n".join([*lines, r"\end{tikzpicture}"])
 
 

@@ -74,6 +74,21 @@ def write_document(
     return path
 
 
+def equation_numbers(program: Program) -> dict[str, int]:
+    """The number that each equation has in the document, by the name of its target, so that the
+    comments of a kernel can cite it; layers alike share their numbers."""
+    from derive.document.backward import backward_section
+    from derive.document.forms import Maker
+    from derive.document.sections import forward_section
+    from derive.document.tree import Words
+
+    maker = Maker(program, Words("en"), "summary", Style())
+    forward_section(maker)
+    backward_section(maker)
+    found = {eq.name: maker.number_of(eq.name) for eq in program.equations}
+    return {name: number for name, number in found.items() if number is not None}
+
+
 def may_write(path: Path, force: bool) -> None:
     """Refuse to overwrite a file that this tool did not write."""
     if force or not path.exists():
