@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from derive.bounds import gradient_magnitudes
+from derive.custom import hold_stopped
 from derive.data import shape_text
 from derive.differentiate import the_loss
 from derive.errors import DataError, DerivationError
@@ -126,7 +127,8 @@ def check(
     names = tuple(program.gradients)
     found = _gradients(program, names, point, gradients, known or sizes)
     count = sum(min(np.size(found[n]), _ALL) for n in names)
-    slopes = Slopes(program, of, point, known or sizes, digits=digits, directions=count)
+    still, held = hold_stopped(program, point, known or sizes)
+    slopes = Slopes(still, of, held, known or sizes, digits=digits, directions=count)
     scale = max((float(np.max(np.abs(g))) for g in found.values() if np.size(g)), default=0.0)
     sure = gradient_magnitudes(program, point, known or sizes)
     rows = tuple(_row(slopes, n, found[n], np.minimum(sure[n], _CANCEL * scale), scale, seed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import sympy
 from sympy import Expr, Rational, Symbol
@@ -15,7 +16,7 @@ from derive.naming import check_name
 from derive.network import Handle
 from derive.nodes import Index
 from derive.operations import elementwise
-from derive.program import Equation, Program, Tensor, as_program
+from derive.program import Equation, Program, Tensor
 from derive.simplify import opaque_atoms
 
 _X = Symbol("x", real=True)
@@ -120,23 +121,29 @@ def straight_through(value: Expr, through: Expr) -> Expr:
     return through + stop_gradient(value - through)
 
 
-def hold_stopped(program: Program) -> tuple[Program, tuple[str, ...]]:
-    """The program with the arguments of `stop_gradient` as tensors of their own, and their names.
+def hold_stopped(
+    program: Program, values: Mapping[str, Any], sizes: Mapping[str, int] | None = None
+) -> tuple[Program, dict[str, Any]]:
+    """The program in which what stands under a `stop_gradient` is given, and the values with it.
 
-    The gradient is that of the program in which these tensors are given: numeric differentiation
-    evaluates them once, at the point, and hands them in as they are.
+    The derived gradient is that of this program: numeric differentiation computes what is stopped
+    once, at the point, and holds it there. Without a `stop_gradient` both come back as they are.
     """
-    program = as_program(program)
-    names, held = Names(set(program.tensors)), []
-    equations: list[Equation] = []
+    from derive.reference import evaluate
+
+    names = Names(set(program.tensors))
+    held: list[Equation] = []
+    rest: list[Equation] = []
     for eq in program.equations:
         there: dict[Expr, Expr] = {}
         for node in opaque_atoms(eq.body, (stop_gradient,)):
             free = sorted(node.free_symbols & node.atoms(Index), key=lambda i: i.name)
             tensor = Tensor(names.new(f"_held_{eq.name.lstrip('_')}"), tuple(free))
-            equations.append(Equation(tensor, tensor.indices, node.args[0], "stopped", eq.where))
-            held.append(tensor.name)
+            held.append(Equation(tensor, tensor.indices, node.args[0], "stopped", eq.where))
             there[node] = tensor.access
-        equations.append(replace(eq, body=eq.body.xreplace(there)) if there else eq)
-    tensors = {**program.tensors, **{eq.name: eq.tensor for eq in equations}}
-    return replace(program, tensors=tensors, equations=tuple(equations)), tuple(held)
+        rest.append(replace(eq, body=eq.body.xreplace(there)) if there else eq)
+    if not held:
+        return program, dict(values)
+    known = evaluate(program.with_equations(held), values, [eq.name for eq in held], sizes)
+    tensors = {**program.tensors, **{eq.name: eq.tensor for eq in held}}
+    return replace(program, tensors=tensors, equations=tuple(rest)), {**values, **known}

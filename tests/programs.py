@@ -217,15 +217,12 @@ def disagreement(program: Program, derived: Program, seed: int = 0, of: str | No
     sizes = default_sizes(derived, sizes)
     rng = np.random.default_rng(seed)
     point = {**random_values(derived, seed, sizes), **(values or {})}
-    forward, held = hold_stopped(program.only(of))
-    fixed = evaluate(forward, point, held, sizes) if held else {}
-    kept = tuple(eq for eq in forward.equations if eq.name not in held)
-    forward = Program(forward.name, forward.tensors, kept).only(of)
+    forward, point = hold_stopped(program.only(of), point, sizes)
     wrt = [n for n in derived.gradients if n in program.tensors]
     found = evaluate(derived, point, [derived.gradients[n] for n in wrt], sizes)
 
     def value(name: str, step: np.ndarray) -> float:
-        moved = {**point, **fixed, name: point[name] + step}
+        moved = {**point, name: point[name] + step}
         return float(evaluate(forward, moved, [of], sizes)[of])
 
     for name in wrt:

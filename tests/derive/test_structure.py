@@ -307,3 +307,12 @@ def test_a_third_derivative():
         program = dr.derive(program, ["x"], of)
     out = evaluate(program, {"x": 0.7})
     assert np.isclose(out[program.gradients["x"]], -np.cos(0.7))
+
+
+def test_the_checker_holds_what_is_stopped():
+    net = Network("n")
+    w = net.parameter("w", i)
+    value = dr.where(w[i] > 0, 1, -1) + dr.stopped(w[i] ** 2)
+    net.loss(dr.sum(dr.straight_through(value, dr.tanh(w[i])) * (1 + i), i))
+    report = dr.check(dr.derive(net))
+    assert report.ok, str(report)
