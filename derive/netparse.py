@@ -24,7 +24,7 @@ from sympy import Add, Expr, Mul, Rational, S
 
 from derive import functions
 from derive.errors import DeclarationError, nearest
-from derive.functions import REGISTRY
+from derive.functions import REGISTRY, Elementary
 from derive.nodes import REDUCTIONS, Index, Reduction, Select, SumOver
 from derive.randomness import uniform
 
@@ -313,6 +313,10 @@ class Reader:
             self.fail(f"there is no function {token.text!r}", "an elementary function",
                       f"did you mean {guess!r}?" if guess else None, at=token.at)
         try:
+            if isinstance(function, type) and issubclass(function, Elementary):
+                taken = function.nargs if isinstance(function.nargs, sympy.FiniteSet) else {1}
+                if len(arguments) not in taken:
+                    raise TypeError
             return function(*arguments)
         except TypeError:
             self.fail(f"{token.text} does not take {len(arguments)} arguments", at=token.at)

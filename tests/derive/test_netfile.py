@@ -150,6 +150,7 @@ BAD = {
     "too many signs": ("y[b, i] = " + "-" * 5000 + "1", "nested too deeply", None, ""),
     "a recurrence without a first value": (
         "recurrent h[b, i]\nh[b, i] = h[b-1, i]", "no first value", 1, ""),
+    "an argument too many for ours": ("y[b, i] = relu(x[b, i], 2)", "does not take 2", 11, ""),
     "an argument too many": ("y[b, i] = tanh(x[b, i], 2)", "does not take 2", 11, ""),
 }
 
