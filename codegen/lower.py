@@ -34,6 +34,7 @@ from codegen.loops import (
 from codegen.loops import statements as all_statements
 from codegen.schedule import Phase, Task
 from derive.nodes import (
+    Access,
     Index,
     IntegerAccess,
     LogSumExpOver,
@@ -135,7 +136,7 @@ class Lowering:
     def equation(self, eq: Equation, fixed: Sequence[Index] = ()) -> tuple[Statement, ...]:
         """The nests of one equation; the loops over ``fixed`` stand outside already."""
         free = [i for i in eq.indices if i not in fixed]
-        body = alpha_rename(eq.body, {i.name for i in eq.indices})
+        body = alpha_rename(guarded(eq.body), {i.name for i in eq.indices})
         plain: list[Expr] = []
         products: list[Contraction] = []
         apart: list[tuple[Expr, SumOver, bool]] = []
@@ -217,6 +218,19 @@ class Lowering:
         if outside:
             inner = (If(sympy.And(*outside), inner),)
         return self.nest(node.bound, inner)
+
+
+def guarded(expr: Expr) -> Expr:
+    """``a * [c] * b`` as ``[c] * (a*b)``: what stands beside a guard may be out of bounds, too."""
+    if not expr.has(Select) or isinstance(expr, Access):
+        return expr
+    parts = [guarded(a) if isinstance(a, Expr) else a for a in expr.args]
+    if isinstance(expr, Mul):
+        guards = [p for p in parts if isinstance(p, Select) and p.no == 0]
+        if guards and len(parts) > 1:
+            rest = [p.yes if p in guards else p for p in parts]
+            return Select(sympy.And(*(g.condition for g in guards)), guarded(Mul(*rest)))
+    return expr.func(*parts)
 
 
 def conjuncts(condition: Expr) -> tuple[Expr, ...]:

@@ -76,8 +76,11 @@ def update_text(optimizer: Optimizer, trained: int, parallel: bool
     head += [f"    {symbol} = F({constants.value(expr)})" for expr, symbol in hoist.known.items()]
     arguments = ["step", "settings", "p", "d", *(names[m] for m in optimizer.moments)]
     comments = [f"# {eq}" for eq in program.equations]
+    flat = ["p", "d", *(names[m] for m in optimizer.moments)]
+    # parts of the arrays instead of a loop from lo to hi: only so does LLVM make vectors of it
+    slices = [f"    {name} = {name}[lo:hi]" for name in flat]
     part = "\n".join([*comments, "@kernel", f"def update_part(lo, hi, {', '.join(arguments)}):",
-                      *head, "    for i in range(lo, hi):", *lines, *stores])
+                      *head, *slices, "    for i in range(p.shape[0]):", *lines, *stores])
     joined = ", ".join(arguments)
     texts = [part]
     texts.append("\n".join(["@kernel", f"def update(parts, {joined}):",

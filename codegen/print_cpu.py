@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import singledispatchmethod
 
-from sympy import Expr
+from sympy import Expr, Symbol
 
 from codegen.loops import (
     HI,
@@ -25,7 +25,7 @@ from codegen.loops import (
 )
 from codegen.scalars import ScalarPrinter
 from derive.functions import REGISTRY
-from derive.nodes import Index, IntegerAccess, bound_indices
+from derive.nodes import Index, IntegerAccess, accesses, bound_indices
 
 # Names that the module itself uses: a tensor or an index of that name gets another one.
 RESERVED = frozenset(
@@ -66,6 +66,10 @@ class KernelPrinter:
         self.scalars = ScalarPrinter(names)
         self.names = names
         self.lines: list[str] = []
+        self.sliced = sliced(kernel)
+        for name, dim in self.sliced.items():
+            own = names[name]
+            self.line(1, f"{own} = {own}[{':, ' * dim}lo:hi]")
 
     def key(self) -> str:
         """The text without name and comments."""
@@ -93,6 +97,8 @@ class KernelPrinter:
     @statement.register
     def _loop(self, node: Loop, depth: int) -> None:
         start, stop = self.scalars.index(node.start), self.scalars.index(node.stop)
+        if self.sliced and node.index == self.kernel.part:
+            start, stop = "0", "hi - lo"
         if node.down:
             extent = f"range({stop} - 1, {start} - 1, -1)"
         else:
@@ -139,6 +145,39 @@ class KernelPrinter:
     def _matrix(self, matrix: Matrix) -> str:
         start, row, column = map(self.scalars.index, (matrix.start, matrix.row, matrix.column))
         return f"at({self.names[matrix.name]}, {start}), {row}, {column}"
+
+
+def sliced(kernel: Kernel) -> dict[str, int]:
+    """Tensors to cut to lo .. hi along a dim, where the split index is an innermost loop.
+
+    LLVM makes vectors of a loop that begins at 0; of one that begins at lo it cannot rule out
+    that the index is negative, which Python counts from the end. Nothing is cut where the split
+    index stands anywhere but alone in one dim.
+    """
+    part = kernel.part
+    found: dict[str, int] = {}
+    innermost = any(isinstance(node, Loop) and node.index == part
+                    and not any(isinstance(inner, Loop) for inner in statements(node.body))
+                    for node in statements(kernel.body))
+    if part is None or not innermost:
+        return {}
+    for node in statements(kernel.body):
+        if isinstance(node, Product):
+            return {}
+        for expr in expressions(node):
+            places = accesses(expr)
+            rest = expr.xreplace({a: Symbol(f"_a{n}") for n, a in enumerate(places)})
+            if expr not in (LO, HI) and {part, LO, HI} & rest.free_symbols:
+                return {}
+            for access in places:
+                dims = [d for d, e in enumerate(access.where) if part in e.free_symbols]
+                if len(dims) > 1 or (dims and access.where[dims[0]] != part):
+                    return {}
+                if found.setdefault(access.name, dims[0] if dims else -1) != (
+                    dims[0] if dims else -1
+                ):
+                    return {}
+    return {name: dim for name, dim in found.items() if dim >= 0}
 
 
 def _indices(body: tuple[Statement, ...]) -> list[Index]:

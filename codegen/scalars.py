@@ -61,8 +61,8 @@ class ScalarPrinter:
             return f"({self.index(sympy.expand(numerator))}) // {self._factor(denominator)}"
         if isinstance(expr, Mod):
             above, below = sympy.fraction(sympy.together(expr.args[0]))
-            # with a quotient this is `below` times the remainder: guards ask whether it is 0
-            return f"({self.index(sympy.expand(above))}) % {self._factor(below * expr.args[1])}"
+            text = f"({self.index(sympy.expand(above))}) % {self._factor(below * expr.args[1])}"
+            return text if below == 1 else f"{text} // {self.index(below)}"
         if isinstance(expr, sympy.Max | sympy.Min):
             inner = ", ".join(self.index(a) for a in expr.args)
             return f"{'max' if isinstance(expr, sympy.Max) else 'min'}({inner})"
@@ -111,6 +111,11 @@ class ScalarPrinter:
         if expr == False:  # noqa: E712
             return "False"
         sign = _RELATIONS[type(expr).__name__]
+        if isinstance(expr.args[0], Mod) and expr.args[1] == 0:
+            # whether a quotient is whole: not rounded before it is asked
+            above, below = sympy.fraction(sympy.together(expr.args[0].args[0]))
+            divisor = self._factor(below * expr.args[0].args[1])
+            return f"({self.index(sympy.expand(above))}) % {divisor} {sign} 0"
         whole = all(a.is_integer or _is_index(a) for a in expr.args)
         left, right = (self.index(a) if whole else self.value(a) for a in expr.args)
         return f"{left} {sign} {right}"
