@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from xml.etree import ElementTree
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 import derive as dr
-from derive.document import build_document, write_document
+from derive.document import build_document, equation_numbers, write_document
 from derive.document.html import html_text
+from derive.document.markdown import markdown_text
+from derive.document.tex import tex_text
 from derive.document.tree import Equation, Section
 from derive.errors import DataError, MissingError
 from derive.explain import explain
@@ -19,6 +22,7 @@ from derive.messages import catalogue, languages
 from derive.rules import RULES
 from tests.golden_support import compare
 from tests.networks import NETWORKS
+from tests.programs import random_network, reached
 
 GOLDEN = ["softmax_classifier", "strided_convolution", "recurrent"]
 PLACES = re.compile(r"\{[a-z]+\}")
@@ -245,3 +249,74 @@ def test_without_tex_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     with pytest.raises(MissingError, match="apt-get install texlive"):
         write_document(derived("product"), tmp_path / "a.pdf")
     assert not (tmp_path / "a.pdf").exists()
+
+
+def test_kernels_can_cite_the_numbers_of_the_document():
+    program = derived("softmax_classifier")
+    numbers = equation_numbers(program)
+    assert set(numbers) == set(program.defined)
+    shown = {e.index.plain: e.number for e in equations(build_document(program))}
+    assert {name: shown[str(program.defined[name])] for name in numbers} == numbers
+
+
+def test_long_arrows_bend_around_other_nodes():
+    net = dr.Network("residual")
+    x = net.input("x", "B", 4)
+    y = dr.add(x, dr.dense(dr.dense(x, 4, dr.tanh), 4))
+    net.loss(dr.mean(y[tuple(y.indices)] ** 2, *y.indices))
+    document = build_document(dr.derive(net))
+    figure = next(s for s in document.sections if s.anchor == "graph").blocks[0]
+    picture = figure.picture
+    assert picture.bends[("x", y.name)]
+    for arrow, points in picture.bends.items():
+        for x_, y_ in points:
+            for node in picture.nodes:
+                left, top = picture.places[node.key]
+                apart = abs(x_ - left) > picture.widths[node.key] / 2 or abs(y_ - top) > 23
+                assert apart, f"{arrow} runs through {node.key}"
+
+
+LAYERS = {
+    "layer norm": (lambda x: dr.layer_norm(dr.dense(x, 4)), ("B", 6)),
+    "group norm": (lambda x: dr.group_norm(x, 2), ("B", 4, 5)),
+    "convolution": (lambda x: dr.max_pool(dr.conv2d(x, 3, 3, stride=2, padding=1), 2),
+                    ("B", 2, 8, 8)),
+    "transposed": (lambda x: dr.conv_transpose(x, 3, 3, stride=2), ("B", 2, 4, 4)),
+    "upsampled": (lambda x: dr.upsample(dr.conv2d(x, 3, 3), 2, mode="bilinear"), ("B", 2, 4, 4)),
+    "attention": (lambda x: dr.encoder_block(x, 2, 8, causal=True), ("B", 5, 6)),
+    "lstm": (lambda x: dr.lstm(x, 4), ("B", "T", 3)),
+    "reflected": (lambda x: dr.conv1d(dr.pad(x, 2, "reflect"), 3, 3), ("B", 2, 8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_kind_of_layer_has_its_document_in_every_output(tmp_path, name):
+    build, shape = LAYERS[name]
+    net = dr.Network(name)
+    y = build(net.input("x", *shape))
+    net.loss(dr.mean(y[tuple(y.indices)] ** 2, *y.indices))
+    program = dr.derive(net)
+    document = build_document(program, detail="full")
+    parsed(html_text(document))
+    assert "�" not in html_text(document)
+    for ending in ("tex", "md", "ipynb"):
+        write_document(program, tmp_path / f"a.{ending}")
+    source = (tmp_path / "a.tex").read_text(encoding="utf-8")
+    assert source.count("{") - source.count(r"\{") == source.count("}") - source.count(r"\}")
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_document_of_a_random_program_is_well_formed(seed):
+    try:
+        program = random_network(random.Random(seed).choice).program()
+    except dr.ChainruleError:
+        pytest.skip("the generator drew what a declaration refuses")
+    if not reached(program):
+        pytest.skip("the loss reaches no parameter")
+    derived = dr.derive(program, reached(program))
+    document = build_document(derived, detail="full")
+    parsed(html_text(document))
+    shown = [e.index.plain for e in equations(document)]
+    assert sorted(shown) == sorted(map(str, derived.equations))
+    markdown_text(document)
+    tex_text(document)
