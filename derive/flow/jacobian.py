@@ -11,13 +11,13 @@ import numpy as np
 import sympy
 from sympy import Expr
 
-from derive.differentiate import local_derivatives
 from derive.errors import DataError, DerivationError
 from derive.flow.moments import X, slope_of
 from derive.flow.quadrature import compiled
 from derive.flow.relations import resolve_edge
 from derive.flow.remedies import Layer, forward_of, layers_of
 from derive.jacobians import jacobian
+from derive.local import local_derivatives
 from derive.nodes import Access, Index, SumOver, accesses
 from derive.program import Equation, Group, Program, Tensor, as_program
 from derive.reference import evaluate
