@@ -21,20 +21,17 @@ h[t:T, j:4] first h0`` for a tensor that is read before its equation stands; ``n
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import singledispatch
 from pathlib import Path
 from typing import Any, cast
 
-import sympy
-from sympy import Expr, Integer, Rational
+from sympy import Expr
 
-from derive.affine import quotient_parts
 from derive.errors import DeclarationError, nearest
-from derive.functions import Elementary
 from derive.naming import as_size
 from derive.netparse import KEYWORDS, NetFileError, Reader, Source, Token
+from derive.netprint import expression, index_list
 from derive.network import Handle, Network
-from derive.nodes import Access, Index, Reduction, Select
+from derive.nodes import Index
 from derive.program import Program, Role, Tensor, as_program
 
 MAX_LENGTH = 2_000_000  # characters
@@ -276,7 +273,7 @@ class _Writer:
         return ahead
 
     def bracket(self, indices: tuple[Index, ...]) -> str:
-        return f"[{_indices(indices, self.common)}]" if indices else ""
+        return f"[{index_list(indices, self.common)}]" if indices else ""
 
     def target(self, tensor: Tensor) -> str:
         return tensor.name + self.bracket(tensor.indices)
@@ -292,141 +289,3 @@ class _Writer:
             value = t.initial if isinstance(t.initial, str) else expression(t.initial, {})
             words += ["initial", value]
         return " ".join(words)
-
-
-# how strongly a form binds: 0 choice or condition, 1 sum, 2 product, 3 power, 4 atom
-def expression(expr: Expr, common: dict[str, Expr]) -> str:
-    """An expression in the grammar of `derive.netparse`."""
-    return _put(expr, 0, common)
-
-
-def _put(expr: Expr, binding: int, common: dict[str, Expr]) -> str:
-    text, own = _form(expr, common)
-    return f"({text})" if own < binding else text
-
-
-def _indices(indices: tuple[Index, ...], common: dict[str, Expr]) -> str:
-    return ", ".join(
-        i.name if common.get(i.name) == i.size else f"{i.name}:{i.size}" for i in indices
-    )
-
-
-def _call(name: str, args: tuple[Expr, ...], common: dict[str, Expr]) -> tuple[str, int]:
-    return f"{name}({', '.join(_put(a, 0, common) for a in args)})", 4
-
-
-@singledispatch
-def _form(expr: Any, common: dict[str, Expr]) -> tuple[str, int]:
-    raise DeclarationError(f"the .net format has no form for {type(expr).__name__}: {expr}")
-
-
-@_form.register
-def _(expr: sympy.Symbol, common: dict[str, Expr]) -> tuple[str, int]:
-    return expr.name, 4
-
-
-@_form.register
-def _(expr: sympy.Rational, common: dict[str, Expr]) -> tuple[str, int]:
-    if expr < 0:
-        return f"-{_put(-expr, 2, common)}", 1
-    decimal = str(float(expr))
-    if isinstance(expr, Integer):
-        return str(expr), 4
-    if Rational(decimal) == expr and "e" not in decimal:
-        return decimal, 4
-    return str(expr), 2
-
-
-@_form.register(sympy.core.numbers.Infinity)
-@_form.register(sympy.core.numbers.NegativeInfinity)
-@_form.register(sympy.core.numbers.Pi)
-def _(expr: Expr, common: dict[str, Expr]) -> tuple[str, int]:
-    return {sympy.oo: ("inf", 4), -sympy.oo: ("-inf", 1), sympy.pi: ("pi", 4)}[expr]
-
-
-@_form.register
-def _(expr: Access, common: dict[str, Expr]) -> tuple[str, int]:
-    where = ", ".join(_put(e, 1, common) for e in expr.where)
-    return (f"{expr.name}[{where}]" if where else expr.name), 4
-
-
-@_form.register
-def _(expr: Reduction, common: dict[str, Expr]) -> tuple[str, int]:
-    body = _put(expr.body, 0, common)
-    return f"{expr.op}[{_indices(expr.bound, common)}]({body})", 4
-
-
-@_form.register
-def _(expr: Select, common: dict[str, Expr]) -> tuple[str, int]:
-    yes, condition = _put(expr.yes, 1, common), _put(expr.condition, 1, common)
-    return f"{yes} if {condition} else {_put(expr.no, 0, common)}", 0
-
-
-@_form.register
-def _(expr: sympy.Add, common: dict[str, Expr]) -> tuple[str, int]:
-    terms = sorted(expr.args, key=lambda a: a.is_number)  # t - 1, not -1 + t
-    text = _put(terms[0], 1, common)
-    for term in terms[1:]:
-        negative = term.as_coeff_Mul()[0].is_negative
-        text += " - " + _put(-term, 2, common) if negative else " + " + _put(term, 2, common)
-    return text, 1
-
-
-@_form.register
-def _(expr: sympy.Mul, common: dict[str, Expr]) -> tuple[str, int]:
-    coefficient, _ = expr.as_coeff_Mul()
-    if coefficient.is_negative:
-        return "-" + _put(-expr, 2, common), 1
-    above = [Integer(coefficient.p)] if coefficient.p != 1 else []
-    below = [Integer(coefficient.q)] if coefficient.q != 1 else []
-    for factor in expr.args:
-        if factor is coefficient:
-            continue
-        base, exponent = factor.as_base_exp()
-        inverse = exponent.is_Rational and exponent < 0 and not base.is_number
-        (below if inverse else above).append(1 / factor if inverse else factor)
-    text = "*".join(_put(a, 3, common) for a in above) or "1"
-    if coefficient.q != 1 and any(isinstance(b, sympy.Add) for b in below):
-        text += f"/{coefficient.q}"  # a number times a sum would be distributed
-        below = below[1:]
-    if below:
-        under = "*".join(_put(a, 3, common) for a in below)
-        text += f"/({under})" if len(below) > 1 else f"/{under}"
-    return text, 2
-
-
-@_form.register
-def _(expr: sympy.Pow, common: dict[str, Expr]) -> tuple[str, int]:
-    if expr.exp == sympy.S.Half:
-        return _call("sqrt", (expr.base,), common)
-    if expr.exp.is_Rational and expr.exp < 0:
-        return f"1/{_put(1 / expr, 3, common)}", 2
-    return f"{_put(expr.base, 4, common)}**{_put(expr.exp, 4, common)}", 3
-
-
-@_form.register
-def _(expr: sympy.core.relational.Relational, common: dict[str, Expr]) -> tuple[str, int]:
-    return f"{_put(expr.lhs, 1, common)} {expr.rel_op} {_put(expr.rhs, 1, common)}", 0
-
-
-@_form.register(sympy.And)
-@_form.register(sympy.Or)
-def _(expr: Expr, common: dict[str, Expr]) -> tuple[str, int]:
-    word = " and " if isinstance(expr, sympy.And) else " or "
-    return word.join(f"({_put(a, 0, common)})" for a in sorted(expr.args, key=str)), 0
-
-
-@_form.register
-def _(expr: sympy.Not, common: dict[str, Expr]) -> tuple[str, int]:
-    return f"not ({_put(expr.args[0], 0, common)})", 0
-
-
-@_form.register
-def _(expr: sympy.Function, common: dict[str, Expr]) -> tuple[str, int]:
-    if isinstance(expr, sympy.floor | sympy.Mod):
-        sign = "//" if isinstance(expr, sympy.floor) else "%"
-        left, right = (_put(a, 3, common) for a in quotient_parts(expr))
-        return f"{left} {sign} {right}", 2
-    if isinstance(expr, Elementary):
-        return _call(type(expr).__name__, expr.args, common)
-    return _call(expr.func.__name__, expr.args, common)

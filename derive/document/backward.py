@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from derive.differentiate import index_plan
 from derive.document.forms import Maker
 from derive.document.record import Entry, Helper, Use
 from derive.document.tree import Block, Display, Math, Paragraph, Ref, Section, Span, Spans, listed
 from derive.layout import Token, row
+from derive.local import index_plan
 from derive.nodes import Access, Index, rename
 from derive.notate import Builder
 
