@@ -202,3 +202,26 @@ def test_rows_that_do_not_come_first(tmp_path):
         for part in parts:
             two.step(x=part)
     np.testing.assert_array_equal(one.flat, two.flat)
+
+
+def test_a_guard_covers_what_it_is_multiplied_with(tmp_path):
+    """Beside a guard an access may be out of bounds: there it must not be read at all."""
+    net = dr.Network("guarded")
+    i, j = dr.indices("i:3 j:4")
+    a = net.parameter("A", i)
+    y = net.define("y", (j,), dr.where(j < 2, a[j + 1] * dr.tanh(a[2 * j]), 0))
+    net.loss(dr.sum(y[j] ** 2 * (j + 1), j))
+    for parts in (1, 3):
+        agrees(net.program(), tmp_path, 1e-10, parts, dtype="float64")
+
+
+def test_text_of_quotients_and_remainders():
+    from sympy import Eq, Mod
+
+    from codegen.scalars import ScalarPrinter
+
+    i = dr.indices("i:9")
+    printer = ScalarPrinter({i: "i"})
+    assert printer.index((i - 1) / 2) == "(i - 1) // 2"
+    assert printer.index(Mod((i + 2) / 2, 2)) == "(i + 2) % 4 // 2"
+    assert printer.condition(Eq(Mod(i / 2, 2, evaluate=False), 0)).startswith("(i) % 4 == 0")
