@@ -310,7 +310,8 @@ _OPS = {
 
 
 def _condition_key(expr: Expr) -> tuple:
-    return (0 if expr.has(sympy.Mod) else 1, str(sorted(map(str, expr.free_symbols))),
+    # bounds before what reads an element at an index within them
+    return (expr.has(Access), not expr.has(sympy.Mod), str(sorted(map(str, expr.free_symbols))),
             isinstance(expr, sympy.Lt | sympy.Le), str(expr))
 
 
