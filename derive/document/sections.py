@@ -141,6 +141,7 @@ def conventions_section(maker: Maker) -> Section:
     blocks: list[Block] = [Paragraph(words("convention.layout"))]
     blocks.append(Paragraph(words("convention.vectors")))
     bodies = [eq.body for eq in program.equations]
+    blocks += _batch(maker)
     if any(b.has(Select) for b in bodies):
         blocks.append(Paragraph(words("convention.iverson")))
     if any(t.dtype == "int" for t in program.tensors.values()):
@@ -150,6 +151,22 @@ def conventions_section(maker: Maker) -> Section:
     if any(b.has(MaxOver, MinOver) for b in bodies):
         blocks.append(Paragraph(words("convention.ties")))
     return Section(words("section.conventions"), "conventions", 1, tuple(blocks))
+
+
+def _batch(maker: Maker) -> list[Block]:
+    """Which index counts the samples, and what the loss is divided by."""
+    program, words = maker.program, maker.words
+    blocks: list[Block] = []
+    first = [t.indices[0] for t in program.inputs if t.rank and not t.shape[0].is_Integer]
+    if first:
+        blocks.append(Paragraph(words("convention.batch", index=maker.index(first[0].name))))
+    for name in program.losses[:1]:
+        body = program.defined[name].body
+        factors = [f for f in sympy.Mul.make_args(body) if not f.has(Access, Reduction, Select)]
+        count = sympy.fraction(sympy.Mul(*factors))[1]
+        if count.free_symbols:
+            blocks.append(Paragraph(words("convention.reduction", count=maker.expr(count))))
+    return blocks
 
 
 def _kinks(maker: Maker, bodies: Iterable[Expr]) -> list[Spans]:
@@ -183,7 +200,8 @@ def graph_section(maker: Maker) -> Section:
         nodes.append(Node(name, maker.symbol(name).box, _adjoint_label(maker, name), kind,
                           maker.number_of(name), count))
         maker.fold = None
-    arrows = [(keys[r], keys[eq.name]) for eq in maker.forward for r in eq.reads]
+    arrows = [(keys[r], keys[eq.name])
+              for eq in maker.forward for r in eq.reads if r in keys]
     position = {node.key: k for k, node in enumerate(nodes)}
     loops = {(eq.name, r) for eq in program.equations for r in eq.reads if _is_loop(program, eq, r)}
     arrows = [

@@ -203,7 +203,11 @@ def _(block: t.Section) -> str:
         for s in block.title
     )
     title = rf"\texorpdfstring{{{_spans(block.title)}}}{{{text(plain)}}}"
-    inner = "\n\n".join(map(_block, block.blocks))
+    inner = ""
+    for part in block.blocks:
+        # an empty line before a formula would be a paragraph, with its space, of its own
+        gap = "\n" if isinstance(part, t.Display | t.Equation) else "\n\n"
+        inner += (gap if inner else "") + _block(part)
     return f"\\{command}*{{{title}}}\\crtarget{{{block.anchor}}}\n{inner}"
 
 
