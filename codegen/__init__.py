@@ -13,6 +13,7 @@ _WHERE = {
     "emit": "codegen.build",
     "show": "codegen.pipeline",
     "Model": "codegen.model",
+    "KernelError": "codegen.model",
     "NotFiniteError": "codegen.model",
 }
 

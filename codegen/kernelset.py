@@ -48,7 +48,8 @@ class KernelSet:
     def ordered(self) -> list[str]:
         """The texts in the order of the program's equations, each below all that it computes."""
         names = sorted(self.texts, key=lambda n: min(self.cites[n], default=0))
-        return ["\n".join([*(f"# ({k}) {t}" for k, t in sorted(self.cites[n].items())),
+        return ["\n".join([*(f"# ({k}) {' '.join(t.split())}"
+                             for k, t in sorted(self.cites[n].items())),
                            self.texts[n]]) for n in names]
 
 

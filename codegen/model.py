@@ -13,7 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numba
 import numpy as np
+from numba.core.errors import NumbaError
 
 from codegen.pipeline import Compiled, determined
 from derive.errors import ChainruleError, DataError, unknown_name
@@ -21,6 +23,10 @@ from derive.program import Program
 
 Values = dict[str, np.ndarray]
 Callback = Callable[[dict[str, float]], object]
+
+
+class KernelError(ChainruleError):
+    """The emitted kernels do not compile here."""
 
 
 class NotFiniteError(ChainruleError):
@@ -89,11 +95,13 @@ class Model:
     # -- calls ----------------------------------------------------------------------------------
     def loss(self, **inputs: Any) -> float:
         """The loss of one batch."""
-        return float(self._run.loss(**self._checked(inputs, "loss")))
+        checked = self._checked(inputs, "loss")
+        return float(self._guarded(lambda: self._run.loss(**checked)))
 
     def gradients(self, **inputs: Any) -> Values:
         """The gradient of the loss with respect to each parameter, by name; copies."""
-        found = self._run.gradients(**self._checked(inputs, "gradient"))
+        checked = self._checked(inputs, "gradient")
+        found = self._guarded(lambda: self._run.gradients(**checked))
         return {n: g.copy() for n, g in found.items()}
 
     def forward(self, **inputs: Any) -> Values:
@@ -120,7 +128,8 @@ class Model:
         if own is not None and set(names) <= set(own.program.defined):
             needed = {t.name for t in own.program.given}
             given = {n: v for n, v in inputs.items() if n in needed}
-            found = self._run.forward(**self._checked(given, "forward"))
+            checked = self._checked(given, "forward")
+            found = self._guarded(lambda: self._run.forward(**checked))
             return {n: found[n] for n in names}
         return self._apart(names).predict(names, **inputs)
 
@@ -147,7 +156,7 @@ class Model:
             NotFiniteError: the loss is NaN or infinite; nothing was changed.
         """
         checked = self._checked(inputs, "gradient")
-        return self._guarded(lambda: self._run.step(**checked))
+        return float(self._guarded(lambda: self._run.step(**checked)))
 
     def epoch(self, data: Mapping[str, Any], batch: int = 64,
               rng: np.random.Generator | int | None = None, order: Any = None) -> float:
@@ -206,9 +215,17 @@ class Model:
             pass  # what was learnt stays in the parameters, and the history is returned
         return history
 
-    def _guarded(self, call: Callable[[], float]) -> float:
+    def _guarded(self, call: Callable[[], Any]) -> Any:
+        """What a kernel gives; its failures in our own words."""
         try:
-            return float(call())
+            return call()
+        except NumbaError as error:
+            raise KernelError(
+                f"Numba cannot compile the kernels of {self.program.name!r}",
+                got=str(error).strip().splitlines()[0][:200],
+                mend=f"report this with the file {self.kernels.__file__}; numba "
+                f"{numba.__version__}, numpy {np.__version__}",
+            ) from None
         except self.kernels.NotFinite as error:
             raise NotFiniteError(
                 f"the loss of {self.program.name!r} is NaN or infinite at step {error.step}",

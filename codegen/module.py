@@ -16,6 +16,7 @@ The interface of an emitted module (``kernels.py``), which needs numpy, scipy an
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import os
@@ -29,8 +30,9 @@ from codegen.cpu_parts import module_parts
 from codegen.kernelset import kernel_texts
 from codegen.pipeline import Compiled
 from derive import __version__
-from derive.errors import DataError, MissingError
+from derive.errors import DataError, DerivationError, MissingError
 
+IMPORTS = frozenset({"ctypes", "llvmlite", "math", "numba", "numpy", "pathlib", "scipy", "sys"})
 __all__ = ["cache_folder", "kernel_texts", "load", "render", "write"]
 
 
@@ -44,14 +46,36 @@ def render(compiled: Compiled, dtype: str = "float32", parallel: bool = True,
     program = compiled.program
     uses_blas = parts.pop("uses_blas")
     blas = environment.get_template("cpu_blas.py.jinja").render() if uses_blas else ""
-    return environment.get_template("cpu.py.jinja").render(
+    text = environment.get_template("cpu.py.jinja").render(
         header=f"{program.name}: forward, backward and {compiled.optimizer.name}, compiled."
         .replace("\\", " ").replace('"""', "'''"),
         network=_comment(program.name), network_literal=repr(program.name), hash=program.hash,
-        version=__version__, filename=filename, dtype=dtype, parallel=parallel, cache=cache,
-        optimizer=compiled.optimizer.name, host=host, blas=blas.rstrip(), uses_blas=uses_blas,
+        version=__version__, filename=_comment(filename), dtype=dtype, parallel=parallel,
+        cache=cache,
+        optimizer=compiled.optimizer.name, host=host, blas=blas.rstrip(),
+        uses_blas=uses_blas,
         **parts,
     ).rstrip() + "\n"
+    inspect_text(text)
+    return text
+
+
+def inspect_text(text: str) -> None:
+    """Parse what was rendered: it may import what a kernel needs, and execute no strings.
+
+    Raises:
+        DerivationError: the text is not of the kind that the templates make.
+    """
+    for node in ast.walk(ast.parse(text)):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        wrong = [n for n in names if n.partition(".")[0] not in IMPORTS]
+        if isinstance(node, ast.Name) and node.id in ("eval", "exec", "compile", "__import__"):
+            wrong.append(node.id)
+        if wrong:
+            raise DerivationError(f"the emitted module would use {wrong[0]!r}",
+                                  expected=", ".join(sorted(IMPORTS)),
+                                  mend="report this: no network should bring it about")
 
 
 def _comment(name: str) -> str:

@@ -221,3 +221,23 @@ def test_names_that_the_module_uses_itself_do_no_harm(plain, tmp_path):
     from tests.codegen.support import differences
 
     assert max(differences(made, sample(made.program)).values()) < 1e-10
+
+
+def test_a_failure_of_numba_comes_in_our_own_words(model, monkeypatch):
+    from numba.core.errors import TypingError
+
+    def fail(**values: object) -> None:
+        raise TypingError("no implementation of function f\nwith a long trace")
+
+    monkeypatch.setattr(model._run, "loss", fail)
+    with pytest.raises(codegen.KernelError, match="no implementation of function f"):
+        model.loss(**sample(model.program, 5))
+
+
+def test_an_emitted_text_that_would_do_more_is_refused():
+    from codegen.module import inspect_text
+
+    inspect_text(codegen.show(dr.derive(mlp("gelu", "labels")), "text"))
+    for text in ("import os", "from subprocess import run", "eval('1')", "f = exec"):
+        with pytest.raises(DerivationError, match="would use"):
+            inspect_text(text)
