@@ -192,7 +192,7 @@ class Model:
     def fit(self, data: Mapping[str, Any], epochs: int = 10, batch: int = 64, seed: int = 0,
             validation: Mapping[str, Any] | None = None,
             callback: Callback | None = None) -> list[dict[str, float]]:
-        """Train; ctrl-C ends it after the epoch in progress is abandoned, keeping what was learnt.
+        """Train; ctrl-C ends it once the epoch in progress is done, keeping what was learnt.
 
         Returns:
             One row for each epoch: epoch, loss, seconds, and validation_loss where asked for.

@@ -241,3 +241,30 @@ def test_an_emitted_text_that_would_do_more_is_refused():
     for text in ("import os", "from subprocess import run", "eval('1')", "f = exec"):
         with pytest.raises(DerivationError, match="would use"):
             inspect_text(text)
+
+
+def test_frozen_parameters_have_no_gradient_and_stay(plain, tmp_path):
+    derived = dr.derive(mlp("tanh", "labels"), wrt=["W2", "c2"])
+    made = codegen.compile(derived, optimizer=dr.adam(lr=0.1), directory=tmp_path,
+                           parallel=False).initialize(0)
+    values, before = sample(derived, 5), {n: v.copy() for n, v in made.parameters.items()}
+    assert set(made.gradients(**values)) == {"W2", "c2"}
+    made.step(**values)
+    changed = {n for n, v in made.parameters.items() if (v != before[n]).any()}
+    assert changed == {"W2", "c2"}
+
+
+def test_states_take_their_next_value_after_each_step(plain, tmp_path):
+    net = dr.Network("running mean")
+    b, j = dr.indices("b:B j:3")
+    x, w = net.input("x", b, j), net.parameter("w", j)
+    mean = net.state("mean", j)
+    net.update(mean, 0.5 * mean[j] + 0.5 * dr.mean(x[b, j], b))
+    net.loss(dr.mean((w[j] * x[b, j] - mean[j]) ** 2, b, j))
+    made = build(net.program(), tmp_path, dtype="float64")
+    x = np.random.default_rng(0).standard_normal((8, 3))
+    made.step(x=x)
+    np.testing.assert_allclose(made.states["mean"], 0.5 * x.mean(0))
+    made.epoch({"x": x}, 4)
+    want = 0.5 * (0.5 * (0.5 * x.mean(0)) + 0.5 * x[:4].mean(0)) + 0.5 * x[4:].mean(0)
+    np.testing.assert_allclose(made.states["mean"], want)
