@@ -22,6 +22,7 @@ from derive.flow.axes import Kind
 from derive.flow.integrals import GaussianMoment, PairMoment, product
 from derive.flow.moments import X
 from derive.nodes import Access, Index, IntegerAccess, Select
+from derive.randomness import uniform
 from derive.simplify import opaque_atoms
 
 
@@ -80,7 +81,7 @@ def separate(expr: Expr) -> list[Term]:
         Unsupported: a function mixes several roots in a way that no rule separates.
     """
     roots = roots_of(expr)
-    if not _has_guard(expr) and len(roots) <= 1:
+    if not _has_guard(expr) and len(roots) <= 1 and not _adds_by_index(expr, roots):
         return [_of_one_root(expr, roots[0] if roots else None)]
     if isinstance(expr, Add):
         return [t for part in _by_root(expr) for t in separate(part)]
@@ -94,6 +95,14 @@ def separate(expr: Expr) -> list[Term]:
     if isinstance(expr, Select):
         return _selection(expr)
     raise Unsupported(f"the moments of {expr} do not separate into functions of one variable")
+
+
+def _adds_by_index(expr: Expr, roots: list[Access]) -> bool:
+    """Whether something that varies with an index itself is added: a position, or noise."""
+    plain = expr.xreplace(dict.fromkeys(roots, X))
+    return isinstance(expr, Add) and len(roots) == 1 and any(
+        isinstance(s, Index) for s in plain.free_symbols
+    )
 
 
 def _of_one_root(expr: Expr, root: Access | None) -> Term:
@@ -111,6 +120,8 @@ def _of_one_root(expr: Expr, root: Access | None) -> Term:
 @lru_cache(maxsize=1024)
 def average(weight: Expr) -> Expr:
     """The mean of a function of indices over all their values; sizes must be numbers."""
+    if weight.has(uniform):
+        return _average_of_draws(weight)
     indices = sorted((s for s in weight.free_symbols if isinstance(s, Index)), key=str)
     if not indices:
         return weight
@@ -129,6 +140,24 @@ def average(weight: Expr) -> Expr:
     grid = np.meshgrid(*(np.arange(n) for n in sizes), indexing="ij")
     found = sympy.lambdify(indices, weight, modules="numpy")(*(g.ravel() for g in grid))
     return sympy.Float(float(np.mean(found)))
+
+
+def _average_of_draws(weight: Expr) -> Expr:
+    """The mean of a function of at most two numbers drawn uniformly from (0, 1): normal noise."""
+    draws = sorted(weight.atoms(uniform), key=str)
+    marks = [sympy.Dummy(f"u{n}", positive=True) for n in range(len(draws))]
+    plain = weight.xreplace(dict(zip(draws, marks, strict=True)))
+    if len(draws) > 2 or plain.free_symbols - set(marks):
+        raise Unsupported(f"the mean of {weight} over its random numbers is not known")
+    node, share = np.polynomial.legendre.leggauss(400)
+    node, share = (node + 1) / 2, share / 2
+    call = sympy.lambdify(marks, plain, modules="numpy")
+    if len(draws) == 1:
+        value = float(share @ np.broadcast_to(call(node), node.shape))
+    else:
+        value = float(share @ np.broadcast_to(
+            call(node[:, None], node[None, :]), (400, 400)) @ share)
+    return sympy.Float(value) if abs(value) >= 1e-12 else S.Zero
 
 
 def _by_root(expr: Add) -> list[Expr]:
@@ -167,6 +196,8 @@ def probability(guard: Expr) -> Expr:
     """
     if guard in (S.true, S.false):
         return S.One if guard == S.true else S.Zero
+    if guard.has(uniform):
+        return _chance(guard)
     gathers = [c for c in guard.atoms(sympy.Eq) if c.atoms(IntegerAccess)]
     if gathers and isinstance(guard, sympy.Not):
         return 1 - probability(guard.args[0])
@@ -201,10 +232,25 @@ def both(first: Expr, second: Expr, apart: tuple[Index, ...]) -> Expr:
     joint = sympy.And(first, second.xreplace(there), *different)
     indices = [s for s in joint.free_symbols if isinstance(s, Index)]
     countable = joint.free_symbols == set(indices) and all(i.size.is_Integer for i in indices)
-    if not countable or Mul(*(i.size for i in indices)) > 4_000_000:
+    if joint.has(uniform) or not countable or Mul(*(i.size for i in indices)) > 4_000_000:
         return probability(first) * probability(second)
     pairs = Mul(*(1 - 1 / i.size for i in apart))
     return probability(joint) / pairs if pairs != 0 else S.Zero
+
+
+def _chance(guard: Expr) -> Expr:
+    """The probability of a condition on numbers drawn uniformly from (0, 1), such as a mask."""
+    if isinstance(guard, sympy.Not):
+        return 1 - probability(guard.args[0])
+    if isinstance(guard, sympy.And):
+        return Mul(*(probability(part) for part in guard.args))
+    if isinstance(guard, sympy.Rel) and not isinstance(guard, sympy.Eq | sympy.Ne):
+        at_most = guard if isinstance(guard, sympy.Le | sympy.Lt) else guard.reversed
+        if isinstance(at_most.rhs, uniform) and at_most.lhs.is_number:  # c <= u
+            return 1 - sympy.Min(1, sympy.Max(0, at_most.lhs))
+        if isinstance(at_most.lhs, uniform) and at_most.rhs.is_number:  # u <= c
+            return sympy.Min(1, sympy.Max(0, at_most.rhs))
+    raise Unsupported(f"the probability of {guard} is not known")
 
 
 def _one_in_range(equality: Expr) -> Expr:
@@ -219,7 +265,10 @@ def _inequality(guard: Expr) -> Expr:
     middle = {i: (i.size / 2) for i in guard.free_symbols if isinstance(i, Index)}
     far = guard.subs(middle)
     sizes = dict.fromkeys(far.free_symbols, 10 ** 6)
-    return S.One if far.subs(sizes) == True else S.Zero  # noqa: E712
+    truth = far.subs(sizes)
+    if truth not in (S.true, S.false):
+        raise Unsupported(f"how often {guard} holds is not known")
+    return S.One if truth == S.true else S.Zero
 
 
 class Algebra:

@@ -204,6 +204,22 @@ def test_factors_that_belong_to_a_position_are_averaged():
     assert propagate(net).relations["y"].second == q("x") * (1 + 4 + 9 + 16) / 4
 
 
+def test_dropout_and_noise():
+    """A kept element is divided by 1 - rate: q grows by 1/(1 - rate), forward and backward."""
+    from derive.layers.noise import dropout, gaussian_noise
+
+    net = dr.Network("noise")
+    x, t, seed = net.input("x", "B", 64), net.input("t", "B", dtype=int), net.random("seed")
+    h = dropout(dr.dense(x, 64, dr.relu), 0.25, seed)
+    y = gaussian_noise(h, 0.5, seed)
+    net.loss(dr.cross_entropy(dr.dense(y, 10), t))
+    flow = propagate(dr.derive(net))
+    assert flow.relations[h.name].second == 2 * q("z1") / 3
+    assert flow.relations["_d_h1"].second == 4 * q(f"_d_{y.name}") / 3  # d is copied into y
+    found = forecast(flow)
+    assert found[y.name].second == pytest.approx(found[h.name].second + 0.25, rel=1e-4)
+
+
 def test_weight_gradients_count_the_correlation_of_samples():
     """Deep in a sigmoid network all samples look alike: the gradient of a weight adds up over the
     batch instead of averaging out, by far more than independent samples would."""
