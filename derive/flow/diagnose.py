@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -92,21 +92,25 @@ def diagnose(
     sizes: Mapping[str, int] | None = None,
     measured: Mapping[str, np.ndarray | float] | None = None,
     remedies: bool = True,
+    of: str | None = None,
 ) -> Diagnosis:
     """Say whether gradients vanish or explode, where, by what factor, why, and what mends it.
 
     Args:
-        net: a network or its `Program`, with one loss.
+        net: a network or its `Program`.
         inputs: data (first axis: samples) or its moments; by default mean 0 and variance 1.
         weights: variances of parameters; by default those they are declared with.
         sizes: of run-time dims such as "B"; by default 32.
         measured: arrays, or rms values, by the names of the derived program (``z1``, ``_d_z1``).
         remedies: whether to derive the remedies too.
+        of: the loss to follow, where there are several.
 
     Raises:
-        DerivationError: the network has no loss or several.
+        DerivationError: the network has no loss, or several and none is named.
     """
     program = as_program(net)
+    if of is not None:
+        program = replace(program.only(of), losses=(of,))
     derived = derive(program)
     predicted = forecast(derived, inputs=inputs, weights=weights, sizes=sizes)
     layers = layers_of(forward_of(program))

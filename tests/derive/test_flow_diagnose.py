@@ -190,3 +190,15 @@ def test_gradient_noise_scale_is_unbiased():
     assert found.noise == pytest.approx(50 * 9.0, rel=0.02)
     with pytest.raises(DataError, match="at least two"):
         noise_scale(batches[:1], samples)
+
+
+def test_one_of_several_losses():
+    net = dr.Network("two losses")
+    x, y = net.input("x", "B", 8), net.input("y", "B", 4)
+    h = dr.dense(x, 8, dr.tanh)
+    net.loss(dr.squared_error(dr.dense(h, 4), y), name="first")
+    net.loss(dr.squared_error(dr.dense(x, 4), y), name="second")
+    with pytest.raises(dr.DerivationError, match="which scalar"):
+        diagnose(net)
+    assert [r.layer for r in diagnose(net, of="first").rows] == ["z1", "z2"]
+    assert [r.layer for r in diagnose(net, of="second").rows] == ["z3"]
