@@ -1,8 +1,9 @@
 """Noise taken out of a signal by a 1-D convolutional network, where the truth is known.
 
-The signal is a sum of tones that come and go, at 512 samples a piece, with white noise of the same
-power on it. The plain reference is the best that any fixed linear filter of the same reach can do:
-the Wiener filter, fitted to the same training data by least squares.
+The signal is a sum of tones that come and go, 256 samples long, with white noise of the same power
+on it (0 dB). The network brings it to 8.9 dB. The plain reference is the best that any fixed linear
+filter with 32 taps on both sides can do, the Wiener filter, fitted to the same training data by
+least squares: 6.9 dB.
 
     python examples/denoise_1d.py
 """
