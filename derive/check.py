@@ -102,6 +102,7 @@ def check(
     gradients: Gradients | None = None,
     of: str | None = None,
     digits: int | None = None,
+    directions: int | None = None,
 ) -> Report:
     """Compare gradients with numeric differentiation of the forward program.
 
@@ -113,6 +114,8 @@ def check(
             them; by default those of the program, from the reference evaluator.
         of: the scalar; by default the loss.
         digits: 50 or 15 forces the method.
+        directions: how many Gaussian directions to try for each tensor in place of coordinates,
+            for a quick look at a large network.
 
     Raises:
         DataError: a gradient is missing or has another shape than its tensor.
@@ -126,13 +129,15 @@ def check(
     known = {} if values is not None else default_sizes(program, sizes)
     names = tuple(program.gradients)
     found = _gradients(program, names, point, gradients, known or sizes)
-    count = sum(min(np.size(found[n]), _ALL) for n in names)
+    count = sum(directions or min(np.size(found[n]), _ALL) for n in names)
     still, held = hold_stopped(program, point, known or sizes)
     slopes = Slopes(still, of, held, known or sizes, digits=digits, directions=count)
     scale = max((float(np.max(np.abs(g))) for g in found.values() if np.size(g)), default=0.0)
     sure = gradient_magnitudes(program, point, known or sizes)
-    rows = tuple(_row(slopes, n, found[n], np.minimum(sure[n], _CANCEL * scale), scale, seed)
-                 for n in names)
+    rows = tuple(
+        _row(slopes, n, found[n], np.minimum(sure[n], _CANCEL * scale),
+             _directions(found[n].shape, seed, slopes.digits == 15, directions))
+        for n in names)
     return Report(program.name, rows, seed, {s.name: n for s, n in slopes.sizes.items()})
 
 
@@ -160,11 +165,10 @@ def _gradients(
     return out
 
 
-def _row(slopes: Slopes, name: str, gradient: np.ndarray, magnitude: np.ndarray, scale: float,
-         seed: int) -> Row:
+def _row(slopes: Slopes, name: str, gradient: np.ndarray, magnitude: np.ndarray,
+         directions: list[tuple[str, np.ndarray]]) -> Row:
     worst: tuple[float, Row] | None = None
     undecided, trouble = 0, ""
-    directions = _directions(gradient.shape, seed, slopes.digits == 15)
     for label, direction in directions:
         estimate = slopes.along(name, direction)
         value = float(np.sum(gradient * direction))
@@ -207,12 +211,15 @@ def _verdict(value: float, expected: float, difference: float, tolerance: float,
     return "pass" if tolerance <= 1e-3 * max(abs(value), abs(expected)) else "undecided"
 
 
-def _directions(shape: tuple[int, ...], seed: int, costly: bool) -> list[tuple[str, np.ndarray]]:
+def _directions(shape: tuple[int, ...], seed: int, costly: bool,
+                few: int | None) -> list[tuple[str, np.ndarray]]:
     """Every coordinate of a small tensor; of a large one Gaussian directions (directions of ±1
     would miss swapped entries) and a sample of coordinates."""
     size = int(np.prod(shape)) if shape else 1
     rng = np.random.default_rng([seed, size])
     limit = 20 if costly else _ALL
+    if few is not None:
+        return [(f"direction {n + 1}", rng.normal(size=shape)) for n in range(few)]
     if size <= limit:
         return [(_place(shape, n), _unit(shape, n)) for n in range(size)]
     gaussian = [(f"direction {n + 1}", rng.normal(size=shape)) for n in range(4)]
