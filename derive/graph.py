@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
+from derive.boxes import Accent, Box, Fence, Frac, Row, Script, Space, Token
 from derive.latex import box_latex
-from derive.layout import Accent, Box, Fence, Frac, Row, Script, Space, Token
 
 _HEIGHT, _ROW, _GAP = 46.0, 84.0, 22.0  # of a node, between layers, between nodes (in px)
 _ACCENTS = {"hat": "\u0302", "bar": "\u0304", "tilde": "\u0303", "dot": "\u0307", "vec": "\u20d7"}

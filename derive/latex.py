@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
-from derive import layout as b
-from derive.layout import Box, Setter, tall
+from derive import boxes as b
+from derive.boxes import Box, tall
+from derive.layout import Setter
 from derive.notate import notation, statement
 from derive.symbols import Symbols
 

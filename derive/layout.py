@@ -1,4 +1,4 @@
-"""Notation set in boxes: rows, fractions, scripts, fences. One layout, printed twice.
+"""Notation set in boxes (`derive.boxes`): one layout, printed twice.
 
 `derive.latex` and `derive.mathml` print boxes and know nothing of tensors; parentheses, spaces,
 subscripts and the form of conditions are decided here.
@@ -6,106 +6,36 @@ subscripts and the form of conditions are decided here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import singledispatchmethod
-from typing import Literal
 
 from derive import notation as n
+from derive.boxes import (
+    Accent,
+    Box,
+    Cases,
+    Fence,
+    Frac,
+    Kind,
+    Radical,
+    Row,
+    Script,
+    Space,
+    Token,
+    Under,
+    comma_separated,
+    op,
+    row,
+    starts_with_digit,
+    tall,
+)
 from derive.notation import Node
 from derive.symbols import Symbol, Symbols
-
-Kind = Literal["var", "bold", "upright", "number", "op", "punct", "text"]
-
-
-@dataclass(frozen=True)
-class Token:
-    """One character or word; ``kind`` says how it is set and spaced."""
-
-    text: str
-    kind: Kind = "var"
-
-
-@dataclass(frozen=True)
-class Row:
-    items: tuple[Box, ...]
-
-
-@dataclass(frozen=True)
-class Space:
-    """A thin space between factors: an invisible product."""
-
-
-@dataclass(frozen=True)
-class Frac:
-    above: Box
-    below: Box
-
-
-@dataclass(frozen=True)
-class Script:
-    base: Box
-    sub: Box | None = None
-    sup: Box | None = None
-
-
-@dataclass(frozen=True)
-class Under:
-    """A big operator with what stands under it, line by line."""
-
-    op: Token
-    lines: tuple[Box, ...]
-
-
-@dataclass(frozen=True)
-class Fence:
-    left: str
-    body: Box
-    right: str
-
-
-@dataclass(frozen=True)
-class Radical:
-    body: Box
-
-
-@dataclass(frozen=True)
-class Accent:
-    kind: str
-    body: Box
-
-
-@dataclass(frozen=True)
-class Cases:
-    """Values with their conditions."""
-
-    rows: tuple[tuple[Box, Box], ...]
-
-
-Box = Token | Row | Space | Frac | Script | Under | Fence | Radical | Accent | Cases
 
 _SUM, _PRODUCT, _POWER, _ATOM = range(4)
 _SIGNS = {"=": "=", "!=": "≠", "<": "<", "<=": "≤", ">": ">", ">=": "≥"}
 _FUNCTIONS = {r"\sigma": "σ", r"\Phi": "Φ"}
 MINUS = "−"
-
-
-def row(*items: Box) -> Box:
-    """Items side by side, rows inside rows opened."""
-    flat: list[Box] = []
-    for item in items:
-        flat.extend(item.items if isinstance(item, Row) else (item,))
-    return flat[0] if len(flat) == 1 else Row(tuple(flat))
-
-
-def op(text: str) -> Token:
-    return Token(text, "op")
-
-
-def comma_separated(boxes: list[Box]) -> Box:
-    out: list[Box] = []
-    for k, box in enumerate(boxes):
-        out += [Token(",", "punct"), box] if k else [box]
-    return row(*out)
 
 
 class Setter:
@@ -205,7 +135,7 @@ class Setter:
             open_ended = isinstance(factor, n.Big | n.Choice) and k < last
             box = self.set(factor, _POWER if open_ended else _PRODUCT)
             if k:
-                digits = isinstance(factor, n.Number) or _starts_with_digit(box)
+                digits = isinstance(factor, n.Number) or starts_with_digit(box)
                 items.append(op("·") if digits else Space())
             items.append(box)
         return row(*items), _PRODUCT
@@ -380,29 +310,6 @@ def _function_name(node: n.Call) -> Token:
     return Token(node.function, "upright")
 
 
-def _starts_with_digit(box: Box) -> bool:
-    while True:
-        if isinstance(box, Row):
-            box = box.items[0]
-        elif isinstance(box, Script):
-            box = box.base
-        else:
-            return isinstance(box, Token) and box.kind == "number"
-
-
-def tall(box: Box) -> bool:
-    """Whether a box is higher than a line, so that its fences must grow."""
-    if isinstance(box, Frac | Under | Cases | Radical):
-        return True
-    if isinstance(box, Row):
-        return any(map(tall, box.items))
-    if isinstance(box, Script):
-        return tall(box.base)
-    if isinstance(box, Fence | Accent):
-        return tall(box.body)
-    return False
-
-
 def has_array(node: object) -> bool:
     """Whether whole arrays occur in a node: e^A would be read as another thing than exp(A)."""
     if isinstance(node, n.Whole):
@@ -456,6 +363,3 @@ def first_value(node: n.Choice) -> tuple[n.Statement, n.Relation] | None:
     limit = n.ZERO if before else condition.parts[1]
     left = replace(yes, where=plain) if isinstance(yes, n.Element) else replace(yes, at=plain)
     return n.Statement(left, no), n.Relation((index, limit), ("<" if before else ">=",))
-
-
-__all__ = ["Box", "Setter", "row", "tall"]

@@ -10,8 +10,9 @@ from functools import singledispatch
 from html import escape
 from typing import TYPE_CHECKING
 
-from derive import layout as b
-from derive.layout import Box, Setter, tall
+from derive import boxes as b
+from derive.boxes import Box, tall
+from derive.layout import Setter
 from derive.notate import statement
 from derive.symbols import Symbols
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from derive.boxes import Accent, Box, Fence, Frac, Radical, Row, Script, Space, Token, Under, row
 from derive.latex import _ACCENTS, _FUNCTIONS, _LETTERS, _OPERATORS
-from derive.layout import Accent, Box, Fence, Frac, Radical, Row, Script, Space, Token, Under, row
 
 _WORDS = {v[1:]: k for k, v in _LETTERS.items() if v.startswith("\\")}
 _SIGNS = {v[1:]: k for k, v in _OPERATORS.items() if v.startswith("\\")}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from derive.boxes import Token, row
 from derive.document.forms import Maker
 from derive.document.record import Entry, Helper, Use
 from derive.document.tree import Block, Display, Math, Paragraph, Ref, Section, Span, Spans, listed
-from derive.layout import Token, row
 from derive.local import index_plan
 from derive.nodes import Access, Index, rename
 from derive.notate import Builder

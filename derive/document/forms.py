@@ -13,12 +13,13 @@ import sympy
 from sympy import Expr
 
 from derive import notation as n
+from derive.boxes import Box, Frac, Row, Token, row
 from derive.document.folding import Fold, Folding
 from derive.document.record import Entry, Helper, entries
 from derive.document.tree import Equation as Shown
 from derive.document.tree import Math, Ref, Span, Spans, Words, listed
 from derive.einsum import einsum_text
-from derive.layout import Box, Frac, Row, Setter, Token, row
+from derive.layout import Setter
 from derive.matrix import matrix_form, whole
 from derive.nodes import Access, Index
 from derive.notate import Builder, statement

@@ -8,6 +8,7 @@ from dataclasses import replace
 import sympy
 from sympy import Expr, S
 
+from derive.boxes import Box, Token
 from derive.cost import Cost, equation_cost, pretty_count, stored_bytes, total_cost
 from derive.document.backward import layers_alike
 from derive.document.forms import Maker, shape_math, size_math
@@ -29,7 +30,6 @@ from derive.document.tree import (
 )
 from derive.functions import REGISTRY, Elementary
 from derive.graph import Node, draw
-from derive.layout import Box, Token
 from derive.nodes import Access, Index, LogSumExpOver, MaxOver, MinOver, Reduction, Select
 from derive.notate import Builder
 from derive.program import Equation as ProgramEquation

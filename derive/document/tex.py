@@ -8,11 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import singledispatch
 
-from derive.document import tree as t
-from derive.document.template import render
-from derive.graph import picture_tikz
-from derive.latex import box_latex, escape
-from derive.layout import (
+from derive.boxes import (
     Accent,
     Box,
     Cases,
@@ -25,6 +21,10 @@ from derive.layout import (
     Token,
     Under,
 )
+from derive.document import tree as t
+from derive.document.template import render
+from derive.graph import picture_tikz
+from derive.latex import box_latex, escape
 
 _LINE = 64.0  # letters of a formula that fit a line
 _SIGNS = {

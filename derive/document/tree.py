@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from derive.boxes import Box
 from derive.graph import Picture
-from derive.layout import Box
 from derive.mathtext import read_math
 from derive.messages import message
 

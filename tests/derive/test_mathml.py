@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 import derive as dr
-from derive.layout import Fence, Frac, Script, Token, row
+from derive.boxes import Fence, Frac, Script, Token, row
 from derive.mathml import box_mathml, equation_mathml, math
 from derive.symbols import Symbols
 from tests.networks import NETWORKS
