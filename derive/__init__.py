@@ -49,7 +49,7 @@ _HOME = {
         "ChainruleError", "DeclarationError", "DerivationError", "DataError", "MissingError",
     ],
     "derive.check": ["check"],
-    "derive.verify": ["verify"],
+    "derive.verify": ["verify", "assert_gradient"],
     "derive.reference": ["evaluate"],
     "derive.document": ["write_document"],
     "derive.explain": ["explain"],

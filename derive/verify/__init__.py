@@ -75,4 +75,22 @@ def _other_sizes(program: Program) -> dict[str, int]:
     return {name: size + 1 for name, size in default_sizes(program).items()}
 
 
-__all__ = ["VerifyReport", "verify"]
+def assert_gradient(net: Any, hand: Callable[..., Any], **options: Any) -> None:
+    """A test in one line: fails with the report unless ``hand`` agrees with the network.
+
+    Args:
+        net: a network or a program with one loss.
+        hand: a gradient by hand, as `verify` takes it.
+        options: of `verify`.
+
+    Raises:
+        AssertionError: the verdict is "wrong" or "undecided"; its message is the report.
+        HandError: the function is no gradient of these parameters.
+    """
+    __tracebackhide__ = True  # pytest then shows the caller's line and the report alone
+    report = verify(net, hand, **options)
+    if not report.ok:
+        raise AssertionError(str(report))
+
+
+__all__ = ["VerifyReport", "assert_gradient", "verify"]

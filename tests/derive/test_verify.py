@@ -120,6 +120,12 @@ def test_the_report_is_text_json_and_html():
     assert "<script" not in page and "its sign is wrong" in page
 
 
+def test_a_test_in_one_line_fails_with_the_report():
+    dr.assert_gradient(network(), by_hand())
+    with pytest.raises(AssertionError, match="W1: its sign is wrong"):
+        dr.assert_gradient(network(), by_hand(sign=True))
+
+
 def raises(x, t, W1, c1, W2, c2):
     return x @ W2
 
