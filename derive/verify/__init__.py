@@ -16,7 +16,7 @@ from derive.check import check
 from derive.differentiate import derive
 from derive.points import default_sizes, random_values
 from derive.program import Program, as_program
-from derive.verify.edits import explain_difference
+from derive.verify.edits import explain_differences
 from derive.verify.hand import Hand
 from derive.verify.report import Finding, VerifyReport
 
@@ -54,20 +54,18 @@ def verify(
     point = dict(values) if values is not None else random_values(derived, seed, known)
     given = function(point)
     report = check(derived, point, gradients=given, seed=seed)
-    findings = tuple(
-        _finding(derived, function, point, row.name, seed)
-        for row in report.rows if row.verdict == "fail"
-    )
+    wrong = [row.name for row in report.rows if row.verdict == "fail"]
+    findings = _findings(derived, function, point, wrong, seed) if wrong else ()
     return VerifyReport(derived.name, report, findings, function.label)
 
 
-def _finding(
-    derived: Program, function: Hand, point: dict[str, np.ndarray], name: str, seed: int
-) -> Finding:
-    """What is wrong with one gradient: the same change must explain it at two points."""
+def _findings(
+    derived: Program, function: Hand, point: dict[str, np.ndarray], names: list[str], seed: int
+) -> tuple[Finding, ...]:
+    """What is wrong with each gradient: the same change must explain it at two points."""
     other = random_values(derived, seed + 1, _other_sizes(derived))
     points = [(point, function(point)), (other, function(other))]
-    return explain_difference(derived, name, points)
+    return tuple(explain_differences(derived, names, points))
 
 
 def _other_sizes(program: Program) -> dict[str, int]:

@@ -9,13 +9,17 @@ hand-written function is written, so it works for any that can be called.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import sympy
 from sympy import Add, Expr, Integer, Mul
 
+from derive.differentiate import derive
+from derive.functions import Elementary, sigmoid
 from derive.nodes import Access, Index, IntegerAccess, Reduction, Select, SumOver
 from derive.program import Equation, Program
 from derive.reference import evaluate
@@ -36,39 +40,77 @@ class Edit:
     words: str
 
 
-def explain_difference(program: Program, name: str, points: list[Point]) -> Finding:
-    """The finding for one wrong gradient, given hand-made gradients at two points."""
+def explain_differences(program: Program, names: list[str], points: list[Point]) -> list[Finding]:
+    """The findings for wrong gradients, given hand-made gradients at two points.
+
+    The gradients nearest to the loss come first: a mistake that explains one of them is taken
+    along when those further back are looked at, where another one may have been added to it.
+    """
+    order = {eq.name: n for n, eq in enumerate(program.equations)}
+    known: list[Edit] = []
+    found = {}
+    for name in sorted(names, key=lambda n: order[program.gradients[n]]):
+        found[name], edit = _explain(program, name, points, known)
+        known += [edit] if edit is not None and edit not in known else []
+    return [found[name] for name in names]
+
+
+def _explain(
+    program: Program, name: str, points: list[Point], known: list[Edit]
+) -> tuple[Finding, Edit | None]:
     gradient = program.gradients[name]
-    right = [evaluate(program, point, (gradient,))[gradient] for point, _ in points]
     hand = [given[name] for _, given in points]
-    counterexample = _counterexample(name, right[0], hand[0])
-    formula = str(program[name])
-    constant = _constant_factor(program, right, hand, [point for point, _ in points])
+    places = [point for point, _ in points]
+    right = _values(program, gradient, places)
+    shown = (str(program[name]), _counterexample(name, right[0], hand[0]))
+    constant = _constant_factor(program, right, hand, places)
     if constant is not None:
-        return Finding(name, constant, "", formula, counterexample)
+        return Finding(name, constant, "", *shown), None
+    for words, changed in forward_changes(program):
+        if all(_same(g, h) for g, h in zip(_values(changed, changed.gradients[name], places), hand,
+                                           strict=True)):
+            return Finding(name, words, "", *shown), None
+    for edit, changed in _candidates(program, gradient, known):
+        got = _values(changed, gradient, places)
+        if all(_same(g, r) for g, r in zip(got, right, strict=True)):
+            continue
+        also = "" if all(_same(g, h) for g, h in zip(got, hand, strict=True)) else (
+            _constant_factor(program, got, hand, places))
+        if also is not None:
+            words = edit.words + (f"; and {also}" if also else "")
+            return Finding(name, words, str(program.defined[edit.equation]), *shown), edit
+    words = _unnamed_factor(right, hand) or _pattern(program, name, right[0], hand[0])
+    return Finding(name, words, "", *shown), None
+
+
+def _candidates(
+    program: Program, gradient: str, known: list[Edit]
+) -> Iterator[tuple[Edit, Program]]:
+    """Single changes, then those that come on top of a mistake that is known already."""
     # a factor left out explains more to a person than the tensor that it happens to equal then
-    for edit in sorted(all_edits(program, gradient), key=lambda edit: _EXCHANGED in edit.words):
-        if _explains(program, edit, gradient, points, hand, right):
-            eq = program.defined[edit.equation]
-            return Finding(name, edit.words, str(eq), formula, counterexample)
-    return Finding(name, _pattern(program, name, right[0], hand[0]), "", formula, counterexample)
+    single = sorted(all_edits(program, gradient), key=lambda edit: _EXCHANGED in edit.words)
+    for edit in (*known, *single):
+        yield edit, _changed(program, edit)
+    for first in known:
+        base = _changed(program, first)
+        for edit in sorted(all_edits(base, gradient), key=lambda edit: _EXCHANGED in edit.words):
+            both = Edit(edit.equation, edit.body, f"{first.words}; and then {edit.words}")
+            yield both, _changed(base, edit)
+
+
+def _changed(program: Program, edit: Edit) -> Program:
+    return replace(program, equations=tuple(
+        replace(eq, body=edit.body) if eq.name == edit.equation else eq
+        for eq in program.equations))
+
+
+def _values(program: Program, name: str, places: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
+    return [evaluate(program, place, (name,))[name] for place in places]
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     scale = float(np.max(np.abs(b))) if b.size else 0.0
     return bool(np.all(np.abs(a - b) <= _CLOSE * scale)) if np.all(np.isfinite(a)) else False
-
-
-def _explains(program: Program, edit: Edit, gradient: str, points: list[Point],
-              hand: list[np.ndarray], right: list[np.ndarray]) -> bool:
-    changed = replace(program, equations=tuple(
-        replace(eq, body=edit.body) if eq.name == edit.equation else eq
-        for eq in program.equations))
-    for (point, _), given, true in zip(points, hand, right, strict=True):
-        found = evaluate(changed, point, (gradient,))[gradient]
-        if not _same(found, given) or _same(found, true):
-            return False
-    return True
 
 
 # -- changes ------------------------------------------------------------------------------------
@@ -95,10 +137,13 @@ def _edits(program: Program, eq: Equation) -> Iterator[tuple[Expr, str]]:
         yield others - term, f"{said} has the wrong sign"
         for new, words in _term_edits(program, term):
             yield others + new, words
-    yield from _whole_edits(eq)
+    yield from _whole_edits(program, eq)
 
 
-def _whole_edits(eq: Equation) -> Iterator[tuple[Expr, str]]:
+def _whole_edits(program: Program, eq: Equation) -> Iterator[tuple[Expr, str]]:
+    for loss in program.losses:
+        value = program.tensors[loss].access
+        yield value, "the value of the loss stands where a derivative belongs"
     sizes = {i.size for i in eq.body.atoms(Index)} | {i.size for i in eq.indices}
     for factor in (*sorted(sizes, key=str), Integer(2)):
         yield eq.body * factor, f"a factor {factor} too much"
@@ -108,6 +153,9 @@ def _whole_edits(eq: Equation) -> Iterator[tuple[Expr, str]]:
 def _term_edits(program: Program, term: Expr) -> Iterator[tuple[Expr, str]]:
     """Changes of one term, inside its sum, if it is one."""
     factors = list(Mul.make_args(term))
+    for one, two in itertools.combinations([f for f in factors if f.has(Access)], 2):
+        if len(factors) > 2:  # y (1 - y) is one thing to a person
+            yield term / (one * two), f"the factor {expression_text(one * two)} is missing"
     for n, factor in enumerate(factors):
         rest = Mul(*factors[:n], *factors[n + 1:])
         if isinstance(factor, SumOver):
@@ -177,23 +225,59 @@ def _replacements(program: Program, access: Access) -> Iterator[tuple[Expr, str]
                 f"{type(function).__name__} is applied twice: to {said}, which is its result")
 
 
+def forward_changes(program: Program) -> Iterator[tuple[str, Program]]:
+    """Programs derived from a changed network: one of its functions (or a sigmoid, for losses that
+    take logits) is applied once more to a tensor that the loss reads."""
+    forward = program.forward
+    loss = program.losses[0]
+    near = [eq for eq in forward.equations
+            if eq.name == loss or (eq.tensor.origin or ("",))[0] == "argument"]
+    used: dict[str, Any] = {"sigmoid": sigmoid}
+    for eq in forward.equations:
+        used |= {type(f).__name__: type(f) for f in eq.body.atoms(Elementary)}
+    for eq in near:
+        for access in sorted(eq.body.atoms(Access), key=str):
+            if isinstance(access, IntegerAccess) or forward.tensors[access.name].role == "input":
+                continue
+            for name, function in sorted(used.items()):
+                if function.nargs == sympy.FiniteSet(2):  # one with a setting
+                    continue
+                body = eq.body.xreplace({access: function(access)})
+                changed = _changed(forward, Edit(eq.name, body, ""))
+                words = f"{name} is applied to {access.name} once more in the loss"
+                yield words, derive(changed, wrt=tuple(program.gradients))
+
+
 # -- when a constant, or nothing, explains it -----------------------------------------------------
 def _constant_factor(program: Program, right: list[np.ndarray], hand: list[np.ndarray],
                      points: list[dict[str, np.ndarray]]) -> str | None:
     """"too large by the factor B" where one factor explains the gradient at both points."""
-    ratios = []
-    for r, h in zip(right, hand, strict=True):
-        if not np.any(r):
-            return None
-        ratio = float(np.vdot(r, h) / np.vdot(r, r))
-        if not _same(h, ratio * r):
-            return None
-        ratios.append(ratio)
+    ratios = _ratios(right, hand)
+    if ratios is None:
+        return None
     if ratios == [0.0, 0.0]:
         return "it is zero everywhere: the gradient is not computed"
     for text, values in _candidate_factors(program, points):
         if np.allclose(ratios, values, rtol=1e-9):
             return text
+    return None
+
+
+def _ratios(right: list[np.ndarray], hand: list[np.ndarray]) -> list[float] | None:
+    """The factor between the two arrays at each point, where there is one."""
+    ratios = []
+    for r, h in zip(right, hand, strict=True):
+        ratio = float(np.vdot(r, h) / np.vdot(r, r)) if np.any(r) else 0.0
+        if not np.any(r) or not _same(h, ratio * r):
+            return None
+        ratios.append(ratio)
+    return ratios
+
+
+def _unnamed_factor(right: list[np.ndarray], hand: list[np.ndarray]) -> str | None:
+    ratios = _ratios(right, hand)
+    if ratios is None:
+        return None
     if np.isclose(ratios[0], ratios[1], rtol=1e-9):
         return f"it is {ratios[0]:.10g} times the right gradient, everywhere"
     return f"it is a multiple of the right gradient: {ratios[0]:.6g} and {ratios[1]:.6g} times"

@@ -2,9 +2,8 @@
 
 Each function below is our own NumPy code for the mathematics of one section, its mistakes kept.
 Where a section's formula does not even have the shape of a gradient, the nearest one that has it
-is handed in, and its docstring says so. Every one is found wrong, with a counterexample; each holds
-several mistakes at once, or a foreign formula, which `verify` does not yet name by itself, so the
-docstrings explain them.
+is handed in, and its docstring says so. The report names each mistake, also where several lie on
+one path: the value of the loss for its derivative, a forgotten σ', a sigmoid taken twice.
 
 python examples/article/main.py
 """
@@ -69,14 +68,19 @@ def section_5_2(x, t, W1, c1):
     return {"W1": x.T @ dz, "c1": dz.sum(axis=0)}
 
 
-CASES = [(regression, section_3_2), (one_hidden_layer, section_4_3), (logistic, section_5_2)]
+CASES = [
+    (regression, section_3_2, "the value of the loss stands where a derivative belongs"),
+    (one_hidden_layer, section_4_3, "the factor h2[b, k] * (1 - h2[b, k]) is missing"),
+    (logistic, section_5_2, "sigmoid is applied to z1 once more in the loss"),
+]
 
 
 def main() -> None:
-    for network, hand in CASES:
+    for network, hand, mistake in CASES:
         report = dr.verify(network(), hand)
         print(f"{hand.__name__}: {' '.join(hand.__doc__.split())}\n\n{report}\n")
         assert report.verdict == "wrong"
+        assert all(mistake in finding.words for finding in report.findings)
 
 
 if __name__ == "__main__":
