@@ -22,7 +22,7 @@ from derive.reference import evaluate
 from derive.scalar import DIGITS, Elements
 
 _STEP = mpmath.mpf(10) ** -16
-_LEVELS = 14
+_LEVELS = 24
 _FEWEST = 6  # levels of a table that a kink has not spoilt
 _EPS = float(np.finfo(np.float64).eps)
 
