@@ -145,3 +145,14 @@ def test_the_self_test_fails_where_a_gradient_is_wrong(tmp_path):
     done = python(str(path), "--self-test", NUMBA_DISABLE_JIT="1")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the gradients do not agree" in done.stdout
+
+
+def test_the_self_test_is_not_misled_by_the_kinks_of_wide_relu_layers(tmp_path):
+    """Every step crosses the kinks of some of hundreds of units: wider bars, no false alarm."""
+    net = dr.Network("wide")
+    x, t = net.input("x", "B", 16), net.input("t", "B", dtype=int)
+    h = dr.dense(dr.dense(x, 256, dr.relu), 128, dr.relu)
+    net.loss(dr.cross_entropy(dr.dense(h, 10), t))
+    path = codegen.emit(dr.derive(net), tmp_path / "kernels.py", parallel=False)
+    done = python(str(path), "--self-test")
+    assert done.returncode == 0, done.stdout + done.stderr
