@@ -44,7 +44,7 @@ def gradient_magnitudes(
 
 @singledispatch
 def _magnitude(expr: Expr, adjoints: frozenset[str]) -> Expr:
-    return Abs(expr) if expr.has(Access) else expr
+    return Abs(expr)
 
 
 @_magnitude.register

@@ -107,6 +107,16 @@ def test_a_gradient_that_is_zero_by_symmetry_passes():
     assert row.verdict == "pass" and abs(row.value) < 1e-15
 
 
+def test_a_factor_that_depends_on_indices_only_counts_by_its_size():
+    """cos(i) is negative for some i: an error bar must not be."""
+    net = dr.Network("rotary")
+    i = dr.indices("i:5")
+    a = net.parameter("a", i)
+    net.loss(dr.sum(dr.sin(a[i]) * dr.cos(i), i))
+    report = check(dr.derive(net), seed=0)
+    assert report.ok and all(row.tolerance > 0 for row in report.rows), report
+
+
 def kinked(at: float) -> tuple[dr.Program, dict]:
     net = dr.Network("kinked")
     i = dr.indices("i:2")
