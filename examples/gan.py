@@ -6,7 +6,9 @@ the discriminator D and, with the generator's samples called real, the one of th
 
     python examples/gan.py
 
-Ideal samples lie within 3 deviations of a middle in 98.9 % of cases (two dims) and cover 8 of 8.
+It covers 8 of the 8 Gaussians, and 66.4 % of its samples lie within 3 deviations of a middle. The
+reference is the mixture itself, of which 98.9 % do: after this short training the samples are still
+more spread out than the truth.
 """
 
 from pathlib import Path
