@@ -39,12 +39,13 @@ class TourResult:
 
     files: dict[str, str]
     accuracy: float
+    held_out: int
     checked: str
     seconds: dict[str, float]
     report: str = field(repr=False, default="")
 
     def to_dict(self) -> dict[str, Any]:
-        return {"files": self.files, "accuracy": self.accuracy, "check": self.checked,
+        return {"files": self.files, "accuracy": self.accuracy, "held_out": self.held_out, "check": self.checked,
                 "seconds": {k: round(v, 2) for k, v in self.seconds.items()}}
 
     def __str__(self) -> str:
@@ -52,7 +53,7 @@ class TourResult:
         return (
             f"{self.report}\n\n"
             f"gradient check: {self.checked}\n"
-            f"test accuracy:  {self.accuracy:.2%} on 359 images never seen in training\n"
+            f"test accuracy:  {self.accuracy:.2%} on {self.held_out} images never seen in training\n"
             f"training:       {self.seconds['training']:.2f} s by the emitted kernels alone\n"
             f"everything:     {self.seconds['all']:.1f} s\n\n{rows}\n\n"
             f"next: open {self.files['derivation']}, change {self.files['network']}, and run\n"
@@ -91,7 +92,7 @@ def tour(out: Path, force: bool = False, epochs: int = 40) -> TourResult:
         "weights": run["weights"],
     }
     seconds = {"compile": compiled, "training": inside, "all": time.perf_counter() - start}
-    return TourResult(files, history[-1]["accuracy"], report.verdict, seconds, str(report))
+    return TourResult(files, history[-1]["accuracy"], len(data.test["t"]), report.verdict, seconds, str(report))
 
 
 def _claim(out: Path, force: bool) -> None:

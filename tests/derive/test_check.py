@@ -117,6 +117,24 @@ def test_a_factor_that_depends_on_indices_only_counts_by_its_size():
     assert report.ok and all(row.tolerance > 0 for row in report.rows), report
 
 
+@pytest.mark.parametrize("digits", [50, 15])
+@pytest.mark.parametrize("bend", [1e-2, 1e-4, 1e-6, 1e-9])
+def test_a_right_gradient_beside_a_sharp_bend_is_never_called_wrong(bend: float, digits: int):
+    """sqrt(a² + c²) is smooth, but looks like |a| to any step longer than its bend."""
+    net = dr.Network("bend")
+    i = dr.indices("i:3")
+    a, c = net.parameter("a", i), net.input("c", i)
+    net.loss(dr.sum(dr.sqrt(a[i] ** 2 + c[i] ** 2), i))
+    derived = dr.derive(net)
+    point = {"a": bend * np.array([0.3, -0.7, 0.5]), "c": bend * np.array([1, 0.5, -0.2])}
+    assert check(derived, point, digits=digits).verdict != "fail"
+    if digits == 50 or bend >= 1e-4:
+        assert check(derived, point, digits=digits).ok
+        wrong = right(derived, point)
+        wrong["a"][0] *= 1 + 1e-3
+        assert check(derived, point, gradients=wrong, digits=digits).verdict == "fail"
+
+
 def kinked(at: float) -> tuple[dr.Program, dict]:
     net = dr.Network("kinked")
     i = dr.indices("i:2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import sympy
 
 import derive as dr
@@ -159,20 +160,16 @@ def test_only_what_is_asked_for_gets_an_adjoint():
 
 
 def test_a_derived_program_is_derived_again():
-    """The Hessian-vector product of x⁴/12 is x² v."""
+    """The Hessian-vector product of the sum of x⁴/12 is x² v."""
     net = dr.Network("quartic")
     x, v = net.parameter("x", i), net.input("v", i)
     net.loss(dr.sum(x[i] ** 4, i) / 12)
     d = dr.derive(net)
-    again = dr.Network("again")
-    assert again is not None
-    grad = d["x"]
-    product = dr.Equation(
-        dr.Tensor("s", ()), (), SumOver(grad.tensor.at(i) * v[i], i))
+    product = dr.Equation(dr.Tensor("s", ()), (), SumOver(d["x"].tensor.at(i) * v[i], i))
     second = dr.derive(d.with_equations([product]), wrt=["x"], of="s")
-    x_bar = second["x"]
-    assert same(x_bar.body.subs(second.tensors["_d_x"].at(i), grad.body),
-                x[i] ** 2 * v[i]) or "_d__d_x" in str(x_bar.body)
+    point = {"x": np.array([0.5, -2.0, 3.0, 0.25]), "v": np.array([1.0, -1.0, 0.5, 8.0])}
+    found = second.evaluate(point, [second.gradients["x"]])[second.gradients["x"]]
+    np.testing.assert_allclose(found, point["x"] ** 2 * point["v"], rtol=1e-14)
 
 
 def test_cost_is_linear_in_the_number_of_equations():
