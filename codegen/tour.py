@@ -45,7 +45,8 @@ class TourResult:
     report: str = field(repr=False, default="")
 
     def to_dict(self) -> dict[str, Any]:
-        return {"files": self.files, "accuracy": self.accuracy, "held_out": self.held_out, "check": self.checked,
+        return {"files": self.files, "accuracy": self.accuracy,
+                "held_out": self.held_out, "check": self.checked,
                 "seconds": {k: round(v, 2) for k, v in self.seconds.items()}}
 
     def __str__(self) -> str:
@@ -53,7 +54,7 @@ class TourResult:
         return (
             f"{self.report}\n\n"
             f"gradient check: {self.checked}\n"
-            f"test accuracy:  {self.accuracy:.2%} on {self.held_out} images never seen in training\n"
+            f"test accuracy:  {self.accuracy:.2%} on {self.held_out} images kept out of training\n"
             f"training:       {self.seconds['training']:.2f} s by the emitted kernels alone\n"
             f"everything:     {self.seconds['all']:.1f} s\n\n{rows}\n\n"
             f"next: open {self.files['derivation']}, change {self.files['network']}, and run\n"
@@ -92,7 +93,8 @@ def tour(out: Path, force: bool = False, epochs: int = 40) -> TourResult:
         "weights": run["weights"],
     }
     seconds = {"compile": compiled, "training": inside, "all": time.perf_counter() - start}
-    return TourResult(files, history[-1]["accuracy"], len(data.test["t"]), report.verdict, seconds, str(report))
+    return TourResult(files, history[-1]["accuracy"], len(data.test["t"]), report.verdict, seconds,
+                      str(report))
 
 
 def _claim(out: Path, force: bool) -> None:

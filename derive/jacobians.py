@@ -65,6 +65,7 @@ def hessian_vector(program: Program, wrt: str, of: str | None = None, vector: st
         raise DerivationError(f"the name {vector!r} is taken", mend="hessian_vector(…, vector=…)")
     along = Tensor(f"_along_{vector}", ())
     body = SumOver(gradient.access * v.access, *gradient.indices)
-    product = derived.with_equations([Equation(along, (), body, "scalar product")])
-    return derive(replace(product, tensors={**product.tensors, vector: v}), [wrt], along.name)
+    larger = replace(derived, tensors={**derived.tensors, vector: v})
+    product = larger.with_equations([Equation(along, (), body, "scalar product")])
+    return derive(product, [wrt], along.name)
 

@@ -265,6 +265,9 @@ class Program:
         if taken:
             raise DerivationError(f"tensor {taken[0]!r} already has an equation")
         tensors = {**self.tensors, **{eq.name: eq.tensor for eq in new}}
+        unknown = [name for eq in new for name in eq.reads if name not in tensors]
+        if unknown:
+            raise unknown_name("tensor", unknown[0], tensors)
         return replace(self, tensors=tensors, equations=(*self.equations, *new), **changes)
 
     def __str__(self) -> str:
