@@ -141,8 +141,8 @@ def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool) -> l
               for t, a, b in zip(tensors, data, batches)}
     passed = ", ".join(["parts", *sizes, "p", "d", "s", "n", "w",
                         *(handed[n] for n in gradient.given)])
-    arguments = ", ".join(["parts", "order", "batch", "rows", "step", "settings", *sizes, "p", "d",
-                           "s", "n", "w", *moments, *data, *batches])
+    arguments = ", ".join(["parts", "order", "batch", "rows", "losses", "step", "settings", *sizes,
+                           "p", "d", "s", "n", "w", *moments, *data, *batches])
     seeds = [handed[t.name] for t in tensors if t.role == "random"]
     updated = ", ".join(["parts", "step", "settings", "p", "d", *moments])
     texts += [
@@ -164,6 +164,7 @@ def _epoch(name: str, arguments: str, size: str | None, gathers: Sequence[str],
         *([f"        {size} = min(batch, {rows} - first)"] if size else []),
         *(f"        {call}" for call in gathers),
         f"        loss = {gradient}",
+        "        losses[first//batch] = loss",
         "        if not np.isfinite(loss):",
         "            return total, step, True",
         "        step += 1",
