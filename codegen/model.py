@@ -252,7 +252,7 @@ class Model:
     # -- saving ---------------------------------------------------------------------------------
     def save(self, path: str | Path) -> Path:
         """Parameters, states, moments and the step number as ``.npz``; all or nothing."""
-        from codegen.module import write_atomically
+        from derive.files import write_atomically
 
         path = Path(path)
         content = io.BytesIO()
@@ -261,7 +261,6 @@ class Model:
         named |= {f"moment/{n}": v for n, v in self.moments.items()}
         np.savez(content, **named, steps=np.array(self.steps),  # type: ignore[arg-type]
                  network=np.array(self.program.name))
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content.getvalue())
         return path
 

@@ -21,7 +21,6 @@ import hashlib
 import importlib.util
 import os
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +30,7 @@ from codegen.kernelset import kernel_texts
 from codegen.pipeline import Compiled
 from derive import __version__
 from derive.errors import DataError, DerivationError, MissingError
+from derive.files import write_atomically
 
 IMPORTS = frozenset({"ctypes", "llvmlite", "math", "numba", "numpy", "pathlib", "scipy", "sys"})
 __all__ = ["cache_folder", "kernel_texts", "load", "render", "write"]
@@ -113,29 +113,8 @@ def write(text: str, path: str | Path, force: bool = False) -> Path:
                 expected="a new name, or a module that chainrule wrote",
                 mend="choose another name, or overwrite it with force=True (--force)",
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.encode("utf-8"))
     return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """All or nothing: a temporary file in the same folder, synced, then renamed."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def cache_folder(directory: str | Path | None = None) -> Path:

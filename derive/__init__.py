@@ -44,6 +44,8 @@ _HOME = {
         "adamax", "radam", "lion", "Optimizer", "Rule", "rule",
     ],
     "derive.differentiate": ["derive"],
+    "derive.freezing": ["freeze", "savings"],
+    "derive.adapters": ["adapt", "bitfit", "bottleneck", "ia3", "lora", "prefix"],
     "derive.program": ["Program", "Equation", "Tensor", "Step"],
     "derive.errors": [
         "ChainruleError", "DeclarationError", "DerivationError", "DataError", "MissingError",

@@ -22,6 +22,7 @@ import sympy
 from sympy import Add, Expr, S
 
 from derive.errors import DerivationError, unknown_name
+from derive.freezing import unfrozen
 from derive.lift import Names, name_reductions
 from derive.local import local_derivatives, local_rule, pull_back
 from derive.nodes import (
@@ -56,6 +57,7 @@ def derive(
     program: Program,
     wrt: Sequence[str] | None = None,
     of: str | None = None,
+    freeze: str | Sequence[str] = (),
 ) -> Program:
     """The program with the gradient of a scalar with respect to tensors, and the record of steps.
 
@@ -63,6 +65,8 @@ def derive(
         program: a `Program`, or anything with a ``program()`` method that gives one (a network).
         wrt: names of float tensors that no equation defines; by default all parameters.
         of: the scalar tensor to differentiate; by default the only loss.
+        freeze: names or shell patterns of parameters that get no gradient (`derive.freezing`):
+            what serves only them is not derived either.
 
     Returns:
         A program whose ``gradients`` map each name in ``wrt`` to its adjoint, an equation like
@@ -85,6 +89,8 @@ def derive(
         )
     if wrt is None:
         wrt = program.subjects.get(of) or [t.name for t in program.parameters]
+    if freeze:
+        wrt = unfrozen(program, wrt, freeze)
     return Reverse(name_reductions(program), tuple(wrt), of).run()
 
 

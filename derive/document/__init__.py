@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from derive.document.build import build_document
 from derive.document.tree import Document
 from derive.errors import DataError, DeclarationError, nearest
+from derive.files import write_atomically
 from derive.program import Program, as_program
 from derive.symbols import Style
 
@@ -70,7 +70,7 @@ def write_document(
         program = derive(program)
     document = build_document(program, lang=lang, detail=detail, check=check, kernel=kernel,
                               optimizer=optimizer, values=values, style=style)
-    _replace(path, _WRITERS[ending](document, program))
+    write_atomically(path, _WRITERS[ending](document, program))
     return path
 
 
@@ -100,20 +100,6 @@ def may_write(path: Path, force: bool) -> None:
             expected="a new name, or a file that was", mend="another name, or force=True "
             "(--force)",
         )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside and rename: the old file stays whole until the new one is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _html(document: Document, program: Program) -> bytes:

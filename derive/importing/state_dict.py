@@ -94,7 +94,7 @@ def _stored(source: str | Path | Mapping[str, Any]) -> Arrays:
     if isinstance(source, Mapping):
         found = {str(k): np.asarray(v) for k, v in source.items()}
     else:
-        found = _read(Path(source))
+        found, _ = read_arrays(Path(source))
     for key, array in found.items():
         if array.dtype.kind not in "fiub":
             raise DataError(f"the stored array {key!r} holds {array.dtype}", expected="numbers")
@@ -104,7 +104,13 @@ def _stored(source: str | Path | Mapping[str, Any]) -> Arrays:
     return found
 
 
-def _read(path: Path) -> Arrays:
+def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """The arrays of a ``.safetensors`` or ``.npz`` file by name, and the notes kept with them.
+
+    Raises:
+        DataError: no such file, of another kind (pickled ones among them), or damaged.
+        MissingError: the package `safetensors` is not installed.
+    """
     if path.suffix not in (".safetensors", ".npz"):
         raise DataError(
             f"{path.name!r} is not read: pickled files can run code",
@@ -114,20 +120,32 @@ def _read(path: Path) -> Arrays:
     if not path.is_file():
         raise DataError(f"there is no file {str(path)!r}", expected="a file of weights")
     if path.suffix == ".npz":
-        return _read_npz(path)
+        return _read_npz(path), {}
+    package = safetensors()
     try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise MissingError(
-            "reading .safetensors needs the package safetensors, which is not installed",
-            mend='python -m pip install "chainrule[import]"',
-        ) from error
-    try:
-        with safe_open(str(path), "np") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError, TypeError) as error:
+        with package.safe_open(str(path), "np") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except (package.SafetensorError, OSError, TypeError) as error:
         raise DataError(f"{path.name!r} is no readable .safetensors file",
                         got=str(error)[:200]) from None
+
+
+def safetensors() -> Any:
+    """The package, imported where it is needed.
+
+    Raises:
+        MissingError: it is not installed.
+    """
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError as error:
+        raise MissingError(
+            "reading and writing .safetensors needs the package safetensors, which is not "
+            "installed",
+            mend='python -m pip install "chainrule[import]"',
+        ) from error
+    return safetensors
 
 
 def _read_npz(path: Path) -> Arrays:

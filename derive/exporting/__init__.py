@@ -1,0 +1,1 @@
+"""Export: a program as an ONNX file, weights under PyTorch's names."""
