@@ -8,7 +8,7 @@ follows from the equations: products, convolutions, embeddings, gates, tied weig
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import sympy
@@ -19,6 +19,7 @@ from derive.errors import DeclarationError
 from derive.freezing import matching
 from derive.nodes import Access, Index, Reduction, SumOver, exact, walk
 from derive.program import Equation, Program, Tensor
+from derive.simplify import alpha_key
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,15 @@ def lora(*weights: str, rank: int = 8, alpha: float | None = None,
 
 @dataclass(frozen=True)
 class _Factors:
-    """A and B of one weight: ``inputs`` are the dims of W that A has."""
+    """A and B of one weight: ``inputs`` are the dims of W that A has;
+    ``known`` the products with A (or B) so far, by what they are."""
 
     weight: Tensor
     inputs: tuple[int, ...]
     low: Tensor
     high: Tensor
     scale: Expr
+    known: dict[tuple, Tensor] = field(default_factory=dict)
 
     def ends(self, access: Access, r: Index) -> tuple[Expr, Expr]:
         """The elements of A and B at an access of W."""
@@ -97,10 +100,9 @@ def _adapt(draft: Draft, name: str, settings: LowRank) -> Equation:
 
 
 def _inputs(eq: Equation, name: str) -> tuple[int, ...]:
-    """The dims of a weight that its first use sums over or looks up."""
+    """The dims of a weight that its first use looks up or sums over."""
     access = uses(eq, name)[0]
-    around = _around(eq.body, access)
-    bound = set(around.bound) if around is not None else set()
+    bound = {i for node in _around(eq.body, access)[:1] for i in node.bound}
     looked_up = tuple(d for d, w in enumerate(access.where) if w.has(Access))
     found = looked_up or tuple(d for d, w in enumerate(access.where) if w.free_symbols & bound)
     if not found or len(found) == len(access.where):
@@ -108,12 +110,11 @@ def _inputs(eq: Equation, name: str) -> tuple[int, ...]:
     return found
 
 
-def _around(body: Expr, access: Access) -> SumOver | None:
-    """The innermost sum that binds an index of an access."""
-    own = access.free_symbols
-    sums = [n for n in walk(body) if isinstance(n, SumOver) and n.has(access)
-            and set(n.bound) & own]
-    return min(sums, key=sympy.count_ops) if sums else None
+def _around(body: Expr, access: Access) -> list[SumOver]:
+    """The innermost sums that hold an access and bind an index of it."""
+    sums = [n for n in dict.fromkeys(walk(body)) if isinstance(n, SumOver) and n.has(access)
+            and set(n.bound) & access.free_symbols]
+    return [n for n in sums if not any(n is not m and n.body.has(m) for m in sums)]
 
 
 def _factors(draft: Draft, weight: Tensor, inputs: tuple[int, ...], settings: LowRank) -> _Factors:
@@ -129,10 +130,10 @@ def _factors(draft: Draft, weight: Tensor, inputs: tuple[int, ...], settings: Lo
 
 
 def _substitute(draft: Draft, name: str, access: Access, factors: _Factors) -> None:
-    """The low-rank term beside one occurrence of the weight."""
+    """The low-rank term beside each occurrence of an access of the weight."""
     eq = draft[name]
-    around = _around(eq.body, access)
-    if around is None:  # looked up: both factors are small at one place
+    sums = _around(eq.body, access)
+    if not sums:  # looked up: both factors are small at one place
         if not any(w.has(Access) for w in access.where):
             raise not_in_product(access.name, eq)
         r = fresh_index(eq, "r", factors.low.shape[-1])
@@ -140,18 +141,28 @@ def _substitute(draft: Draft, name: str, access: Access, factors: _Factors) -> N
         new = access + factors.scale * SumOver(low * high, r)
         draft.replace(name, eq.body.xreplace({access: new}))
         return
-    summed = {d for d, w in enumerate(access.where) if w.free_symbols & set(around.bound)}
+    turned = _turned(eq, access, sums, factors)
+    there = {}
+    for around in sums:
+        extra = [_term(draft, eq, term, around, access, factors, turned)
+                 for term in Add.make_args(around.body) if term.has(access)]
+        there[around] = around + Add(*extra)
+    draft.replace(name, eq.body.xreplace(there))
+
+
+def _turned(eq: Equation, access: Access, sums: list[SumOver], factors: _Factors) -> bool:
+    """Whether the sums run over the outputs of the weight, which is then transposed here."""
+    bound = [{d for d, w in enumerate(access.where) if w.free_symbols & set(s.bound)}
+             for s in sums]
     inputs = set(factors.inputs)
     outputs = set(range(len(access.where))) - inputs
-    if summed not in (inputs, outputs):
+    if bound[0] not in (inputs, outputs) or any(b != bound[0] for b in bound):
         raise DeclarationError(
             f"the uses of {access.name!r} sum over different dims of it",
             expected=f"dims {sorted(inputs)}, or the others in a transposed use",
-            got=f"dims {sorted(summed)} in {eq}", where=eq.where,
+            got=f"dims {sorted(bound[0])} in {eq}", where=eq.where,
         )
-    extra = [_term(draft, eq, term, around, access, factors, turned=summed != inputs)
-             for term in Add.make_args(around.body) if term.has(access)]
-    draft.replace(name, draft[name].body.xreplace({around: around + Add(*extra)}))
+    return bound[0] == outputs
 
 
 def _term(draft: Draft, eq: Equation, term: Expr, around: SumOver, access: Access,
@@ -169,5 +180,7 @@ def _term(draft: Draft, eq: Equation, term: Expr, around: SumOver, access: Acces
     scope = [*eq.indices, *(i for node in walk(eq.body) if isinstance(node, Reduction)
                             and node != around and node.has(around) for i in node.bound)]
     free = [i for i in scope if i in body.free_symbols]
-    a = draft.define(f"{access.name}_x", (*free, r), body, before=eq.name)
-    return factors.scale * SumOver(a.access * high, r)
+    key = alpha_key((*free, r), body)
+    if key not in factors.known:  # two equations may take the same product
+        factors.known[key] = draft.define(f"{access.name}_x", (*free, r), body, before=eq.name)
+    return factors.scale * SumOver(factors.known[key].at(*free, r) * high, r)
