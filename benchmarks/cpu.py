@@ -1,145 +1,126 @@
-"""A training step (forward, backward, update) in the emitted kernels against PyTorch.
+"""A training step (forward, backward, update) in the emitted kernels against other frameworks.
 
 The same mathematics, the same starting weights, the same minibatches, float32, the same number of
 threads; runs are interleaved and medians are compared. Losses agree to 1e-4 before anything is
 timed. A peer that is not installed is named and left out.
 
-    python benchmarks/cpu.py [--threads 2] [--rounds 7] [--rows 3-3-1,64-32-10] [--json FILE]
+    python benchmarks/cpu.py [--threads 2] [--rounds 7] [--rows 3-3-1,cnn-8x8-8-16] [--json FILE]
+                             [--peers torch,compile,jax]
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import multiprocessing
+import os
+import resource
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+from cpu_rows import ROWS, Arrays, Row, data, direction
 
-import codegen
-import derive as dr
-from codegen.model import Model
-from derive.optimizers import Optimizer
-
-
-@dataclass(frozen=True)
-class Row:
-    """One network: sizes of its layers, rows of a minibatch, activation, optimizer."""
-
-    sizes: tuple[int, ...]
-    batch: int
-    activation: str
-    optimizer: Optimizer
-
-    @property
-    def name(self) -> str:
-        return "-".join(map(str, self.sizes))
-
-    @property
-    def operations(self) -> int:
-        """Of the matrix products of one step; the first layer has no gradient of its input."""
-        pairs = list(zip(self.sizes, self.sizes[1:], strict=False))
-        return sum((4 if n == 0 else 6) * a * b * self.batch for n, (a, b) in enumerate(pairs))
+Epoch = Callable[[Arrays], float]
+PEERS = {"torch": "torch", "compile": "torch", "jax": "jax"}
 
 
-ROWS = (
-    Row((3, 3, 1), 32, "sigmoid", dr.sgd(lr=0.1)),
-    Row((64, 32, 10), 32, "relu", dr.momentum(lr=0.01)),
-    Row((64, 64, 64, 10), 64, "relu", dr.adam(lr=1e-3)),
-    Row((784, 128, 10), 64, "relu", dr.momentum(lr=0.01)),
-    Row((784, 512, 512, 10), 128, "relu", dr.adam(lr=1e-3)),
-    Row((784, 2048, 2048, 10), 256, "relu", dr.adam(lr=1e-3)),
-)
+def ours(row: Row, threads: int) -> tuple[Epoch, Arrays, dict[str, Any]]:
+    """An epoch over some data, the starting weights, and what is known about the network."""
+    import codegen
+    from derive.cost import equation_cost, total_cost
 
-
-def network(row: Row) -> Any:
-    net = dr.Network(row.name)
-    h = net.input("x", "B", row.sizes[0])
-    activation = getattr(dr, row.activation)
-    for size in row.sizes[1:-1]:
-        h = dr.dense(h, size, activation)
-    if row.activation == "sigmoid":
-        t = net.input("t", "B", row.sizes[-1])
-        net.loss(dr.mean_squared_error(dr.dense(h, row.sizes[-1], activation), t))
-    else:
-        net.loss(dr.cross_entropy(dr.dense(h, row.sizes[-1]), net.input("t", "B", dtype=int)))
-    return dr.derive(net)
-
-
-def data(row: Row, steps: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    rows = steps * row.batch
-    x = rng.standard_normal((rows, row.sizes[0])).astype(np.float32)
-    if row.activation == "sigmoid":
-        return {"x": x, "t": rng.random((rows, row.sizes[-1])).astype(np.float32)}
-    return {"x": x, "t": rng.integers(0, row.sizes[-1], rows)}
-
-
-def ours(row: Row, threads: int) -> tuple[Model, Callable[[dict[str, np.ndarray]], float], float]:
-    """The model, an epoch over some data, and the seconds from declaration to the first step."""
-    start = time.perf_counter()
-    model = codegen.compile(network(row), optimizer=row.optimizer, threads=threads)
+    program = row.program()
+    model = codegen.compile(program, optimizer=row.optimizer, threads=threads)
     model.initialize(0)
+    start = {n: v.copy() for n, v in model.parameters.items()}
+    total = total_cost(equation_cost(eq, program) for eq in program.equations)
+    known = dict.fromkeys(program.sizes, row.batch)
+    sizes = model._run.sizes(data(row, 1), row.batch)
+    about = {
+        "operations": int(total.operations.subs(known)), "bytes": int(total.bytes.subs(known)),
+        "parts": model._run.parts(sizes),
+        "arena_bytes": int(model._run.arena("gradient", sizes).nbytes),
+    }
 
-    def epoch(values: dict[str, np.ndarray]) -> float:
+    def epoch(values: Arrays) -> float:
         return model._run.epoch(values, row.batch, np.arange(len(values["x"]))) / len(values["x"])
 
-    kept = model.flat.copy()
-    epoch(data(row, 2))
-    ready = time.perf_counter() - start
-    model.initialize(0)
-    model.flat[...] = kept
-    return model, epoch, ready
-
-
-def torch_peer(row: Row, model: Model) -> Callable[[dict[str, np.ndarray]], float]:
-    """The same in PyTorch, eager, from the model's own weights."""
-    import torch
-    from torch import nn
-
-    layers: list[nn.Module] = []
-    for number, (a, b) in enumerate(zip(row.sizes, row.sizes[1:], strict=False), 1):
-        layer = nn.Linear(a, b)
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(model.parameters[f"W{number}"].T.copy()))
-            layer.bias.copy_(torch.from_numpy(model.parameters[f"c{number}"].copy()))
-        layers += [layer, nn.Sigmoid() if row.activation == "sigmoid" else nn.ReLU()]
-    net = nn.Sequential(*(layers if row.activation == "sigmoid" else layers[:-1]))
-    criterion = nn.MSELoss() if row.activation == "sigmoid" else nn.CrossEntropyLoss()
-    s = row.optimizer.settings
-    update = {
-        "sgd": lambda: torch.optim.SGD(net.parameters(), lr=s["lr"]),
-        "momentum": lambda: torch.optim.SGD(net.parameters(), lr=s["lr"], momentum=s["beta"]),
-        "adam": lambda: torch.optim.Adam(net.parameters(), lr=s["lr"],
-                                         betas=(s["beta1"], s["beta2"]), eps=s["eps"]),
-    }[row.optimizer.name]()
-
-    def epoch(values: dict[str, np.ndarray]) -> float:
-        x, t = torch.from_numpy(values["x"]), torch.from_numpy(values["t"])
+    def products(values: Arrays) -> float:
+        vector = direction(model.parameters["W1"].shape)
         total = 0.0
-        for first in range(0, len(x), row.batch):
-            update.zero_grad()
-            loss = criterion(net(x[first:first + row.batch]), t[first:first + row.batch])
-            loss.backward()
-            update.step()
-            total += loss.item()
-        return total / (len(x) / row.batch)
+        for first in range(0, len(values["x"]), row.batch):
+            batch = {n: v[first:first + row.batch] for n, v in values.items()}
+            total += np.vdot(model._run.gradients(**batch, v=vector)["W1"], vector)
+        return float(total / (len(values["x"]) / row.batch))
 
-    return epoch
+    return (products if row.kind == "hessian_product" else epoch), start, about
 
 
-def peak(size: int = 1024) -> float:
-    """Operations a second of one large matrix product in NumPy's BLAS, on all its threads."""
-    a = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+def work(name: str, number: int, threads: int, start: Arrays | None, pipe: Connection) -> None:
+    """One framework in a process of its own, so that no two pools of threads meet: it answers
+    each number of steps with the mean loss, the seconds, and its largest memory so far."""
+    row = ROWS[number]
+    begun = time.perf_counter()
+    about: dict[str, Any] = {}
+    if name == "jax":
+        # JAX has no setting for its threads; it takes as many as it may run on
+        os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
+        from cpu_jax import peer
+
+        run = peer(row, start or {})
+    elif name == "chainrule":
+        run, start, about = ours(row, threads)
+    else:
+        import torch
+        from cpu_torch import peer as torch_peer
+
+        torch.set_num_threads(threads)
+        run = torch_peer(row, start or {}, compiled=name == "compile")
+    pipe.send((start, about))
+    while (steps := pipe.recv()) > 0:
+        values = data(row, steps)
+        at = time.perf_counter()
+        loss = run(values)
+        now = time.perf_counter()
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        pipe.send((loss, now - at, now - begun, used))
+
+
+class Peer:
+    """A worker process and the pipe to it."""
+
+    def __init__(self, name: str, number: int, threads: int, start: Arrays | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=work, daemon=True,
+                                       args=(name, number, threads, start, other))
+        self.process.start()
+        other.close()
+        self.start, self.about = self.pipe.recv()
+
+    def run(self, steps: int) -> tuple[float, float, float, int]:
+        self.pipe.send(steps)
+        return self.pipe.recv()
+
+    def close(self) -> None:
+        self.pipe.send(0)
+        self.process.join(10)
+        self.process.kill()
+
+
+def machine() -> dict[str, float]:
+    """Operations a second of one large matrix product on all threads of NumPy's BLAS, and bytes
+    a second (read and written) of copying what fits in no cache."""
+    a = np.random.default_rng(0).standard_normal((1536, 1536)).astype(np.float32)
+    product = min(timed(lambda: a @ a) for _ in range(5))
+    big, other = np.ones(2**25, np.float32), np.empty(2**25, np.float32)
+    copy = min(timed(lambda: np.copyto(other, big)) for _ in range(5))
+    return {"operations": 2 * 1536**3 / product, "bytes": 2 * big.nbytes / copy}
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -148,29 +129,49 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(row: Row, threads: int, rounds: int, peers: bool) -> dict[str, Any]:
-    model, epoch, ready = ours(row, threads)
-    runs: dict[str, Callable[[dict[str, np.ndarray]], float]] = {"chainrule": epoch}
-    if peers:
-        runs["torch"] = torch_peer(row, model)
-    few = data(row, 4)
-    losses = {name: run(few) for name, run in runs.items()}
-    for name, loss in losses.items():
-        if not abs(loss - losses["chainrule"]) <= 1e-4 * (1 + abs(loss)):
-            raise SystemExit(f"{row.name}: {name} has the loss {loss}, ours is "
-                             f"{losses['chainrule']}: nothing is timed")
-    steps = max(4, min(500, int(4e9 / max(row.operations, 1))))
-    values = data(row, steps)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            times[name].append(timed(lambda run=run: run(values)) / steps)  # type: ignore[misc]
-    found: dict[str, Any] = {"row": row.name, "batch": row.batch, "steps": steps,
-                             "first_step_seconds": ready, "operations": row.operations,
-                             "parts": model._run.parts(model._run.sizes(values, row.batch))}
-    for name, each in times.items():
-        found[name] = {"median": statistics.median(each), "least": min(each), "most": max(each)}
-    return found
+def measure(number: int, threads: int, rounds: int, wanted: list[str]) -> dict[str, Any]:
+    """One row: losses compared, then interleaved runs."""
+    row = ROWS[number]
+    own = Peer("chainrule", number, threads, None)
+    workers = {"chainrule": own, **{n: Peer(n, number, threads, own.start) for n in wanted}}
+    try:
+        firsts = {name: w.run(4) for name, w in workers.items()}
+        loss = firsts["chainrule"][0]
+        for name, first in firsts.items():
+            if not abs(first[0] - loss) <= 1e-4 * (1 + abs(loss)):
+                raise SystemExit(f"{row.name}: {name} has the loss {first[0]}, ours is {loss}: "
+                                 "nothing is timed")
+        once = max(w.run(4)[1] for w in workers.values()) / 4
+        steps = max(4, min(500, int(1.0 / once)))
+        times: dict[str, list[float]] = {name: [] for name in workers}
+        memory = {}
+        for _ in range(rounds):
+            for name, w in workers.items():
+                _, seconds, _, memory[name] = w.run(steps)
+                times[name].append(seconds / steps)
+    finally:
+        for w in workers.values():
+            w.close()
+    return {
+        "row": row.name, "batch": row.batch, "steps": steps, **own.about,
+        "losses": {n: f[0] for n, f in firsts.items()},
+        "first_step_seconds": {n: f[2] for n, f in firsts.items()},
+        "process_bytes": memory,
+        "times": {name: {"median": statistics.median(each), "least": min(each), "most": max(each)}
+                  for name, each in times.items()},
+    }
+
+
+def line(found: dict[str, Any], limits: dict[str, float], wanted: list[str]) -> str:
+    """One row of the table: medians, and the ratio of each peer's to ours."""
+    own = found["times"]["chainrule"]
+    cells = [f"{found['row']:22}{found['batch']:5}{found['parts']:3}{own['median'] * 1e6:11.1f}",
+             f"±{(own['most'] - own['least']) / own['median'] / 2:4.0%}",
+             f"{found['operations'] / own['median'] / limits['operations']:5.0%}"]
+    for name in wanted:
+        other = found["times"].get(name)
+        cells.append(f"{other['median'] / own['median']:8.2f}" if other else f"{'':8}")
+    return " ".join(cells) + f"{found['first_step_seconds']['chainrule']:8.1f} s"
 
 
 def main() -> None:
@@ -178,37 +179,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", help="names such as 3-3-1,64-32-10; all by default")
+    parser.add_argument("--peers", default="torch,compile,jax")
     parser.add_argument("--json", help="write the figures to this file")
     args = parser.parse_args()
-    try:
-        import torch
-
-        torch.set_num_threads(args.threads)
-        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-        peers = True
-    except ImportError:
-        print("torch is not installed: python -m pip install torch; our own times only")
-        peers = False
-    chosen = [r for r in ROWS if not args.rows or r.name in args.rows.split(",")]
-    limit = peak()
-    print(f"matrix-product peak {limit / 1e9:.0f} GFLOP/s\n")
-    print(f"{'network':18} {'batch':>5} {'parts':>5} {'µs a step':>10} {'of peak':>8} "
-          f"{'torch µs':>10} {'ratio':>6} {'least':>6}  first step")
+    wanted = [p for p in args.peers.split(",") if p]
+    for name in wanted:
+        if importlib.util.find_spec(PEERS[name]) is None:
+            print(f"{name} is left out: {PEERS[name]} is not installed")
+    wanted = [p for p in wanted if importlib.util.find_spec(PEERS[p]) is not None]
+    limits = machine()
+    print(f"{args.threads} threads; matrix products {limits['operations'] / 1e9:.0f} GFLOP/s, "
+          f"copying {limits['bytes'] / 1e9:.0f} GB/s\n")
+    print(f"{'network':22}{'batch':>5}{'':3}{'µs a step':>11} {'':5} {'peak':>5} "
+          + " ".join(f"{p:>8}" for p in wanted) + "  first step")
     found = []
-    for row in chosen:
-        r = measure(row, args.threads, args.rounds, peers)
-        found.append(r)
-        own = r["chainrule"]
-        other = r.get("torch")
-        ratio = f"{other['median'] / own['median']:6.2f} {other['least'] / own['least']:6.2f}" if (
-            other) else f"{'':6} {'':6}"
-        print(f"{r['row']:18} {r['batch']:5} {r['parts']:5} {own['median'] * 1e6:10.1f} "
-              f"{row.operations / own['least'] / limit:8.0%} "
-              f"{other['median'] * 1e6 if other else float('nan'):10.1f} {ratio}  "
-              f"{r['first_step_seconds']:.1f} s", flush=True)
+    for number, row in enumerate(ROWS):
+        if args.rows and row.name not in args.rows.split(","):
+            continue
+        found.append(measure(number, args.threads, args.rounds, wanted))
+        print(line(found[-1], limits, wanted), flush=True)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"peak": limit, "threads": args.threads, "rows": found}, file, indent=1)
+            json.dump({"limits": limits, "threads": args.threads, "rows": found}, file, indent=1)
 
 
 if __name__ == "__main__":
