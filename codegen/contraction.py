@@ -4,18 +4,23 @@ The indices of ``T[…] = sum over K of A[…]*B[…]`` fall into those of the l
 (M), of the right factor and the target (N), of both factors (K), and of all three (batch). Dims of
 one kind that lie behind each other in every tensor count as one; what cannot be merged, and every
 batch index, becomes a loop around the product. Nothing is copied: BLAS takes the strides.
+
+A place may be shifted (``h[t-1, k]``), and a loop may stand around already (``t`` of a recurrence):
+both move the first element only. A guard on the loop around becomes a branch around the product,
+one on a summed index narrows its range.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import sympy
 from sympy import Add, Expr, Mul, S
 
-from codegen.loops import HI, LO, Loop, Matrix, Product, Statement
-from derive.nodes import Access, Index, IntegerAccess, SumOver
+from codegen.loops import HI, LO, If, Loop, Matrix, Product, Statement
+from derive.nodes import Access, Index, IntegerAccess, Select, SumOver
 
 Shapes = Mapping[str, tuple[Expr, ...]]
 
@@ -25,9 +30,9 @@ def strides(shape: Sequence[Expr]) -> tuple[Expr, ...]:
     return tuple(Mul(*shape[d + 1:]) for d in range(len(shape)))
 
 
-def factors_of(node: SumOver) -> tuple[Expr, Access, Access] | None:
+def factors_of(body: Expr) -> tuple[Expr, Access, Access] | None:
     """A numeric factor and the two accesses that are multiplied, where that is all there is."""
-    parts = Mul.make_args(node.body)
+    parts = Mul.make_args(body)
     if len(parts) == 1 and parts[0].is_Pow and parts[0].exp == 2:
         parts = (parts[0].base, parts[0].base)
     found = [p for p in parts if isinstance(p, Access) and not isinstance(p, IntegerAccess)]
@@ -39,25 +44,88 @@ def factors_of(node: SumOver) -> tuple[Expr, Access, Access] | None:
     return number, found[0], found[1]
 
 
-def _plain(access: Access) -> bool:
-    where = access.where
-    return all(isinstance(e, Index) for e in where) and len(set(where)) == len(where)
+def _moving(access: Access, fixed: Collection[Index]) -> tuple[Index | None, ...] | None:
+    """For each dim the index that moves in it (None: it stays); None where a dim is not an index
+    plus what stays, or an index moves in two dims."""
+    found: list[Index | None] = []
+    for place in access.where:
+        if place.has(Access):
+            return None
+        moving = [s for s in place.free_symbols if isinstance(s, Index) and s not in fixed]
+        if len(moving) > 1 or (moving and place.diff(moving[0]) != 1):
+            return None
+        found.append(moving[0] if moving else None)
+    indices = [i for i in found if i is not None]
+    return tuple(found) if len(set(indices)) == len(indices) else None
+
+
+@dataclass(frozen=True)
+class Guards:
+    """What a guard says: ``around`` concerns loops that stand outside, ``spans`` narrow the
+    ranges of summed indices."""
+
+    around: Expr
+    spans: Mapping[Index, tuple[Expr, Expr]]
+
+
+def read_guards(conditions: Iterable[Expr], bound: Collection[Index], fixed: Collection[Index]
+                ) -> Guards | None:
+    """Guards of a product, or None where one of them is of another kind."""
+    around: list[Expr] = []
+    spans: dict[Index, tuple[Expr, Expr]] = {}
+    for condition in conditions:
+        own = condition.atoms(Index)
+        if condition.has(Access):
+            return None
+        if own <= set(fixed):
+            around.append(condition)
+            continue
+        moving = own - set(fixed)
+        index = next(iter(moving))
+        limit = limits(condition, index)
+        if len(moving) != 1 or index not in bound or limit is None:
+            return None
+        low, high = spans.get(index, (S.Zero, index.size))
+        spans[index] = (sympy.Max(low, limit[0]) if limit[0] is not None else low,
+                        sympy.Min(high, limit[1]) if limit[1] is not None else high)
+    return Guards(sympy.And(*around), spans)
+
+
+def limits(condition: Expr, index: Index) -> tuple[Expr | None, Expr | None] | None:
+    """The (first, one past the last) value of ``index`` that a comparison allows; None where it
+    is no bound on the index by itself."""
+    if not isinstance(condition, sympy.Ge | sympy.Gt | sympy.Le | sympy.Lt):
+        return None
+    left, right = condition.args
+    slope = sympy.expand(left - right).coeff(index)
+    rest = sympy.expand(left - right - slope * index)
+    if slope not in (1, -1) or index in rest.free_symbols:
+        return None
+    above = isinstance(condition, sympy.Ge | sympy.Gt) == (slope == 1)
+    edge = sympy.expand(-slope * rest)  # index >= edge, or index <= edge
+    strict = isinstance(condition, sympy.Gt | sympy.Lt)
+    if above:
+        return (edge + 1 if strict else edge), None
+    return None, (edge if strict else edge + 1)
 
 
 class Contraction:
     """One recognised product with its groups of indices; `statements` are its loops and calls."""
 
-    def __init__(self, target: Access, node: SumOver, factor: Expr, left: Access, right: Access,
-                 shapes: Shapes, part: Index | None) -> None:
+    def __init__(self, target: Access, bound: Sequence[Index], factor: Expr, left: Access,
+                 right: Access, shapes: Shapes, part: Index | None, guards: Guards,
+                 places: Mapping[Access, tuple[Index | None, ...]]) -> None:
         self.target, self.left, self.right = target, left, right
         self.factor, self.shapes, self.part = factor, shapes, part
-        a, b, t = set(left.where), set(right.where), set(target.where)
-        self.outer = [i for i in target.where if i in a and i in b]
-        self.m = [i for i in target.where if i in a and i not in b]
-        self.n = [i for i in target.where if i in b and i not in a]
-        self.k = [i for i in left.where if i in b and i not in t]
+        self.guards, self.places = guards, places
+        a, b, t = ({i for i in places[x] if i is not None} for x in (left, right, target))
+        own = [i for i in places[target] if i is not None]
+        self.outer = [i for i in own if i in a and i in b]
+        self.m = [i for i in own if i in a and i not in b]
+        self.n = [i for i in own if i in b and i not in a]
+        self.k = [i for i in places[left] if i is not None and i in b and i not in t]
         self.fits = (
-            set(self.k) == set(node.bound)
+            set(self.k) == set(bound)
             and bool(self.m) and bool(self.n)
             and t == {*self.outer, *self.m, *self.n}
             and a == {*self.outer, *self.m, *self.k}
@@ -65,7 +133,7 @@ class Contraction:
         )
 
     def stride(self, access: Access, index: Index) -> Expr:
-        return strides(self.shapes[access.name])[access.where.index(index)]
+        return strides(self.shapes[access.name])[self.places[access].index(index)]
 
     def mergeable(self, group: Sequence[Index], *where: Access) -> bool:
         """Whether the indices of a group count as one in each of the tensors."""
@@ -74,7 +142,7 @@ class Contraction:
                 want = self.stride(access, second) * second.size
                 if sympy.expand(self.stride(access, first) - want) != 0:
                     return False
-        return True
+        return not any(i in self.guards.spans for i in group[1:])
 
     def settle(self) -> bool:
         """Move indices into loops until the rest is one matrix product; False: there is none."""
@@ -95,7 +163,9 @@ class Contraction:
         return any(self.stride(access, g[-1]) == 1 for g in groups)
 
     def span(self, index: Index) -> tuple[Expr, Expr]:
-        return (LO, HI) if index == self.part else (S.Zero, index.size)
+        if index == self.part:
+            return LO, HI
+        return self.guards.spans.get(index, (S.Zero, index.size))
 
     def extent(self, group: Sequence[Index]) -> Expr:
         start, stop = self.span(group[0])
@@ -112,46 +182,71 @@ class Contraction:
 
     def statements(self, accumulate: bool) -> tuple[Statement, ...]:
         """The product inside its loops; ``accumulate``: onto what the target holds."""
-        peeled = [i for i in self.outer if i not in self.target.where]
         product = Product(
             self.matrix(self.target, self.m, self.n),
             self.matrix(self.left, self.m, self.k),
             self.matrix(self.right, self.k, self.n),
-            self.factor, 1 if accumulate or peeled else 0,
+            self.factor, 1 if accumulate else 0,
         )
         out: tuple[Statement, ...] = (product,)
-        order = [i for i in self.outer if i not in peeled] + peeled
+        order = [i for i in self.outer if i not in self.peeled] + self.peeled
         for index in reversed(order):
             out = (Loop(index, *self.span(index), out),)
+        if self.guards.around != True:  # noqa: E712  (SymPy's true)
+            out = (If(self.guards.around, out),)
         return out
 
     @property
-    def needs_zero(self) -> bool:
-        """Whether the target has to be cleared first: the sum is cut into several products."""
-        return any(i not in self.target.where for i in self.outer)
+    def needs_start(self) -> bool:
+        """Whether the target must hold something first: the sum is cut into several products, or
+        computed under a condition, or may be empty."""
+        narrowed = any(i in self.guards.spans for i in (*self.k, *self.outer))
+        return self.peeled != [] or self.guards.around != True or narrowed  # noqa: E712
+
+    @property
+    def peeled(self) -> list[Index]:
+        """Summed indices that became loops."""
+        return [i for i in self.outer if i not in self.places[self.target]]
 
 
 def contraction(target: Access, factor: Expr, node: SumOver, shapes: Shapes,
-                part: Index | None, fixed: Sequence[Index] = ()) -> Contraction | None:
-    """The matrix product that ``target += factor * node`` is, or None."""
-    found = factors_of(node)
-    if found is None or factor.has(Access):
+                part: Index | None, fixed: Sequence[Index] = (), guard: Sequence[Expr] = ()
+                ) -> Contraction | None:
+    """The matrix product that ``target += factor * node`` is, or None.
+
+    Args:
+        fixed: indices whose loops stand outside.
+        guard: conditions under which the term is there at all.
+    """
+    conditions = list(guard)
+    body = node.body
+    if isinstance(body, Select) and body.no == 0:
+        conditions += conjuncts(body.condition)
+        body = body.yes
+    found = factors_of(body)
+    guards = read_guards(conditions, node.bound, fixed)
+    if found is None or guards is None or factor.has(Access) or part in guards.spans:
         return None
     number, left, right = found
-    if left.name == target.name or right.name == target.name:
+    if target.name in (left.name, right.name) or left == right:
         return None
-    if not all(_fixed_or_plain(a, fixed) for a in (target, left, right)):
+    places = {a: _moving(a, fixed) for a in (target, left, right)}
+    known = {a: p for a, p in places.items() if p is not None}
+    if len(known) < 3 or factor.free_symbols & {i for p in known.values() for i in p}:
         return None
     # the factor with the target's last index on the right: then the target lies in rows
-    right_first = bool(target.where) and target.where[-1] in left.where
+    right_first = bool(target.where) and known[target][-1] in known[left]
     pairs = ((right, left), (left, right)) if right_first else ((left, right), (right, left))
     for one, other in pairs:
-        made = Contraction(target, node, factor * number, one, other, shapes, part)
+        made = Contraction(target, node.bound, factor * number, one, other, shapes, part, guards,
+                           known)
         if made.settle():
             return made
     return None
 
 
-def _fixed_or_plain(access: Access, fixed: Sequence[Index]) -> bool:
-    return _plain(access) and not set(access.where) & set(fixed)
-
+def conjuncts(condition: Expr) -> tuple[Expr, ...]:
+    """The parts of a condition that must all hold."""
+    if condition == True:  # noqa: E712  (SymPy's true)
+        return ()
+    return condition.args if isinstance(condition, sympy.And) else (condition,)

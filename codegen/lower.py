@@ -16,7 +16,7 @@ from typing import Any
 import sympy
 from sympy import Add, Expr, Integer, Mul, S, Symbol
 
-from codegen.contraction import Contraction, Shapes, contraction
+from codegen.contraction import Contraction, Shapes, conjuncts, contraction
 from codegen.fuse import fuse
 from codegen.loops import (
     HI,
@@ -32,6 +32,7 @@ from codegen.loops import (
     touched,
 )
 from codegen.loops import statements as all_statements
+from codegen.ranges import sharpen
 from codegen.schedule import Phase, Task
 from derive.nodes import (
     Access,
@@ -145,15 +146,18 @@ class Lowering:
             kinds: dict[str, list] = {"product": products, "apart": apart, "plain": plain}
             kinds[kind].append(value)
         out: list[Statement] = []
+        # a product that writes the whole target comes first, and what stands plainly is fused
+        # behind it; where there is none, the target starts with what stands plainly
+        products.sort(key=lambda p: p.needs_start)
+        late = bool(products) and not products[0].needs_start
+        begun: list[Statement] = []
+        if plain or not late:
+            value = self.scalar(Add(*plain), begun)
+            begun = list(self.nest(free, [*begun, Store(eq.target, value, "+=" if late else "=")]))
+        out += [] if late else begun
         for number, product in enumerate(products):
-            if product.needs_zero and number == 0:
-                out += self.nest(free, [Store(eq.target, S.Zero)])
-            out += product.statements(accumulate=number > 0 or product.needs_zero)
-        if plain or not products:
-            first: list[Statement] = []
-            value = self.scalar(Add(*plain), first)
-            store = Store(eq.target, value, "+=" if products else "=")
-            out += self.nest(free, [*first, store])
+            out += product.statements(accumulate=number > 0 or not late)
+        out += begun if late else []
         for factor, node, scattered in apart:
             make = self.scatter if scattered else self.in_place
             out += make(eq, free, factor, node)
@@ -163,15 +167,21 @@ class Lowering:
               ) -> tuple[str, Any]:
         """How a term is computed: as a matrix product, apart from the others (factor, sum,
         scattered?), or plainly where the target is stored."""
-        sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
+        guard: tuple[Expr, ...] = ()
+        inner = term
+        if isinstance(term, Select) and term.no == 0:
+            guard, inner = conjuncts(term.condition), term.yes
+        sums = [f for f in Mul.make_args(inner) if isinstance(f, SumOver)]
         if len(sums) != 1 or sums[0].body.has(Reduction):
             return "plain", term
-        factor = Mul(*(f for f in Mul.make_args(term) if f is not sums[0]))
+        factor = Mul(*(f for f in Mul.make_args(inner) if f is not sums[0]))
         if factor.has(Reduction):
             return "plain", term
-        product = contraction(eq.target, factor, sums[0], self.shapes, self.part, fixed)
+        product = contraction(eq.target, factor, sums[0], self.shapes, self.part, fixed, guard)
         if product is not None:
             return "product", product
+        if guard:
+            return "plain", term
         if gathered(sums[0], free):
             return "apart", (factor, sums[0], True)
         if free and prefers_target(sums[0], free[-1]):
@@ -233,13 +243,6 @@ def guarded(expr: Expr) -> Expr:
     return expr.func(*parts)
 
 
-def conjuncts(condition: Expr) -> tuple[Expr, ...]:
-    """The parts of a condition that must all hold."""
-    if condition == True:  # noqa: E712  (SymPy's true)
-        return ()
-    return condition.args if isinstance(condition, sympy.And) else (condition,)
-
-
 def _other_side(equality: Expr, index: Index) -> Expr:
     left, right = equality.args
     return right if left == index else left
@@ -297,7 +300,7 @@ def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shape
             assert part is not None
             eq = _with_index(eq, task.part, part)
         body += lowering.equation(eq)
-    fused = fuse(tuple(body))
+    fused = fuse(sharpen(body))
     equations = [eq for task in tasks for eq in task.group.equations]
     cites = tuple((numbers[eq.name], str(eq)) for eq in equations)
     name = f"k{numbers[equations[0].name]}_{equations[0].name.strip('_')}"
