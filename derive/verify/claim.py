@@ -43,7 +43,8 @@ class Claim:
     equation that is said to be its gradient, whose indices are in the order of the parameter's
     dims; ``lines`` has one entry for each claimed equation, in the order written; ``source`` says
     what was handed in ("NumPy", "SymPy", "LaTeX"); ``notes`` what was recognised while reading
-    (a layout, a constant).
+    (a layout, a constant); ``sizes`` the symbolic sizes that the equations hold at a number of
+    only, by name (empty: they hold for all sizes).
 
     Raises:
         ClaimError: a gradient has no equation or another shape than its parameter.
@@ -54,6 +55,7 @@ class Claim:
     lines: tuple[Line, ...] = ()
     source: str = "NumPy"
     notes: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for parameter, target in self.gradients.items():

@@ -34,10 +34,44 @@ class Expand:
 _ODD = ("erf", "sin", "tan", "asin", "atan", "asinh", "atanh")
 
 
+def _isolated(place: Place, v: Variable) -> Place | None:
+    """The value of a variable that makes a place zero, where it occurs once with slope ±1."""
+    slope = dict(place[0]).get(v, Fraction(0))
+    rest = tuple(x for x in place[0] if x[0] != v)
+    if abs(slope) != 1 or v in place_variables((rest, Fraction(0))):
+        return None
+    return add_places(constant_place(0), (rest, place[1]), -1 / slope)
+
+
+def _solved(place: Place) -> tuple[Variable, Place] | None:
+    """The last variable of a place that its being zero determines, and its value."""
+    for atom, _ in reversed(place[0]):
+        value = _isolated(place, atom) if atom[0] == "v" else None
+        if value is not None:
+            return atom, value
+    return None
+
+
 class Forms(Algebra):
     """An algebra whose forms can be summed over indices, nested in functions and rebuilt."""
 
     maxima: frozenset[str] = frozenset()
+
+    def _reduced(self, powers: dict[int, Fraction]) -> Sum | None:
+        """Also ``[k = e]·f(k)`` is ``[k = e]·f(e)``."""
+        for n in powers:
+            f = self.table.factors[n]
+            solved = _solved(f[2]) if f[0] == "D" and f[1] == "eq" else None
+            if solved is None:
+                continue
+            v, value = solved
+            rest = [(k, e) for k, e in powers.items() if k != n]
+            if any(v in self.table.free[k] for k, _ in rest):
+                self._spend()
+                inner = self.product(self._rebuild_factor(self.table.factors[k], e, {v: value},
+                                                          None) for k, e in rest)
+                return self.mul(inner, {((n, ONE),): ONE})
+        return super()._reduced(powers)
 
     # -- exp and log ------------------------------------------------------------------------------
     def exp(self, terms: Sum) -> Sum:
@@ -325,12 +359,10 @@ class Forms(Algebra):
             f = self.table.factors[n]
             if f[0] != "D" or f[1] != "eq":
                 continue
-            slopes = dict(f[2][0])
             for v in bound:
-                rest = tuple(x for x in f[2][0] if x[0] != v)
-                if abs(slopes.get(v, 0)) != 1 or v in place_variables((rest, Fraction(0))):
+                value = _isolated(f[2], v)
+                if value is None:
                     continue
-                value = add_places(constant_place(0), (rest, f[2][1]), -1 / slopes[v])
                 others = tuple(x for x in parts if x[0] != n)
                 inner = self.rebuild({others: ONE}, {v: value})
                 inner = self.mul(inner, self.inside(value, v[2]))

@@ -63,18 +63,20 @@ class Hand:
                 mend=f"did you mean {guess!r}?" if guess else None, where=self.where)
         return tuple(names)
 
+    def call(self, given: Callable[[str], Any]) -> Any:
+        """The function's result; ``given`` makes the argument for a tensor."""
+        if self.arguments is None:
+            inner = {t.name for t in self.program.parameters}
+            names = [t.name for t in self.program.given]
+            return self.function({n: given(n) for n in names if n in inner},
+                                 {n: given(n) for n in names if n not in inner})
+        return self.function(**{n: given(n) for n in self.arguments})
+
     def _call(self, point: Mapping[str, Any]) -> dict[str, np.ndarray]:
         values = {n: np.array(a) for n, a in point.items()}
         try:
             with np.errstate(all="ignore"):
-                if self.arguments is None:
-                    inner = {t.name for t in self.program.parameters}
-                    result = self.function(
-                        {n: a for n, a in values.items() if n in inner},
-                        {n: a for n, a in values.items() if n not in inner})
-                else:
-                    taken = {n: self._value(n, values) for n in self.arguments}
-                    result = self.function(**taken)
+                result = self.call(lambda name: self._value(name, values))
         except ChainruleError:
             raise
         except Exception as error:
@@ -83,7 +85,8 @@ class Hand:
             if not np.array_equal(values[name], before, equal_nan=True):
                 raise HandError(f"{self.label} changes its input {name!r}",
                                 mend=f"work on a copy: {name} = {name}.copy()", where=self.where)
-        return self._gradients(result, point)
+        found = self.paired(result)
+        return {n: self._array(n, found[n], np.shape(point[n])) for n in self.names}
 
     def _value(self, name: str, values: dict[str, np.ndarray]) -> np.ndarray:
         if name not in values:  # a hand-written function may take what the network computes
@@ -96,7 +99,8 @@ class Hand:
         where = Location(own[-1].filename, own[-1].lineno or 1) if own else self.where
         return HandError(f"{self.label} raises {type(error).__name__}: {error}", where=where)
 
-    def _gradients(self, result: Any, point: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def paired(self, result: Any) -> dict[str, Any]:
+        """What the function returned, by parameter."""
         if isinstance(result, Mapping):
             found = {str(k): v for k, v in result.items()}
         else:
@@ -114,7 +118,7 @@ class Hand:
                 f"{self.label} returns no gradient of {missing[0]!r}",
                 expected=", ".join(self.names), got=", ".join(found) or "nothing",
                 where=self.where)
-        return {n: self._array(n, found[n], np.shape(point[n])) for n in self.names}
+        return {n: found[n] for n in self.names}
 
     def _array(self, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
         try:

@@ -64,6 +64,7 @@ class Prover:
         self.known: dict[Frozen, tuple[str, Fraction]] = {}
         self.looks: dict[tuple, list[str]] = {}
         self.trouble = ""
+        self.ties = False
         self.looped = {eq.name for group in program.groups if group.recurrent
                        for eq in group.equations
                        if group.axis[eq.name] not in unrolled.axes.get(eq.name, ())}

@@ -1,0 +1,391 @@
+"""A symbolic array: it behaves as a NumPy array does and keeps the equation of its elements.
+
+NumPy hands every ufunc and function on it to `derive.verify.trace_ops` through its dispatch
+protocols; indexing, views and assignment in place are in `derive.verify.trace_index`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy
+from sympy import Expr, Integer
+from sympy.core.relational import Relational
+from sympy.logic.boolalg import BooleanAtom, BooleanFunction
+
+from derive.errors import ChainruleError, Location
+from derive.nodes import Index, alpha_rename, rename
+
+if TYPE_CHECKING:
+    from derive.verify.trace import Tracer
+
+
+class NotTraced(ChainruleError):
+    """Something in the function cannot become an equation."""
+
+
+class Dim(int):
+    """A size that remembers its name: ``x.shape[0]`` is 3 to Python and B to an equation."""
+
+    expr: Expr
+
+    def __new__(cls, value: int, expr: Expr) -> Dim:
+        made = super().__new__(cls, value)
+        made.expr = expr
+        return made
+
+    def _with(self, other: Any, work: Callable[[Any, Any], Any], swap: bool = False) -> Any:
+        if not isinstance(other, int) or isinstance(other, bool):
+            return NotImplemented
+        pair = (int.__int__(self), int.__int__(other))
+        exprs = (self.expr, other.expr if isinstance(other, Dim) else Integer(int(other)))
+        if swap:
+            pair, exprs = pair[::-1], exprs[::-1]
+        return Dim(work(*pair), sympy.expand(work(*exprs)))
+
+    def __add__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a + b)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a - b)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a - b, swap=True)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a * b)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._quotient(self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._quotient(other, self)
+
+    def __pow__(self, other: Any, modulus: Any = None) -> Any:
+        return Traced.scalar(self.expr) ** other if modulus is None else NotImplemented
+
+    def _quotient(self, one: Any, two: Any) -> Any:
+        if isinstance(one, Traced) or isinstance(two, Traced) or not all(
+                isinstance(x, int | float) for x in (one, two)):
+            return NotImplemented
+        return Traced.scalar(number(one) / number(two))
+
+    def __float__(self) -> float:
+        return float(int.__int__(self))
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        if any(isinstance(x, Traced) for x in inputs) or method != "__call__":
+            return NotImplemented
+        from derive.verify.trace_ops import call_ufunc
+
+        plain = [Traced.scalar(x.expr) if isinstance(x, Dim) else x for x in inputs]
+        return call_ufunc(ufunc, method, plain, options)
+
+
+class Traced:
+    """``array[indices] = body`` while it is made.
+
+    ``kind`` is "float", "int" or "bool"; ``masked`` a condition under which alone the elements
+    belong to the array (``z[z < 0]``); ``base``, ``again`` and ``back`` tie a view to the array
+    that it was taken from.
+    """
+
+    __array_priority__ = 1000
+
+    def __init__(self, tracer: Tracer | None, indices: tuple[Index, ...], body: Any,
+                 kind: str = "float") -> None:
+        self.tracer, self.indices, self.body, self.kind = tracer, indices, body, kind
+        self.masked: Any = None
+        self.stored: str | None = None
+        self.version = 0
+        self.base: Traced | None = None
+        self.base_version = 0
+        self.again: Callable[[], Traced] | None = None
+        self.back: Callable[[Any], None] | None = None
+        self.line: Location | None = tracer.here() if tracer else None
+
+    @classmethod
+    def scalar(cls, expr: Expr) -> Traced:
+        from derive.verify.trace import active
+
+        return cls(active(), (), expr)
+
+    # -- what it is -------------------------------------------------------------------------------
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        return tuple(self._tracer.dim(i.size) for i in self.indices)
+
+    @property
+    def _tracer(self) -> Tracer:
+        from derive.verify.trace import active
+
+        return self.tracer or active()
+
+    @property
+    def ndim(self) -> int:
+        return len(self.indices)
+
+    @property
+    def size(self) -> Any:
+        total: Any = 1
+        for n in self.shape:
+            total = n * total
+        return total
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype({"float": np.float64, "int": np.int64, "bool": np.bool_}[self.kind])
+
+    @property
+    def T(self) -> Traced:
+        return self.transpose()
+
+    def __len__(self) -> int:
+        if not self.indices:
+            raise TypeError("len() of an array without dims")
+        return int(self.shape[0])
+
+    def __repr__(self) -> str:
+        shape = ", ".join(str(i.size) for i in self.indices)
+        return f"<symbolic {self.kind} array of shape ({shape})>"
+
+    # -- reading it -------------------------------------------------------------------------------
+    def refreshed(self) -> Traced:
+        """Itself; a view of an array that has changed since is read anew."""
+        if self.base is not None and self.again is not None:
+            self.base.refreshed()
+            if self.base.version != self.base_version:
+                new = self.again()
+                self.indices, self.body, self.kind = new.indices, new.body, new.kind
+                self.stored, self.base_version = None, self.base.version
+                self.version += 1
+        return self
+
+    def at(self, *places: Expr) -> Any:
+        """The body at index expressions."""
+        body = self._tracer.body_of(self.refreshed())
+        return put(body, dict(zip(self.indices, places, strict=True)))
+
+    def change(self, new: Traced) -> None:
+        """Another value, in place: views of it follow, and so does what it is a view of."""
+        if [i.size for i in new.indices] != [i.size for i in self.indices]:
+            raise ValueError(f"could not broadcast {new!r} into {self!r}")
+        if self.base is not None and self.back is None:
+            raise NotTraced("an array is changed through a view of it", where=self._tracer.here())
+        self.indices, self.body, self.stored = new.indices, new.body, None
+        self.line = self._tracer.here()
+        self.version += 1
+        if self.base is not None and self.back is not None:
+            self.back(self)
+            self.base_version = self.base.version
+
+    # -- what Python may not know of it -----------------------------------------------------------
+    def _no(self, what: str) -> NotTraced:
+        return NotTraced(f"{what} depends on data", where=self._tracer.here())
+
+    def __bool__(self) -> bool:
+        if self.body in (sympy.true, sympy.false):
+            return bool(self.body)
+        raise self._no("a branch")
+
+    def __float__(self) -> float:
+        raise self._no("float()")
+
+    def __int__(self) -> int:
+        raise self._no("int()")
+
+    def __index__(self) -> int:
+        raise self._no("a position")
+
+    def __array__(self, *args: Any, **options: Any) -> np.ndarray:
+        raise NotTraced("a symbolic array is handed to code that takes numbers only",
+                        where=self._tracer.here())
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[n] for n in range(len(self)))
+
+    __hash__ = object.__hash__
+
+    # -- NumPy's protocols ------------------------------------------------------------------------
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        from derive.verify.trace_ops import call_ufunc
+
+        return call_ufunc(ufunc, method, inputs, options)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        from derive.verify.trace_functions import call_function
+
+        return call_function(function, args, options)
+
+    def __getitem__(self, key: Any) -> Any:
+        from derive.verify.trace_index import get_item
+
+        return get_item(self, key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        from derive.verify.trace_index import set_item
+
+        set_item(self, key, value)
+
+    # -- methods ----------------------------------------------------------------------------------
+    if TYPE_CHECKING:  # the operators are set below, one for each ufunc
+        def __getattr__(self, name: str) -> Any: ...
+        def __add__(self, other: Any) -> Traced: ...
+        def __sub__(self, other: Any) -> Traced: ...
+        def __mul__(self, other: Any) -> Traced: ...
+        def __truediv__(self, other: Any) -> Traced: ...
+        def __pow__(self, other: Any) -> Traced: ...
+
+    def transpose(self, *axes: Any) -> Traced:
+        if len(axes) == 1 and (axes[0] is None or isinstance(axes[0], tuple | list)):
+            axes = tuple(axes[0] or ())
+        return np.transpose(self, axes or None)  # type: ignore[call-overload, return-value]
+
+    def reshape(self, *shape: Any, order: str = "C") -> Traced:
+        wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
+        return np.reshape(self, wanted, order=order)  # type: ignore[call-overload]
+
+    def copy(self, order: str = "C") -> Traced:
+        return Traced(self._tracer, self.indices, self.at(*self.indices), self.kind)
+
+    def astype(self, dtype: Any, **options: Any) -> Traced:
+        kind = {"f": "float", "i": "int", "u": "int", "b": "bool"}.get(np.dtype(dtype).kind)
+        if kind is None or (kind == "int" and self.kind == "float") or (
+                kind == "bool" and self.kind != "bool"):
+            raise NotTraced(f"a conversion to {dtype}", where=self._tracer.here())
+        body = self.at(*self.indices)
+        return Traced(self._tracer, self.indices,
+                      as_number(body) if kind != "bool" else body, kind)
+
+    def fill(self, value: Any) -> None:
+        self[...] = value
+
+    def item(self, *args: Any) -> Any:
+        if args or any(i.size != 1 for i in self.indices):
+            raise NotTraced("item() of an array", where=self._tracer.here())
+        return Traced(self._tracer, (), self.at(*(Integer(0) for _ in self.indices)), self.kind)
+
+    def tolist(self) -> Any:
+        return list(self)
+
+
+def _method(name: str) -> Callable[..., Any]:
+    def call(self: Traced, *args: Any, **options: Any) -> Any:
+        return getattr(np, name)(self, *args, **options)
+
+    call.__name__ = name
+    return call
+
+
+for _name in ("sum", "mean", "max", "min", "prod", "var", "std", "dot", "ravel", "squeeze",
+              "swapaxes", "repeat", "clip", "argmax", "diagonal", "trace", "take", "cumsum", "all",
+              "any", "round"):
+    setattr(Traced, _name, _method(_name))
+Traced.flatten = _method("ravel")  # type: ignore[attr-defined]
+
+_OPERATORS = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide,
+    "pow": np.power, "matmul": np.matmul, "and": np.logical_and, "or": np.logical_or,
+    "floordiv": np.floor_divide, "mod": np.remainder, "xor": np.logical_xor,
+}
+_COMPARISONS = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+                "eq": np.equal, "ne": np.not_equal}
+
+
+def _operator(ufunc: Any) -> tuple[Callable[..., Any], ...]:
+    def forward(self: Traced, other: Any) -> Any:
+        return ufunc(self, other)
+
+    def backward(self: Traced, other: Any) -> Any:
+        return ufunc(other, self)
+
+    def in_place(self: Traced, other: Any) -> Traced:
+        new = ufunc(self, other)
+        new.indices = tuple(new.indices)
+        self.change(new)
+        return self
+
+    return forward, backward, in_place
+
+
+def _unary(ufunc: Any) -> Callable[..., Any]:
+    def call(self: Traced) -> Any:
+        return ufunc(self)
+
+    return call
+
+
+for _name, _ufunc in _OPERATORS.items():
+    _forward, _backward, _in_place = _operator(_ufunc)
+    setattr(Traced, f"__{_name}__", _forward)
+    setattr(Traced, f"__r{_name}__", _backward)
+    setattr(Traced, f"__i{_name}__", _in_place)
+for _name, _ufunc in _COMPARISONS.items():
+    setattr(Traced, f"__{_name}__", _operator(_ufunc)[0])
+for _name, _ufunc in (("neg", np.negative), ("pos", np.positive), ("abs", np.absolute),
+                      ("invert", np.logical_not)):
+    setattr(Traced, f"__{_name}__", _unary(_ufunc))
+
+
+# -- bodies ---------------------------------------------------------------------------------------
+def put(body: Any, places: dict[Index, Expr]) -> Any:
+    """A body with expressions in the place of its free indices; bound ones keep out of the way."""
+    moved = {i: p for i, p in places.items() if p is not i and p != i}
+    if not moved:
+        return body
+    taken = {s.name for p in moved.values() for s in p.free_symbols}
+    taken |= {s.name for s in body.free_symbols}
+    return rename(alpha_rename(body, taken), moved)
+
+
+def apart(body: Any, indices: Iterable[Index]) -> Any:
+    """A body whose bound indices bear other names than indices that it is going to meet."""
+    return alpha_rename(body, {i.name for i in indices})
+
+
+def as_number(body: Any) -> Expr:
+    """A condition as 1 or 0."""
+    from derive.nodes import Select
+
+    return Select(body, sympy.S.One, sympy.S.Zero) if is_condition(body) else body
+
+
+def is_condition(body: Any) -> bool:
+    """Whether a body is true or false (a SymPy symbol claims to be a boolean too)."""
+    return isinstance(body, Relational | BooleanFunction | BooleanAtom)
+
+
+def number(value: Any) -> Expr:
+    """An exact number: 0.1 is one tenth, 0.333… a third, 1.4142135623730951 the root of 2."""
+    from fractions import Fraction
+
+    if isinstance(value, Dim):
+        return value.expr
+    if isinstance(value, bool | np.bool_):
+        return sympy.true if value else sympy.false
+    if isinstance(value, int | np.integer):
+        return Integer(int(value))
+    found = float(value)
+    if not np.isfinite(found):
+        return sympy.oo if found > 0 else -sympy.oo if found < 0 else sympy.nan
+    written = Fraction(repr(found))
+    if written.denominator <= 10**6:
+        return sympy.Rational(written.numerator, written.denominator)
+    simple = Fraction(found).limit_denominator(1000)
+    if float(simple) == found:
+        return sympy.Rational(simple.numerator, simple.denominator)
+    for unit, root in ((1.0, sympy.S.One), (np.pi, sympy.pi)):
+        for power in (1, -1):
+            square = Fraction(found * found * unit**power).limit_denominator(1000)
+            exact = sympy.sqrt(sympy.Rational(square.numerator, square.denominator) / root**power)
+            if square and abs(float(exact) - abs(found)) <= 2 * np.spacing(abs(found)):
+                return exact if found > 0 else -exact
+    if found == np.pi:
+        return sympy.pi
+    return sympy.Rational(written.numerator, written.denominator)
