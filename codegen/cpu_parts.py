@@ -29,7 +29,8 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
     printers = [EntryPrinter(e, names, sizes, found.shared, parallel)
                 for e in compiled.entries.values()]
     gradient = next((p for p in printers if p.entry.name == "gradient"), None)
-    update, update_functions = update_text(compiled.optimizer, compiled.trained, parallel)
+    update, update_functions = update_text(compiled.optimizer, compiled.parameters,
+                                           compiled.trained, parallel)
     functions.update(update_functions)
     batch = printers[0].entry.schedule.batch
     return {

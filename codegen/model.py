@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,6 +47,7 @@ class Model:
         self._run = kernels.Model(threads)
         self._compile_only = compile_only
         self._others: dict[tuple[str, ...], Model] = {}
+        self._parts = 1
 
     # -- parameters ---------------------------------------------------------------------------
     @property
@@ -67,6 +69,45 @@ class Model:
     def moments(self) -> Values:
         """The optimizer's own arrays, each laid out as `flat`."""
         return dict(self._run.moments)
+
+    @property
+    def places(self) -> Values:
+        """All that training changes, by kind and name (``parameter/W1``, ``state/…``,
+        ``moment/…``): views."""
+        named = {f"parameter/{n}": v for n, v in self._run.parameters.items()}
+        named |= {f"state/{n}": v for n, v in self._run.states.items()}
+        return named | {f"moment/{n}": v for n, v in self._run.moments.items()}
+
+    @property
+    def weights(self) -> Values:
+        """What inference needs: parameters (their averages where the optimizer keeps some) and
+        states, by kind and name; views."""
+        named = {n: v for n, v in self.places.items() if not n.startswith("moment/")}
+        if "average" in self._run.moments and self.steps:
+            average = self.kernels._views(self._run.moments["average"], self.kernels.PARAMETERS)
+            named |= {f"parameter/{n}": v for n, v in average.items()}
+        return named
+
+    @contextmanager
+    def weights_in_place(self) -> Iterator[None]:
+        """Evaluate with `weights` as parameters until the block ends."""
+        kept = {n: v.copy() for n, v in self._run.parameters.items()}
+        for name, view in self._run.parameters.items():
+            view[...] = self.weights[f"parameter/{name}"]
+        try:
+            yield
+        finally:
+            for name, view in self._run.parameters.items():
+                view[...] = kept[name]
+
+    def random_seed(self, draw: int = 0) -> int:
+        """The seed of the random numbers of the next step."""
+        return 1_000_003 * int(self._run.seed) + self.steps + (draw << 40)
+
+    def restored(self, steps: int, seed: int) -> None:
+        """Say that `places` were filled with what they held after ``steps`` steps."""
+        self._run.steps, self._run.seed = int(steps), int(seed)
+        self._run.n[...] = self._run.s
 
     @property
     def steps(self) -> int:
@@ -173,6 +214,37 @@ class Model:
         """
         return self._epoch(self._checked(data, "gradient"), batch, rng, order)
 
+    def prepared(self, data: Mapping[str, Any]) -> Values:
+        """Data for `train_rows`: checked once, in the kernels' dtype.
+
+        Raises:
+            DataError: an input is missing or does not fit its declaration.
+        """
+        return self._checked(data, "gradient")
+
+    def train_rows(self, prepared: Values, batch: int, order: np.ndarray) -> np.ndarray:
+        """Steps over rows in the given order, in one compiled call; the loss of each minibatch.
+
+        Raises:
+            NotFiniteError: a loss is NaN or infinite; the parameters are those before that step.
+        """
+        self._guarded(lambda: self._run.epoch(prepared, batch, order))
+        return np.asarray(self._run.losses)
+
+    def gradient(self, prepared: Values, draw: int = 0) -> tuple[float, np.ndarray]:
+        """The loss of a batch and the flat gradient: a view, which the next call overwrites.
+
+        ``draw`` tells apart the random numbers of several batches of one step.
+        """
+        seeds = {n: np.array([self.random_seed(draw)]) for n in self.kernels.RANDOM}
+        sizes, loss = self._guarded(lambda: self._run.run("gradient", {**seeds, **prepared}))
+        self._parts = self._run.parts(sizes)
+        return float(loss), self._run.d
+
+    def update(self) -> None:
+        """The optimizer's step along the flat gradient that `gradient` gave."""
+        self._guarded(lambda: self._run.update(self._parts))
+
     def _epoch(self, checked: Values, batch: int, rng: np.random.Generator | int | None,
                order: Any = None) -> float:
         if int(batch) < 1:
@@ -256,10 +328,7 @@ class Model:
 
         path = Path(path)
         content = io.BytesIO()
-        named = {f"parameter/{n}": v for n, v in self.parameters.items()}
-        named |= {f"state/{n}": v for n, v in self.states.items()}
-        named |= {f"moment/{n}": v for n, v in self.moments.items()}
-        np.savez(content, **named, steps=np.array(self.steps),  # type: ignore[arg-type]
+        np.savez(content, **self.places, steps=np.array(self.steps),  # type: ignore[arg-type]
                  network=np.array(self.program.name))
         write_atomically(path, content.getvalue())
         return path

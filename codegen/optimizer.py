@@ -1,19 +1,31 @@
 """The optimizer's program → one fused loop over the flat parameters.
 
-What does not depend on the element (``1 - beta1**t``) is computed once, in double precision, and
-handed to the loop in the module's own.
+What does not depend on the element (``1 - beta1**t``, a schedule) is computed once, in double
+precision, and handed to the loop in the module's own. A norm is a loop of its own before it: each
+of a fixed number of blocks is summed in double precision and the blocks are added up in order, so
+that its bits do not depend on the number of threads. Where settings differ between parameters, or a
+norm is one tensor's, the loops run over segments of the flat arrays.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from sympy import Expr, Symbol
+from sympy.logic.boolalg import Boolean
 
+from codegen.memory import Layout
 from codegen.print_cpu import RESERVED
 from codegen.scalars import ScalarPrinter
-from derive.nodes import Access
+from derive.errors import DeclarationError, nearest
+from derive.nodes import Access, Select, SumOver
 from derive.optimizers import Optimizer
+from derive.program import Equation
+
+BLOCKS = 64
 
 
 class _Hoist:
@@ -34,7 +46,15 @@ class _Hoist:
             rest = [a for a in expr.args if not _constant(a)]
             if len(still) > 1:
                 return expr.func(self(expr.func(*still)), *map(self, rest))
-        return expr.func(*(self(a) if isinstance(a, Expr) else a for a in expr.args))
+        return expr.func(*(self(a) if isinstance(a, Expr) else self.condition(a)
+                           for a in expr.args))
+
+    def condition(self, expr: Any) -> Any:
+        """The same inside a condition."""
+        if not isinstance(expr, Boolean):
+            return expr
+        return expr.func(*(self(a) if isinstance(a, Expr) else self.condition(a)
+                           for a in expr.args))
 
 
 def _constant(expr: Expr) -> bool:
@@ -43,51 +63,220 @@ def _constant(expr: Expr) -> bool:
     )
 
 
-def update_text(optimizer: Optimizer, trained: int, parallel: bool
+@dataclass
+class _Norm:
+    """A sum over elements, and what is made of it: one number, or one for each tensor."""
+
+    equation: Equation
+    summand: Expr
+    result: Expr  # of the total, which is called `total`
+    each: bool
+
+
+@dataclass
+class _Printer:
+    """The equations of a rule, sorted into scalars, norms and elements, and their text."""
+
+    optimizer: Optimizer
+    trained: int
+    functions: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        program = self.optimizer.program
+        self.names: dict[object, str] = {"p": "p", "g": "d", "_total": "total"}
+        self.moments = [f"moment_{m}" for m in self.optimizer.moments]
+        self.names |= dict(zip(self.optimizer.moments, self.moments, strict=True))
+        for name in (*self.optimizer.settings, "t"):
+            free = name not in RESERVED and name != "x"
+            self.names[name] = name if free else f"{name}_"
+        self.scalars: list[Equation] = []
+        self.norms: list[_Norm] = []
+        self.elements: dict[str, Expr] = {}
+        short: dict[Expr, Expr] = {}  # what an element equation calls the norm of its tensor
+        parameter = program.tensors["p"].indices[0]
+        for eq in [e for group in program.groups for e in group.equations]:
+            if eq.body.atoms(SumOver):
+                norm = _norm(eq, parameter)
+                self.norms.append(norm)
+                if norm.each:
+                    short |= {a: Access(eq.name) for other in program.equations
+                              for a in other.body.atoms(Access) if a.name == eq.name}
+            elif not eq.indices:
+                self.scalars.append(eq)
+            else:
+                self.elements[eq.name] = eq.body.xreplace({eq.indices[0]: parameter})
+        self.elements = {n: b.xreplace(short) for n, b in self.elements.items()}
+        self.index = parameter
+        self.locals = {Access(n, parameter): Symbol(n, real=True) for n in self.elements}
+        self.double = ScalarPrinter(self.names, cast="float")
+        self.double.bare = {*self.optimizer.settings, "t", "_total",
+                            *(eq.name for eq in self.scalars),
+                            *(norm.equation.name for norm in self.norms)}
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["step", "settings", *(n.equation.name for n in self.norms), "p", "d",
+                *self.moments]
+
+    def head(self) -> list[str]:
+        """Settings, the step number, and what follows from these alone."""
+        lines = [f"    {self.names[s]} = settings[{n}]"
+                 for n, s in enumerate(self.optimizer.settings)]
+        lines.append(f"    {self.names['t']} = float(step)")
+        return lines + [f"    {eq.name} = {self.double.value(eq.body)}" for eq in self.scalars]
+
+    def loop(self, name: str, wanted: Sequence[str], known: int, last: Sequence[str],
+             bodies: dict[str, Expr]) -> list[str]:
+        """A function over the elements lo .. hi: locals of the equations that ``wanted`` need,
+        then the lines ``last``."""
+        hoist = _Hoist()
+        self.names[self.index] = "i"
+        element = ScalarPrinter(self.names)
+        lines = [f"        {n} = {element.value(hoist(bodies[n]).xreplace(self.locals))}"
+                 for n in self._needed(wanted, bodies)]
+        norms = [n.equation.name for n in self.norms[:known]]
+        flat = ["p", "d", *self.moments]
+        head = self.head()
+        head += [f"    {symbol} = F({self.double.value(expr)})"
+                 for expr, symbol in hoist.known.items()]
+        self.functions.update({**element.functions, **self.double.functions})
+        # parts of the arrays instead of a loop from lo to hi: so LLVM makes vectors of it
+        arguments = ["lo", "hi", "step", "settings", *norms, *flat]
+        return ["@kernel", f"def {name}({', '.join(arguments)}):",
+                *head, *(f"    {n} = {n}[lo:hi]" for n in flat),
+                *(["    total = 0.0"] if last[0].lstrip().startswith("total") else []),
+                "    for i in range(p.shape[0]):", *lines, *last]
+
+    def _needed(self, wanted: Sequence[str], bodies: dict[str, Expr]) -> list[str]:
+        needed: set[str] = set()
+        todo = list(wanted)
+        while todo:
+            name = todo.pop()
+            if name in bodies and name not in needed:
+                needed.add(name)
+                todo += [a.name for a in bodies[name].atoms(Access)]
+        return [n for n in bodies if n in needed]
+
+    def norm(self, number: int) -> str:
+        norm = self.norms[number]
+        bodies = {**self.elements, "_summand": norm.summand}
+        self.locals[Access("_summand", self.index)] = Symbol("_summand", real=True)
+        lines = self.loop(f"sum_{norm.equation.name}", ["_summand"], number,
+                          ["        total += float(_summand)", "    return total"], bodies)
+        return "\n".join([f"# {norm.equation}", *lines])
+
+    def part(self) -> str:
+        updates = self.optimizer.program.updates
+        back = {new: old for old, new in updates.items()}
+        stores = [f"        {self.names[back[n]]}[i] = {n}" for n in self.elements if n in back]
+        comments = [f"# {eq}" for eq in self.optimizer.program.equations
+                    if not eq.body.atoms(SumOver)]
+        return "\n".join([*comments, *self.loop("update_part", list(updates.values()),
+                                                len(self.norms), stores, self.elements)])
+
+
+def _norm(eq: Equation, index: Any) -> _Norm:
+    (node,) = eq.body.atoms(SumOver)
+    summand = node.body.xreplace({node.bound[0]: index})
+    if eq.indices:
+        if not isinstance(summand, Select) or summand.no != 0:
+            raise DeclarationError(f"the rule's equation of {eq.name!r} cannot be compiled",
+                                   expected="a sum over the elements of one tensor", got=str(eq))
+        summand = summand.yes
+    return _Norm(eq, summand, eq.body.xreplace({node: Access("_total")}), bool(eq.indices))
+
+
+def segments(optimizer: Optimizer, layout: Layout, trained: int, each: bool
+             ) -> tuple[list[tuple[int, int]], list[list[float]]]:
+    """Pieces of the flat arrays with one set of settings (each of one tensor, where asked for),
+    and the factor of every setting in each.
+
+    Raises:
+        DeclarationError: a pattern of a group fits no parameter.
+    """
+    names = [n for n, slot in layout.slots.items() if int(slot.offset) < trained]
+    for pattern, _ in optimizer.groups:
+        if not any(fnmatchcase(n, pattern) for n in names):
+            guess = nearest(pattern, names)
+            raise DeclarationError(f"the group {pattern!r} fits no trained parameter",
+                                   expected="a pattern of " + ", ".join(names),
+                                   mend=f"did you mean {guess!r}?" if guess else None)
+    starts = [int(layout.slots[n].offset) for n in names] + [trained]
+    pieces: list[tuple[int, int]] = []
+    factors: list[list[float]] = []
+    for name, lo, hi in zip(names, starts, starts[1:], strict=False):
+        own = dict.fromkeys(optimizer.settings, 1.0)
+        for pattern, values in optimizer.groups:
+            own.update(values if fnmatchcase(name, pattern) else {})
+        if not each and factors and factors[-1] == list(own.values()):
+            pieces[-1] = (pieces[-1][0], hi)
+        else:
+            pieces.append((lo, hi))
+            factors.append(list(own.values()))
+    return pieces, factors
+
+
+def update_text(optimizer: Optimizer, layout: Layout, trained: int, parallel: bool
                 ) -> tuple[list[str], dict[str, Any]]:
     """``update_part`` (the loop over lo .. hi), ``update`` (all of it), and functions used."""
-    program = optimizer.program
-    names: dict[object, str] = {"p": "p", "g": "d"}
-    for moment in optimizer.moments:
-        names[moment] = f"moment_{moment}"
-    for setting in (*optimizer.settings, "t"):
-        names[setting] = setting if setting not in RESERVED and setting != "x" else f"{setting}_"
-    hoist = _Hoist()
-    element, constants = ScalarPrinter(names), ScalarPrinter(names, cast="float")
-    constants.bare = {*optimizer.settings, "t"}
-    body, stores = [], []
-    for group in program.groups:
-        for eq in group.equations:
-            names[eq.indices[0]] = "i"
-            value = hoist(eq.body)
-            local = Symbol(f"{eq.name}", real=True)
-            body.append((local, value))
-    replaced = {}
-    for eq in program.equations:
-        replaced[eq.target] = Symbol(eq.name, real=True)
-    back = {new: old for old, new in program.updates.items()}
-    lines = []
-    for local, value in body:
-        lines.append(f"        {local} = {element.value(value.xreplace(replaced))}")
-        if local.name in back:
-            stores.append(f"        {names[back[local.name]]}[i] = {local}")
-    head = [f"    {names[s]} = settings[{n}]" for n, s in enumerate(optimizer.settings)]
-    head += ["    t = float(step)"] if names["t"] == "t" else ["    t_ = float(step)"]
-    head += [f"    {symbol} = F({constants.value(expr)})" for expr, symbol in hoist.known.items()]
-    arguments = ["step", "settings", "p", "d", *(names[m] for m in optimizer.moments)]
-    comments = [f"# {eq}" for eq in program.equations]
-    flat = ["p", "d", *(names[m] for m in optimizer.moments)]
-    # parts of the arrays instead of a loop from lo to hi: only so does LLVM make vectors of it
-    slices = [f"    {name} = {name}[lo:hi]" for name in flat]
-    part = "\n".join([*comments, "@kernel", f"def update_part(lo, hi, {', '.join(arguments)}):",
-                      *head, *slices, "    for i in range(p.shape[0]):", *lines, *stores])
-    joined = ", ".join(arguments)
-    texts = [part]
-    texts.append("\n".join(["@kernel", f"def update(parts, {joined}):",
-                            f"    update_part(0, {trained}, {joined})"]))
-    if parallel:
-        texts.append("\n".join([
-            "@njit(parallel=True, **OPTIONS)", f"def update_split(parts, {joined}):",
-            "    for part in prange(parts):",
-            f"        update_part({trained}*part//parts, {trained}*(part + 1)//parts, {joined})"]))
-    return texts, {**element.functions, **constants.functions}
+    printer = _Printer(optimizer, trained)
+    pieces, factors = segments(optimizer, layout, trained,
+                               any(norm.each for norm in printer.norms))
+    texts = [printer.norm(n) for n in range(len(printer.norms))] + [printer.part()]
+    if len(pieces) == 1 and not optimizer.groups:
+        own, table = "settings", [f"SEGMENTS = np.array([[0, {trained}]])"]
+    else:
+        own = "settings*FACTORS[piece]"
+        table = [f"# parts of the flat arrays, and factors of {', '.join(optimizer.settings)}",
+                 f"SEGMENTS = np.array({list(map(list, pieces))})",
+                 f"FACTORS = np.array({factors})"]
+    texts.insert(0, "\n".join(table))
+    for ending in (("", "_split") if parallel else ("",)):
+        texts.append("\n".join(_whole(printer, own, ending)))
+    return texts, printer.functions
+
+
+def _whole(printer: _Printer, own: str, ending: str) -> list[str]:
+    """The update of all segments: norms in blocks, then the elements in parts."""
+    split, flat = bool(ending), ["p", "d", *printer.moments]
+    joined = ", ".join(["step", "settings", *flat])
+    lines = ["@njit(parallel=True, **OPTIONS)" if split else "@kernel",
+             f"def update{ending}(parts, {joined}):"]
+    each = "prange" if split else "range"
+    if printer.norms:
+        lines.append("    count = SEGMENTS.shape[0]")
+        lines += printer.head()
+    for number, norm in enumerate(printer.norms):
+        name = norm.equation.name
+        before = "".join(f"{n.equation.name}_all[piece], " for n in printer.norms[:number])
+        lines += [
+            f"    {name}_sums = np.zeros(({BLOCKS}, count))",
+            f"    for block in {each}({BLOCKS}):",
+            "        for piece in range(count):",
+            "            lo, hi = SEGMENTS[piece, 0], SEGMENTS[piece, 1]",
+            f"            {name}_sums[block, piece] = sum_{name}(",
+            f"                lo + (hi - lo)*block//{BLOCKS},",
+            f"                lo + (hi - lo)*(block + 1)//{BLOCKS},",
+            f"                step, {own}, {before}{', '.join(flat)})",
+            f"    {name}_all = np.zeros(count)",
+        ]
+        result = printer.double.value(norm.result)
+        if norm.each:
+            lines += ["    for piece in range(count):", "        total = 0.0",
+                      f"        for block in range({BLOCKS}):",
+                      f"            total += {name}_sums[block, piece]",
+                      f"        {name}_all[piece] = {result}"]
+        else:
+            lines += ["    total = 0.0", f"    for block in range({BLOCKS}):",
+                      "        for piece in range(count):",
+                      f"            total += {name}_sums[block, piece]",
+                      f"    {name}_all[:] = {result}"]
+    norms = "".join(f"{n.equation.name}_all[piece], " for n in printer.norms)
+    span = ("lo + (hi - lo)*part//parts, lo + (hi - lo)*(part + 1)//parts" if split
+            else "lo, hi")
+    call = f"update_part({span}, step, {own}, {norms}{', '.join(flat)})"
+    inner = ["for piece in range(SEGMENTS.shape[0]):",
+             "    lo, hi = SEGMENTS[piece, 0], SEGMENTS[piece, 1]", f"    {call}"]
+    if split:
+        return [*lines, "    for part in prange(parts):", *(f"        {x}" for x in inner)]
+    return [*lines, *(f"    {x}" for x in inner)]

@@ -216,7 +216,13 @@ class ScalarPrinter:
             name = f"power{exponent}"
             self.functions[name] = int(exponent)
             return f"{name}({self.value(base)})"
-        return f"{self._wrapped(base)}**{self._wrapped(exponent)}"
+        return f"{self._tight(base)}**{self._tight(exponent)}"
+
+    def _tight(self, expr: Expr) -> str:
+        """Text that binds at least as tightly as a power."""
+        text = self.value(expr)
+        loose = expr.is_Add or expr.is_Mul or expr.is_Pow or text.startswith("-")
+        return f"({text})" if loose else text
 
     def _function(self, expr: Expr) -> str:
         inner = ", ".join(self.value(a) for a in expr.args)
@@ -258,8 +264,11 @@ def mix(key, number):
 
 
 def _guarded_last(condition: Expr) -> tuple:
-    """Conditions that read an integer tensor come behind those that keep its index in bounds."""
-    return bool(condition.atoms(IntegerAccess)), sympy.default_sort_key(condition)
+    """Conditions that read a tensor come behind those that keep its index in bounds; those that
+    read floats come last, for gathers may stand in their indices."""
+    read = condition.atoms(Access)
+    floats = any(not isinstance(a, IntegerAccess) for a in read)
+    return bool(read) + floats, sympy.default_sort_key(condition)
 
 
 def _is_index(expr: Expr) -> bool:

@@ -41,8 +41,10 @@ _HOME = {
     ],
     "derive.optimizers": [
         "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "adamw",
-        "adamax", "radam", "lion", "Optimizer", "Rule", "rule",
+        "adamax", "nadam", "radam", "lion", "lamb", "Optimizer", "Rule", "rule",
     ],
+    "derive.schedules": ["Schedule", "cosine", "exponential", "one_cycle", "warmup"],
+    "derive.metrics": ["metric", "measure"],
     "derive.differentiate": ["derive"],
     "derive.freezing": ["freeze", "savings"],
     "derive.adapters": ["adapt", "bitfit", "bottleneck", "ia3", "lora", "prefix"],

@@ -1,0 +1,303 @@
+"""The training loop: minibatches in a seeded order, evaluation, early stopping, checkpoints.
+
+Everything random is a function of (seed, epoch), and everything else that a step depends on lies in
+the checkpoint. So a resumed run takes the same steps, to the last bit, as one that was never
+interrupted, on the same number of threads.
+
+A step is three calls: the gradient of a batch, a reduction of it (for accumulation, or across
+machines), and the update. Where nothing stands between them, whole chunks of steps run in one
+compiled call instead; chunks last about a quarter of a second, and signals, progress and
+checkpoints are looked after between two of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from codegen.checkpoint import Checkpoint, Store, fit_into
+from codegen.model import Model, NotFiniteError, Values
+from codegen.rows import Rows
+from derive.errors import DataError
+
+CHUNK_SECONDS = 0.25
+CHUNK_BYTES = 1 << 26  # of rows that are gathered from a memory map at a time
+
+Evaluate = Callable[[], dict[str, float]]
+Reduce = Callable[[np.ndarray], None]  # changes the flat gradient in place
+Report = Callable[["Position", float], None]  # where the run is, and rows in a second
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to do.
+
+    ``accumulate`` minibatches make one step. ``patience`` epochs without a better ``monitor``
+    (a column of the history) end the run; ``plateau`` such epochs multiply the learning rate by
+    ``factor``. A checkpoint is made every ``seconds``, or every ``steps`` minibatches, and the
+    last ``keep`` stay.
+    """
+
+    epochs: int = 50
+    batch: int = 64
+    seed: int = 0
+    accumulate: int = 1
+    monitor: str = ""
+    patience: int = 0
+    min_delta: float = 0.0
+    plateau: int = 0
+    factor: float = 0.1
+    seconds: float = 60.0
+    steps: int = 0
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "accumulate", "keep"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} is at least 1", got=getattr(self, name))
+        for name in ("patience", "plateau", "steps", "min_delta", "seed"):
+            if getattr(self, name) < 0:
+                raise DataError(f"{name} is at least 0", got=getattr(self, name))
+
+
+@dataclass
+class Position:
+    """Where a run is: in the data, in its history, and the best so far."""
+
+    epoch: int = 1
+    losses: list[float] = field(default_factory=list)  # of the minibatches of this epoch
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_score: float = math.inf
+    plateau: int = 0  # epochs since the learning rate was lowered, or since the best
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def shuffled(rows: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the rows in an epoch: the same on every machine."""
+    stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
+    return stream.permutation(rows)
+
+
+class Training:
+    """A run in progress: a model, its data, and where it is."""
+
+    def __init__(self, model: Model, rows: Rows, plan: Plan, *, evaluate: Evaluate | None = None,
+                 store: Store | None = None, reduce: Reduce | None = None,
+                 notes: dict[str, Any] | None = None, warn: Warn = lambda text: None) -> None:
+        if not len(rows):
+            raise DataError("there are no rows to train on")
+        self.model, self.rows, self.plan, self.store = model, rows, plan, store
+        self.evaluate, self.reduce, self.warn = evaluate, reduce, warn
+        self.notes = notes or {}
+        self.at = Position()
+        self.best: Values = {}
+        self._prepared = model.prepared(rows.take()) if rows.resident else None
+        self._pace = 0.0  # seconds of a minibatch
+        self._saved = (time.perf_counter(), 0)
+        self._unsaved = True
+
+    # -- the loop -------------------------------------------------------------------------------
+    @property
+    def minibatches(self) -> int:
+        """How many an epoch has."""
+        return -(-len(self.rows) // self.plan.batch)
+
+    @property
+    def done(self) -> int:
+        """Minibatches since the start."""
+        return (self.at.epoch - 1) * self.minibatches + len(self.at.losses)
+
+    def run(self, stop: Callable[[], object] = bool, report: Report | None = None) -> str:
+        """Train to the end; returns "finished", "early" or "interrupted".
+
+        Raises:
+            NotFiniteError: a number is NaN or infinite; `snapshot` is how it was just before.
+            OSError: the last checkpoint could not be written.
+        """
+        while self.at.epoch <= self.plan.epochs and not self._enough():
+            order = shuffled(len(self.rows), self.plan.seed, self.at.epoch)
+            while len(self.at.losses) < self.minibatches:
+                if stop():
+                    self.save()
+                    return "interrupted"
+                self._chunk(order)
+                if report is not None:
+                    report(self.at, self.plan.batch / max(self._pace, 1e-9))
+                self._maybe_save()
+            self._end_epoch()
+            if report is not None:
+                report(self.at, self.plan.batch / max(self._pace, 1e-9))
+        self.save()
+        return "early" if self._enough() else "finished"
+
+    def _enough(self) -> bool:
+        waited = len(self.at.history) - self.at.best_epoch
+        return bool(self.plan.patience) and waited >= self.plan.patience
+
+    def _chunk(self, order: np.ndarray) -> None:
+        """Some minibatches, from where this epoch is."""
+        first, batch = len(self.at.losses), self.plan.batch
+        count = self._length(first)
+        places = order[first * batch:(first + count) * batch]
+        self.snapshot = Snapshot(self.model, self.at.epoch, first, places)
+        start = time.perf_counter()
+        data = self._prepared
+        if data is None:
+            data = self.model.prepared(self.rows.take(places))
+            places = np.arange(len(places))
+        if self.plan.accumulate == 1 and self.reduce is None:
+            losses = self.model.train_rows(data, batch, places)
+        else:
+            losses = self._separately(data, places)
+        if not np.isfinite(self.model.flat).all():
+            raise NotFiniteError("a parameter is NaN or infinite")
+        passed = time.perf_counter() - start
+        self.at.losses += losses.tolist()
+        self.at.seconds += passed
+        self._pace = passed / count
+        self._unsaved = True
+
+    def _length(self, first: int) -> int:
+        """How many minibatches a chunk has: whole steps."""
+        step = self.plan.accumulate
+        count = max(1, int(CHUNK_SECONDS / self._pace)) if self._pace else 1
+        if self.plan.steps:
+            count = min(count, self.plan.steps - self.done % self.plan.steps)
+        if self._prepared is None:
+            count = min(count, max(1, CHUNK_BYTES // (self.rows.row_bytes * self.plan.batch)))
+        return min(-(-count // step) * step, self.minibatches - first)
+
+    def _separately(self, data: Values, places: np.ndarray) -> np.ndarray:
+        """Steps of several minibatches each, with a reduction before the update.
+
+        The gradient of a step is the mean over its rows, g = (1/N) Σ Nᵢ gᵢ.
+        """
+        losses: list[float] = []
+        size, step = self.plan.batch, self.plan.batch * self.plan.accumulate
+        for first in range(0, len(places), step):
+            total: np.ndarray | None = None
+            rows = places[first:first + step]
+            for draw, at in enumerate(range(0, len(rows), size)):
+                own = rows[at:at + size]
+                batch = {n: np.ascontiguousarray(a[own]) for n, a in data.items()}
+                loss, gradient = self.model.gradient(batch, draw)
+                if not math.isfinite(loss):
+                    raise NotFiniteError("the loss is NaN or infinite")
+                losses.append(loss)
+                part = gradient * gradient.dtype.type(len(own) / len(rows))
+                total = part if total is None else total + part
+            assert total is not None
+            gradient[...] = total
+            if self.reduce is not None:
+                self.reduce(gradient)
+            self.model.update()
+        return np.array(losses)
+
+    # -- the end of an epoch --------------------------------------------------------------------
+    def _end_epoch(self) -> None:
+        at, size, count = self.at, self.plan.batch, len(self.rows)
+        weights = [min(size, count - n * size) for n in range(self.minibatches)]
+        mean = math.fsum(w * x for w, x in zip(weights, at.losses, strict=True)) / count
+        row = {"epoch": float(at.epoch), "loss": mean, "seconds": at.seconds}
+        if self.evaluate is not None:
+            row |= self.evaluate()
+        if "lr" in self.model.settings:
+            row["lr"] = self.model.settings["lr"]
+        at.history.append(row)
+        self._compare(row)
+        at.epoch, at.losses = at.epoch + 1, []
+        self._unsaved = True
+
+    def _compare(self, row: dict[str, float]) -> None:
+        """Keep the best weights; lower the learning rate on a plateau."""
+        at, plan = self.at, self.plan
+        name = plan.monitor or next((n for n in ("validation_loss", "test_loss") if n in row),
+                                    "loss")
+        if name not in row:
+            raise DataError(f"the monitor {name!r} is not measured", expected=", ".join(row))
+        score = row[name] if smaller_is_better(name) else -row[name]
+        if score < at.best_score - plan.min_delta:
+            at.best_score, at.best_epoch, at.plateau = score, len(at.history), 0
+            self.best = {n: v.copy() for n, v in self.model.weights.items()}
+            return
+        at.plateau += 1
+        if plan.plateau and at.plateau >= plan.plateau:
+            self.model.set(lr=self.model.settings["lr"] * plan.factor)
+            at.plateau = 0
+
+    # -- checkpoints ----------------------------------------------------------------------------
+    def checkpoint(self) -> Checkpoint:
+        """All that a later process needs to go on from here."""
+        arrays = {**self.model.places, **{f"best/{n}": v for n, v in self.best.items()}}
+        return Checkpoint(self.done, arrays, {
+            **self.notes, "position": self.at.to_dict(), "updates": self.model.steps,
+            "seed": self.plan.seed, "settings": self.model.settings,
+        })
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            DataError: it is of another network; tensors that differ are named.
+        """
+        own = {n: a for n, a in checkpoint.arrays.items() if not n.startswith("best/")}
+        fit_into(self.model.places, own, f"the checkpoint of step {checkpoint.step}")
+        self.best = {n.removeprefix("best/"): a.copy() for n, a in checkpoint.arrays.items()
+                     if n.startswith("best/")}
+        notes = checkpoint.notes
+        self.at = Position(**notes["position"])
+        self.model.restored(notes["updates"], notes["seed"])
+        self.model.set(**{n: v for n, v in notes["settings"].items()
+                          if n in self.model.settings})
+        self._saved, self._unsaved = (time.perf_counter(), self.done), False
+
+    def save(self) -> None:
+        """Write a checkpoint if anything was learnt since the last one.
+
+        Raises:
+            OSError: it cannot be written; the ones before are whole.
+        """
+        if self.store is not None and self._unsaved:
+            self.store.save(self.checkpoint())
+            self._saved, self._unsaved = (time.perf_counter(), self.done), False
+
+    def _maybe_save(self) -> None:
+        when, done = self._saved
+        by_steps = self.plan.steps and self.done - done >= self.plan.steps
+        if not by_steps and (self.plan.steps or time.perf_counter() - when < self.plan.seconds):
+            return
+        try:
+            self.save()
+        except OSError as error:  # the disk may have room again before the run ends
+            self.warn(f"no checkpoint at step {self.done}: {error.strerror}; "
+                      "the ones before are whole, training goes on")
+            self._saved = (time.perf_counter(), self.done)
+
+
+class Snapshot:
+    """Everything that the steps of one chunk start from, in memory."""
+
+    def __init__(self, model: Model, epoch: int, first: int, places: np.ndarray) -> None:
+        self.epoch, self.first, self.order = epoch, first, places
+        self.updates, self.seed = model.steps, int(model._run.seed)
+        self.arrays = {n: v.copy() for n, v in model.places.items()}
+
+    def restore(self, model: Model) -> None:
+        for name, view in model.places.items():
+            view[...] = self.arrays[name]
+        model.restored(self.updates, self.seed)
+
+
+def smaller_is_better(name: str) -> bool:
+    """Whether a column of the history is to fall: losses do, shares do not."""
+    return not name.endswith(("accuracy", "f1", "r2"))
