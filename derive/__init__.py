@@ -57,6 +57,7 @@ _HOME = {
     "derive.reference": ["evaluate"],
     "derive.document": ["write_document"],
     "derive.explain": ["explain"],
+    "derive.symbols": ["Style"],
     "derive.importing": ["from_onnx", "load_state_dict"],
     "derive.flow.moments": ["moments", "gain"],
     "derive.flow.diagnose": ["diagnose"],

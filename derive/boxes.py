@@ -72,7 +72,15 @@ class Cases:
     rows: tuple[tuple[Box, Box], ...]
 
 
-Box = Token | Row | Space | Frac | Script | Under | Fence | Radical | Accent | Cases
+@dataclass(frozen=True)
+class Colour:
+    """A value that flows "forward", or a gradient that flows "backward"."""
+
+    way: str
+    body: Box
+
+
+Box = Token | Row | Space | Frac | Script | Under | Fence | Radical | Accent | Cases | Colour
 
 
 def row(*items: Box) -> Box:
@@ -100,6 +108,8 @@ def starts_with_digit(box: Box) -> bool:
             box = box.items[0]
         elif isinstance(box, Script):
             box = box.base
+        elif isinstance(box, Colour):
+            box = box.body
         else:
             return isinstance(box, Token) and box.kind == "number"
 
@@ -112,6 +122,6 @@ def tall(box: Box) -> bool:
         return any(map(tall, box.items))
     if isinstance(box, Script):
         return tall(box.base)
-    if isinstance(box, Fence | Accent):
+    if isinstance(box, Fence | Accent | Colour):
         return tall(box.body)
     return False

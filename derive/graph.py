@@ -21,7 +21,8 @@ _ACCENTS = {"hat": "\u0302", "bar": "\u0304", "tilde": "\u0303", "dot": "\u0307"
 
 @dataclass(frozen=True)
 class Node:
-    """A tensor: its symbol, its adjoint's symbol below, the equation that it links to."""
+    """A tensor: its symbol, its adjoint's symbol below, the equation that it links to; with a
+    value under either where the network is worked with numbers."""
 
     key: str
     label: Box
@@ -29,6 +30,8 @@ class Node:
     kind: str = "intermediate"  # or "input", "parameter", "loss", …
     number: int | None = None
     count: int = 1  # layers that it stands for
+    value: str = ""
+    gradient: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Picture:
     arrows: tuple[tuple[str, str], ...]
     bends: Mapping[tuple[str, str], tuple[tuple[float, float], ...]]
     size: tuple[float, float]
+    height: float = _HEIGHT  # of each node
 
 
 def draw(nodes: Sequence[Node], arrows: Sequence[tuple[str, str]]) -> Picture:
@@ -53,7 +57,10 @@ def draw(nodes: Sequence[Node], arrows: Sequence[tuple[str, str]]) -> Picture:
     for node in nodes:
         rows[rank[node.key]].append(node.key)
     widths = {n.key: max(54.0, 22.0 + 11.0 * text_width(n.label),
-                         22.0 + 9.0 * text_width(n.adjoint) if n.adjoint else 0.0) for n in nodes}
+                         22.0 + 9.0 * text_width(n.adjoint) if n.adjoint else 0.0,
+                         20.0 + 6.6 * max(len(n.value), len(n.gradient))) for n in nodes}
+    valued = any(n.value or n.gradient for n in nodes)
+    height = _HEIGHT + (32.0 if valued else 0.0)
     bends = {
         (a, b): [f"~{a}~{b}~{r}" for r in range(rank[a] + 1, rank[b])]
         for a, b in forward if rank[b] > rank[a] + 1
@@ -64,13 +71,13 @@ def draw(nodes: Sequence[Node], arrows: Sequence[tuple[str, str]]) -> Picture:
         for r, key in enumerate(way, rank[a] + 1):
             rows[r].append(key)
             widths[key] = 2.0
-    places = _places(rows, short, widths)
+    places = _places(rows, short, widths, height + _ROW - _HEIGHT)
     left = min((places[k][0] - widths[k] / 2 for k in places), default=0.0)
     places = {k: (x - left + 16, y) for k, (x, y) in places.items()}
     right = max((places[k][0] + widths[k] / 2 for k in places), default=0.0)
-    size = (right + 16, len(rows) * _ROW + 4)
+    size = (right + 16, len(rows) * (height + _ROW - _HEIGHT) + 4)
     turns = {arrow: tuple(places[key] for key in way) for arrow, way in bends.items()}
-    return Picture(tuple(nodes), places, widths, tuple(dict.fromkeys(arrows)), turns, size)
+    return Picture(tuple(nodes), places, widths, tuple(dict.fromkeys(arrows)), turns, size, height)
 
 
 def _ranks(keys: list[str], arrows: list[tuple[str, str]]) -> dict[str, int]:
@@ -89,8 +96,8 @@ def _ranks(keys: list[str], arrows: list[tuple[str, str]]) -> dict[str, int]:
     return {k: r - lowest for k, r in rank.items()}
 
 
-def _places(rows: list[list[str]], arrows: list[tuple[str, str]], widths: Mapping[str, float]
-            ) -> dict[str, tuple[float, float]]:
+def _places(rows: list[list[str]], arrows: list[tuple[str, str]], widths: Mapping[str, float],
+            step: float) -> dict[str, tuple[float, float]]:
     near: dict[str, list[str]] = {}
     for a, b in arrows:
         near.setdefault(a, []).append(b)
@@ -105,7 +112,7 @@ def _places(rows: list[list[str]], arrows: list[tuple[str, str]], widths: Mappin
                 for k in line
             }
             _spread(sorted(line, key=lambda k: wish[k]), wish, widths, x)
-    return {k: (x[k], r * _ROW + _ROW / 2) for r, line in enumerate(rows) for k in line}
+    return {k: (x[k], r * step + step / 2) for r, line in enumerate(rows) for k in line}
 
 
 def _spread(line: list[str], wish: Mapping[str, float], widths: Mapping[str, float],
@@ -164,7 +171,8 @@ def _curve(picture: Picture, a: str, b: str) -> str:
         start, end = x1 + picture.widths[a] / 2, x2 + picture.widths[b] / 2
         bend = side + 26
         return f"M{start:.1f} {y1:.1f} C{bend:.1f} {y1:.1f} {bend:.1f} {y2:.1f} {end:.1f} {y2:.1f}"
-    points = [(x1, y1 + _HEIGHT / 2), *picture.bends.get((a, b), ()), (x2, y2 - _HEIGHT / 2 - 1)]
+    half = picture.height / 2
+    points = [(x1, y1 + half), *picture.bends.get((a, b), ()), (x2, y2 - half - 1)]
     path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
     for (u1, v1), (u2, v2) in pairwise(points):
         bend = min(26.0, (v2 - v1) / 2 + 8)
@@ -174,19 +182,23 @@ def _curve(picture: Picture, a: str, b: str) -> str:
 
 def _node_svg(picture: Picture, node: Node) -> str:
     (x, y), w = picture.places[node.key], picture.widths[node.key]
+    height = picture.height
     round_ = _HEIGHT / 2 if node.kind == "parameter" else 5
-    shape = (f'<rect x="{x - w / 2:.1f}" y="{y - _HEIGHT / 2:.1f}" width="{w:.1f}" '
-             f'height="{_HEIGHT:.0f}" rx="{round_:.0f}"/>')
+    shape = (f'<rect x="{x - w / 2:.1f}" y="{y - height / 2:.1f}" width="{w:.1f}" '
+             f'height="{height:.0f}" rx="{round_:.0f}"/>')
     if node.kind == "loss":
-        shape += (f'<rect x="{x - w / 2 + 3:.1f}" y="{y - _HEIGHT / 2 + 3:.1f}" '
-                  f'width="{w - 6:.1f}" height="{_HEIGHT - 6:.0f}" rx="3"/>')
-    up = y - 3 if node.adjoint else y + 5
-    text = f'<text x="{x:.1f}" y="{up:.1f}">{svg_text(node.label)}</text>'
-    if node.adjoint:
-        lower = svg_text(node.adjoint)
-        text += f'<text class="adjoint" x="{x:.1f}" y="{y + 16:.1f}">{lower}</text>'
+        shape += (f'<rect x="{x - w / 2 + 3:.1f}" y="{y - height / 2 + 3:.1f}" '
+                  f'width="{w - 6:.1f}" height="{height - 6:.0f}" rx="3"/>')
+    lines = [("symbol", svg_text(node.label))]
+    lines += [("value", escape(node.value))] if node.value else []
+    lines += [("adjoint", svg_text(node.adjoint))] if node.adjoint else []
+    lines += [("gradient", escape(node.gradient))] if node.gradient else []
+    first = y + (5 if len(lines) == 1 else 6 - 9.5 * (len(lines) - 1))
+    text = "".join(
+        f'<text class="{kind}" x="{x:.1f}" y="{first + 19 * k:.1f}">{line}</text>'
+        for k, (kind, line) in enumerate(lines))
     if node.count > 1:
-        text += (f'<text class="count" x="{x + w / 2:.1f}" y="{y - _HEIGHT / 2 - 4:.1f}">'
+        text += (f'<text class="count" x="{x + w / 2:.1f}" y="{y - height / 2 - 4:.1f}">'
                  f"×{node.count}</text>")
     drawn = f'<g class="node {node.kind}">{shape}{text}</g>'
     return f'<a href="#eq-{node.number}">{drawn}</a>' if node.number else drawn
@@ -229,10 +241,15 @@ def picture_tikz(picture: Picture) -> str:
     for node in picture.nodes:
         x, y = picture.places[node.key]
         label = f"${box_latex(node.label)}$"
+        if node.value:
+            label += rf"\\\footnotesize\color{{forward}}${_digits(node.value)}$"
         if node.adjoint:
             label += rf"\\\small\color{{backward}}${box_latex(node.adjoint)}$"
+        if node.gradient:
+            label += rf"\\\footnotesize\color{{backward}}${_digits(node.gradient)}$"
         lines.append(
-            rf"\node[crnode,cr{node.kind},minimum width={picture.widths[node.key] * 0.75:.0f}pt] "
+            rf"\node[crnode,cr{node.kind},minimum width={picture.widths[node.key] * 0.75:.0f}pt,"
+            rf"minimum height={picture.height * 0.74:.0f}pt] "
             rf"({ids[node.key]}) at ({x:.1f},{y:.1f}) {{{label}}};"
         )
         if node.count > 1:
@@ -253,12 +270,19 @@ def picture_tikz(picture: Picture) -> str:
     return "\n".join([*lines, r"\end{tikzpicture}"])
 
 
+def _digits(text: str) -> str:
+    """Numbers in math mode."""
+    return text.replace("−", "-").replace(", ", r",\,")
+
+
 def picture_mermaid(picture: Picture) -> str:
     """The picture as a Mermaid flow chart, which GitHub draws; labels are plain names."""
     ids = {node.key: f"n{k}" for k, node in enumerate(picture.nodes)}
     lines = ["flowchart TD"]
     for node in picture.nodes:
         name = node.key.lstrip("_") + (f" ×{node.count}" if node.count > 1 else "")
+        name += f"<br/>{node.value}" if node.value else ""
+        name += f"<br/>gradient {node.gradient}" if node.gradient else ""
         opening, closing = ("([", "])") if node.kind == "parameter" else ("[", "]")
         lines.append(f'  {ids[node.key]}{opening}"{name}"{closing}')
     lines += [f"  {ids[a]} --> {ids[b]}" for a, b in picture.arrows]

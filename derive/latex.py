@@ -96,7 +96,7 @@ def _(box: b.Token) -> str:
     if set(text) == {"′"}:
         return r"\prime" * len(text)
     if box.kind == "number":
-        return text
+        return text.replace("−", "-")
     if box.kind == "upright" and text in _FUNCTIONS:
         return rf"\{text}"
     if box.kind == "upright" and text in _LETTERS:
@@ -188,6 +188,11 @@ def _(box: b.Radical) -> str:
 def _(box: b.Accent) -> str:
     wide = isinstance(box.body, b.Token) and len(box.body.text) > 1
     return rf"\{(_WIDE if wide else _ACCENTS)[box.kind]}{{{box_latex(box.body)}}}"
+
+
+@box_latex.register
+def _(box: b.Colour) -> str:
+    return rf"\textcolor{{{box.way}}}{{{box_latex(box.body)}}}"
 
 
 @box_latex.register

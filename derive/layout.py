@@ -14,6 +14,7 @@ from derive.boxes import (
     Accent,
     Box,
     Cases,
+    Colour,
     Fence,
     Frac,
     Kind,
@@ -97,7 +98,9 @@ class Setter:
     @_set.register
     def _(self, node: n.Number) -> tuple[Box, int]:
         text = "∞" if node.text == "inf" else node.text
-        return Token(text, "number" if text[0].isdigit() else "var"), _ATOM
+        box = Token(text, "var" if text in ("∞", "π", "e") else "number")
+        binding = _SUM if text.startswith(MINUS) else _ATOM
+        return (Colour(node.way, box) if node.way else box), binding
 
     @_set.register
     def _(self, node: n.Name) -> tuple[Box, int]:

@@ -140,6 +140,11 @@ def _(box: b.Accent) -> str:
 
 
 @box_mathml.register
+def _(box: b.Colour) -> str:
+    return f'<mrow class="{box.way}">{box_mathml(box.body)}</mrow>'
+
+
+@box_mathml.register
 def _(box: b.Cases) -> str:
     rows = "".join(
         f"<mtr><mtd>{box_mathml(value)}</mtd><mtd>{box_mathml(condition)}</mtd></mtr>"

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Number:
-    """A number as it is written: digits, perhaps with a decimal point; or π."""
+    """A number as it is written: digits, perhaps with a decimal point; or π.
+
+    ``way``: "forward" for a value put in, "backward" for that of a gradient.
+    """
 
     text: str
+    way: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,10 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
+from derive.errors import DeclarationError, nearest
+from derive.naming import check_name
 from derive.program import Program, Tensor
 
 ACCENTS = {
@@ -44,17 +47,45 @@ class Symbol:
     loss: Symbol | None = None
 
 
+_SETTINGS = {
+    "adjoint": ("bar", "delta", "partial"), "layout": ("denominator", "numerator"),
+    "samples": ("rows", "columns"),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Style:
-    """The reader's notation.
+    """The reader's notation, kept throughout a document.
 
     ``adjoint``: how the adjoint of an intermediate tensor is written: "bar", "delta" (δ with the
     name of its tensor) or "partial" (∂L/∂z). ``names``: other names for tensors, by name, read as
-    a tensor's own name would be: ``{"_u_h": "z"}``.
+    a tensor's own name would be: ``{"_u_h": "z", "y": "y_hat"}``; ``indices`` the same for
+    indices. ``layout``: whether a gradient has the shape of what it is the gradient of
+    ("denominator"), or the transposed shape ("numerator"). ``samples``: whether the samples of
+    a batch are the "rows" or the "columns" of a matrix. The last two change matrix forms; an
+    index form is the same in all of them.
+
+    Raises:
+        DeclarationError: a setting that is none of these, or a name that no symbol can be read
+            from.
     """
 
-    adjoint: str = "bar"
+    adjoint: Literal["bar", "delta", "partial"] = "bar"
     names: Mapping[str, str] = field(default_factory=dict)
+    indices: Mapping[str, str] = field(default_factory=dict)
+    layout: Literal["denominator", "numerator"] = "denominator"
+    samples: Literal["rows", "columns"] = "rows"
+
+    def __post_init__(self) -> None:
+        for setting, known in _SETTINGS.items():
+            value = getattr(self, setting)
+            if value not in known:
+                guess = nearest(str(value), known)
+                raise DeclarationError(
+                    f"{setting}={value!r} is no notation", expected=" or ".join(known),
+                    mend=f"did you mean {guess!r}?" if guess else None)
+        for name in (*self.names.values(), *self.indices.values()):
+            check_name(name, "symbol")
 
 
 def symbol_of_name(name: str) -> Symbol:
@@ -152,6 +183,8 @@ class Symbols:
 
     def index(self, name: str) -> Symbol:
         """An index; i1, made to be different from i, is i′."""
+        if name in self.style.indices:
+            return symbol_of_name(self.style.indices[name])
         matched = re.fullmatch(r"([^\W\d_]+)(\d+)", name)
         if matched and int(matched[2]) <= 3 and (
             matched[1] in self.index_names or not self.index_names

@@ -148,7 +148,8 @@ class ArrayValues(Values):
         array = np.asarray(self.arrays[node.name.code])
         if node.at:
             array = array[tuple(int(self.of(w)) for w in node.at)]
-        return array.reshape(-1, 1) if array.ndim == 1 else array
+        array = array.reshape(-1, 1) if array.ndim == 1 else array
+        return array.T if node.name.code in self.turned else array
 
     @of.register
     def _(self, node: n.Transposed) -> Any:
@@ -207,3 +208,4 @@ class ArrayValues(Values):
         return np.vectorize(lambda v: function_value(node.function, v, *args[1:]))(first)
 
     widths: Mapping[str, int] = {}
+    turned: frozenset[str] = frozenset()

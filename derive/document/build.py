@@ -7,7 +7,8 @@ from typing import Any
 
 import derive
 from derive.document.backward import backward_section
-from derive.document.checks import check_section, numbers_section
+from derive.document.blackboard import numbers_section
+from derive.document.checks import check_section
 from derive.document.forms import Maker
 from derive.document.sections import (
     conventions_section,

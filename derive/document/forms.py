@@ -19,9 +19,10 @@ from derive.document.record import Entry, Helper, entries
 from derive.document.tree import Equation as Shown
 from derive.document.tree import Math, Ref, Span, Spans, Words, listed
 from derive.einsum import einsum_text
+from derive.errors import unknown_name
 from derive.layout import Setter
 from derive.matrix import matrix_form, whole
-from derive.nodes import Access, Index
+from derive.nodes import Access, Index, bound_indices
 from derive.notate import Builder, statement
 from derive.notation import Node
 from derive.program import Equation, Program
@@ -50,6 +51,14 @@ class Maker:
         self.fold: Fold | None = None  # the fold whose layer ℓ is being written about
         self._story: list[Entry | Helper] | None = None
         self._layers: dict[Fold, Symbols] = {}
+        self.turned = _turned(self.program, self.style)
+        known = {i.name for eq in self.program.equations for i in (*eq.indices, *bound_indices(
+            eq.body))} if self.style.indices else set()
+        for kind, named, there in (("tensor", self.style.names, self.program.tensors),
+                                   ("index", self.style.indices, known)):
+            for name in named:
+                if name not in there:
+                    raise unknown_name(kind, name, there)
 
     def _forward_equations(self) -> tuple[Equation, ...]:
         generated = {"softmax", "ties", "prod", "adjoint"}
@@ -167,7 +176,9 @@ class Maker:
         made = statement(eq.target, eq.indices, eq.body)
         index = Math(setter.set(made), self.text(made))
         note = (*note, *self._first_values(setter))
-        form = matrix_form(eq, self.program.tensors) if eq.indices or eq.reads else None
+        form = None
+        if eq.indices or eq.reads:
+            form = matrix_form(eq, self.program.tensors, self.turned)
         if form is not None and len(self.text(form.statement)) > max(60, 1.6 * len(index.plain)):
             form = None  # a form that is longer than the index form explains nothing
         if form is None:
@@ -205,6 +216,26 @@ class Maker:
         first, last = self.folding.range_of(name)
         return self.words("layer.range", first=Math(Token(str(first), "number"), str(first)),
                           last=Math(Token(str(last), "number"), str(last)))
+
+
+def batch_size(program: Program) -> Expr | None:
+    """The size that counts the samples: the first one that is known at run time only."""
+    sizes = (t.shape[0] for t in program.inputs if t.rank)
+    return next((size for size in sizes if not size.is_Integer), None)
+
+
+def _turned(program: Program, style: Style) -> frozenset[str]:
+    """The tensors whose symbol means, in the reader's layout, the transpose of what is stored."""
+    batch, found = batch_size(program), set()
+    for tensor in program.tensors.values():
+        if not 1 <= tensor.rank <= 3 or tensor.dtype == "int":
+            continue
+        down = tensor.shape[max(tensor.rank - 2, 0)]
+        column = style.samples == "columns" and down == batch
+        gradient = tensor.role == "gradient" or (tensor.origin or ("",))[0] == "adjoint"
+        if column != (style.layout == "numerator" and gradient):
+            found.add(tensor.name)
+    return frozenset(found)
 
 
 def size_math(maker: Maker, size: Expr) -> Math:

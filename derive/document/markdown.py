@@ -49,7 +49,14 @@ def _(span: t.Math) -> str:
 
 def _latex(formula: t.Math) -> str:
     """GitHub's renderer knows ``\\operatorname`` only for words that are no commands."""
-    return box_latex(formula.box).replace("\n", " ")
+    return _named(box_latex(formula.box).replace("\n", " "))
+
+
+def _named(latex: str) -> str:
+    """Colours by names that MathJax knows."""
+    for way, colour in (("forward", "green"), ("backward", "red")):
+        latex = latex.replace(rf"\textcolor{{{way}}}", rf"\textcolor{{{colour}}}")
+    return latex
 
 
 @_span.register
@@ -70,7 +77,8 @@ def _(span: t.Strong) -> str:
 
 @_span.register
 def _(span: t.Coloured) -> str:
-    return plain(span.text)
+    digits = span.text.replace("−", "-").replace(" ", r"\ ")
+    return "$`" + _named(rf"\textcolor{{{span.way}}}{{{digits}}}") + "`$"
 
 
 @singledispatch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import sympy
@@ -11,7 +11,7 @@ from sympy import Expr, S
 from derive.boxes import Box, Token
 from derive.cost import Cost, equation_cost, pretty_count, stored_bytes, total_cost
 from derive.document.backward import layers_alike
-from derive.document.forms import Maker, shape_math, size_math
+from derive.document.forms import Maker, batch_size, shape_math, size_math
 from derive.document.tree import (
     Block,
     Boxed,
@@ -29,7 +29,7 @@ from derive.document.tree import (
     listed,
 )
 from derive.functions import REGISTRY, Elementary
-from derive.graph import Node, draw
+from derive.graph import Node, Picture, draw
 from derive.nodes import Access, Index, LogSumExpOver, MaxOver, MinOver, Reduction, Select
 from derive.notate import Builder
 from derive.program import Equation as ProgramEquation
@@ -138,8 +138,10 @@ def _index_table(maker: Maker) -> Table:
 def conventions_section(maker: Maker) -> Section:
     words = maker.words
     program = maker.program
-    blocks: list[Block] = [Paragraph(words("convention.layout"))]
+    blocks: list[Block] = [Paragraph(words(f"convention.layout.{maker.style.layout}"))]
     blocks.append(Paragraph(words("convention.vectors")))
+    if batch_size(program) is not None:
+        blocks.append(Paragraph(words(f"convention.samples.{maker.style.samples}")))
     bodies = [eq.body for eq in program.equations]
     blocks += _batch(maker)
     if any(b.has(Select) for b in bodies):
@@ -179,10 +181,19 @@ def _kinks(maker: Maker, bodies: Iterable[Expr]) -> list[Spans]:
 
 # -- graph ------------------------------------------------------------------------------------
 def graph_section(maker: Maker) -> Section:
+    """The picture of the computation, with its caption."""
+    caption = maker.words("graph.caption")
+    picture = graph_picture(maker)
+    if any(node.count > 1 for node in picture.nodes):
+        caption = (*caption, " ", *maker.words("graph.folded"))
+    return Section(maker.words("section.graph"), "graph", 1, (Figure(picture, caption),))
+
+
+def graph_picture(maker: Maker, value: Callable[[str], str] = lambda name: "") -> Picture:
+    """The graph of the forward equations; ``value`` gives what is written under a symbol."""
     program = maker.program
     nodes: list[Node] = []
     keys: dict[str, str] = {}
-    folded = False
     needed = {name for eq in maker.forward for name in (eq.name, *eq.reads)}
     order = [t for t in program.tensors if t in needed and t not in program.defined]
     order += [eq.name for eq in maker.forward]
@@ -194,11 +205,12 @@ def graph_section(maker: Maker) -> Section:
         keys[name] = name
         maker.fold = maker.fold_of(name)
         count = maker.fold.count if maker.fold and name in program.defined else 1
-        folded = folded or count > 1
         tensor = program.tensors[name]
         kind = "loss" if name in program.losses else tensor.role
-        nodes.append(Node(name, maker.symbol(name).box, _adjoint_label(maker, name), kind,
-                          maker.number_of(name), count))
+        adjoint = _adjoint_name(maker, name)
+        label = _adjoint_label(maker, adjoint) if adjoint else None
+        nodes.append(Node(name, maker.symbol(name).box, label, kind, maker.number_of(name), count,
+                          value(name), value(adjoint) if adjoint else ""))
         maker.fold = None
     arrows = [(keys[r], keys[eq.name])
               for eq in maker.forward for r in eq.reads if r in keys]
@@ -208,24 +220,19 @@ def graph_section(maker: Maker) -> Section:
         (a, b) for a, b in dict.fromkeys(arrows)
         if a != b and (position[a] < position[b] or (b, a) in loops)
     ]
-    caption = maker.words("graph.caption")
-    if folded:
-        caption = (*caption, " ", *maker.words("graph.folded"))
-    return Section(maker.words("section.graph"), "graph", 1,
-                   (Figure(draw(nodes, arrows), caption),))
+    return draw(nodes, arrows)
 
 
 def _is_loop(program: Program, eq: ProgramEquation, read: str) -> bool:
     return read in program.defined and eq.name in program.defined[read].reads
 
 
-def _adjoint_label(maker: Maker, name: str) -> Box | None:
-    adjoint = maker.program.gradients.get(name)
-    if adjoint is None:
-        made = f"_d_{name.lstrip('_')}"
-        adjoint = made if made in maker.program.tensors else None
-    if adjoint is None:
-        return None
+def _adjoint_name(maker: Maker, name: str) -> str | None:
+    made = maker.program.gradients.get(name, f"_d_{name.lstrip('_')}")
+    return made if made in maker.program.tensors else None
+
+
+def _adjoint_label(maker: Maker, adjoint: str) -> Box:
     setter = maker.setter()
     setter.small = True
     return setter.symbol(maker.symbols.tensor(adjoint))

@@ -12,6 +12,7 @@ from derive.boxes import (
     Accent,
     Box,
     Cases,
+    Colour,
     Fence,
     Frac,
     Radical,
@@ -102,8 +103,13 @@ def _(block: t.Paragraph) -> str:
 
 @_block.register
 def _(block: t.Display) -> str:
-    lines = "&&\\\\\n".join(rf"&\hspace{{\crindent}}{broken(f.box)}" for _, f in block.lines)
+    lines = "&&\\\\\n".join(
+        rf"&\hspace{{\crindent}}{_label(label)}{broken(f.box)}" for label, f in block.lines)
     return f"\\begin{{flalign*}}\n{lines}&&\n\\end{{flalign*}}"
+
+
+def _label(spans: t.Spans) -> str:
+    return rf"\makebox[2.8em][l]{{\small {_spans(spans)}}}" if spans else ""
 
 
 @_block.register
@@ -178,7 +184,7 @@ def _length(spans: t.Spans) -> float:
 def _(block: t.Figure) -> str:
     picture = picture_tikz(block.picture)
     return ("\\begin{center}\n"
-            "\\begin{adjustbox}{max width=\\linewidth,max height=0.8\\textheight}\n"
+            "\\begin{adjustbox}{max width=\\linewidth,max height=0.55\\textheight}\n"
             f"{picture}\n\\end{{adjustbox}}\n\\end{{center}}\n"
             f"{{\\small\\color{{quiet}}{_spans(block.caption)}\\par}}")
 
@@ -230,7 +236,7 @@ def width(box: Box | None) -> float:
         return width(box.body) + 1.2
     if isinstance(box, Cases):
         return max(width(v) + width(c) for v, c in box.rows) + 4
-    return width(box.body) if isinstance(box, Accent) else 1.0
+    return width(box.body) if isinstance(box, Accent | Colour) else 1.0
 
 
 def broken(box: Box) -> str:

@@ -48,9 +48,17 @@ MESSAGES = {
     "meaning.loss": "the loss",
     "scalar": "scalar",
     # conventions
-    "convention.layout": "A gradient has the shape of what it is the gradient of (denominator "
-    "layout): $\\frac{\\partial L}{\\partial W}$ has at $(i, j)$ the derivative with respect to "
-    "$W_{i j}$. So a step of descent is a plain subtraction.",
+    "convention.layout.denominator": "A gradient has the shape of what it is the gradient of "
+    "(denominator layout): $\\frac{\\partial L}{\\partial W}$ has at $(i, j)$ the "
+    "derivative with respect to $W_{i j}$. So a step of descent is a plain subtraction.",
+    "convention.layout.numerator": "Matrix forms are in numerator layout: the gradient of a "
+    "column is a row, and that of an $m$ by $n$ matrix is $n$ by $m$, so that "
+    "$dL = \\operatorname{tr}(\\frac{\\partial L}{\\partial W} \\, dW)$. A step of descent "
+    "transposes it. In index form, $\\frac{\\partial L}{\\partial W_{i j}}$ is the derivative "
+    "with respect to that element in every layout.",
+    "convention.samples.rows": "The samples of a batch are the rows of a matrix.",
+    "convention.samples.columns": "In matrix form the samples of a batch are the columns: "
+    "such a matrix is the transpose of what the code stores.",
     "convention.vectors": "In matrix form vectors are columns, $\\mathbf{1}_n$ is a column of $n$ "
     "ones, $\\odot$ multiplies entry by entry, and functions, powers and quotients act on each "
     "entry. A scalar that is added is added to every entry.",
@@ -124,7 +132,13 @@ MESSAGES = {
     "stability.kinks": "The numeric check keeps away from the kinks of {functions}.",
     "stability.none": "Nothing in these equations overflows or has a kink.",
     # numbers
-    "numbers.intro": "Forward values in green, gradients in red, at the given input.",
+    "numbers.intro":
+    "Values that flow forward are green, gradients that flow back are red. Numbers are rounded to "
+    "five digits as they are written, and computed in double precision.",
+    "numbers.caption": "The computation with its numbers: values in green, gradients in red.",
+    "numbers.forward": "Forward", "numbers.backward": "Backward",
+    "numbers.more": "and so for the other {count} elements.",
+    "numbers.all": "All values",
     "numbers.name": "Tensor", "numbers.value": "Value", "numbers.gradient": "Gradient",
     # cost
     "cost.intro": "Operations are multiplications and additions, counted as written; functions "

@@ -43,8 +43,16 @@ MESSAGES = {
     "meaning.adjoint": "损失对 {of} 的导数",
     "meaning.loss": "损失",
     "scalar": "标量",
-    "convention.layout": "梯度的形状与求导对象相同（分母布局）：$\\frac{\\partial L}{\\partial W}$ "
+    "convention.layout.denominator": "梯度的形状与求导对象相同（分母布局）："
+    "$\\frac{\\partial L}{\\partial W}$ "
     "在 $(i, j)$ 处是对 $W_{i j}$ 的导数，因此下降一步就是直接相减。",
+    "convention.layout.numerator": "矩阵形式采用分子布局：列向量的梯度是行向量，"
+    "$m$ 行 $n$ 列矩阵的梯度是 $n$ 行 $m$ 列，于是 "
+    "$dL = \\operatorname{tr}(\\frac{\\partial L}{\\partial W} \\, dW)$。"
+    "下降一步时要转置。分量形式中，$\\frac{\\partial L}{\\partial W_{i j}}$ "
+    "在任何布局下都是对该元素的导数。",
+    "convention.samples.rows": "批次中的样本是矩阵的行。",
+    "convention.samples.columns": "矩阵形式中，批次的样本是列：这样的矩阵是代码所存矩阵的转置。",
     "convention.vectors": "矩阵形式中，向量是列向量，$\\mathbf{1}_n$ 是 $n$ 个 1 的列向量，"
     "$\\odot$ 逐元素相乘；函数、幂和商逐元素作用；加上标量即加到每个元素上。",
     "convention.iverson": "方括号中的条件，如 $[k = t_b]$，成立时为 1，否则为 0；这是强零："
@@ -104,7 +112,11 @@ MESSAGES = {
     "stability.function": "{function} 用既不上溢也不相消的形式计算。",
     "stability.kinks": "数值检验避开 {functions} 的不可导点。",
     "stability.none": "这些方程既不会溢出，也没有不可导点。",
-    "numbers.intro": "在给定输入下，前向的值为绿色，梯度为红色。",
+    "numbers.intro": "前向的值为绿色，回传的梯度为红色。书写时取五位有效数字，计算用双精度。",
+    "numbers.caption": "代入数值的计算图：值为绿色，梯度为红色。",
+    "numbers.forward": "前向", "numbers.backward": "反向",
+    "numbers.more": "其余 {count} 个元素同理。",
+    "numbers.all": "全部数值",
     "numbers.name": "张量", "numbers.value": "值", "numbers.gradient": "梯度",
     "cost.intro": "运算指按方程写法计数的乘法和加法，函数另计。字节数按单精度、"
     "每个张量只搬运一次计算。",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from xml.etree import ElementTree
@@ -15,7 +16,7 @@ from derive.document import build_document, equation_numbers, write_document
 from derive.document.html import html_text
 from derive.document.markdown import markdown_text
 from derive.document.tex import tex_text
-from derive.document.tree import Equation, Section
+from derive.document.tree import Display, Equation, Section
 from derive.errors import DataError, MissingError
 from derive.explain import explain
 from derive.messages import catalogue, languages
@@ -152,9 +153,21 @@ def test_values_are_worked_with_numbers():
     program = dr.derive(net)
     rng = np.random.default_rng(0)
     values = {p.name: rng.normal(size=[int(s) for s in p.shape]) for p in program.given}
-    html = html_text(build_document(program, values=values))
-    assert html.count('class="forward"') == len(program.given) + len(program.forward.equations)
-    assert html.count('class="backward"') >= len(program.parameters)
+    document = build_document(program, values=values)
+    numbers = next(s for s in document.sections if s.anchor == "numbers")
+    lines = [made.plain for part in numbers.blocks if isinstance(part, Section)
+             for block in part.blocks if isinstance(block, Display) for _, made in block.lines]
+    total = sum(int(np.prod([int(s) for s in eq.tensor.shape])) for eq in program.equations)
+    assert len(lines) == total
+    for line in lines:  # what stands between the last two equals signs has the value behind it
+        *_, worked, value = line.replace("−", "-").split(" = ")
+        if "[" not in worked:
+            found = eval(worked, {"sigmoid": lambda v: 1 / (1 + math.exp(-v))})
+            assert found == pytest.approx(float(value), rel=1e-3), line
+    html = html_text(document)
+    assert html.count('<mrow class="forward">') > 30 < html.count('<mrow class="backward">')
+    assert tex_text(document).count(r"\textcolor{backward}") > 30
+    assert r"\textcolor{red}" in markdown_text(document)
     large = derived("softmax_classifier")
     values = {p.name: np.zeros([3 if s.is_Symbol else int(s) for s in p.shape], dtype=int)
               for p in large.given}
@@ -313,7 +326,7 @@ def test_the_document_of_a_random_program_is_well_formed(seed):
         pytest.skip("the generator drew what a declaration refuses")
     if not reached(program):
         pytest.skip("the loss reaches no parameter")
-    derived = dr.derive(program, reached(program))
+    derived = dr.derive(program, reached(program), of=program.losses[0])
     document = build_document(derived, detail="full")
     parsed(html_text(document))
     shown = [e.index.plain for e in equations(document)]

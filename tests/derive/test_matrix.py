@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import derive as dr
+from derive.document.forms import Maker
+from derive.document.tree import Words
 from derive.einsum import einsum_text
 from derive.matrix import matrix_form
 from derive.nodes import bound_indices
@@ -16,14 +18,14 @@ from tests.networks import NETWORKS
 from tests.notation_values import ArrayValues, number
 
 
-def check_forms(program) -> dict[str, str]:
+def check_forms(program, turned=frozenset()) -> dict[str, str]:
     """Evaluate every matrix form of a program; returns them as text by target."""
     values = random_values(program, 1, None)
     arrays = {**{k: np.asarray(v) for k, v in values.items()}, **evaluate(program, values)}
     sizes = default_sizes(program, None)
     found = {}
     for eq in program.equations:
-        form = matrix_form(eq, program.tensors)
+        form = matrix_form(eq, program.tensors, turned)
         if form is None:
             continue
         found[eq.name] = node_text(form.statement.right)
@@ -31,12 +33,15 @@ def check_forms(program) -> dict[str, str]:
             i.name: number(i.size, sizes) for i in [*eq.indices, *bound_indices(eq.body)]
         }
         judge = ArrayValues(program, arrays, sizes, ranges)
+        judge.turned = turned
         judge.widths = {
             name: number(program.tensors[t].shape[1], sizes)
             for name in program.tensors for t in eq.reads + (eq.name,)
             if program.tensors[name].dtype == "int" and program.tensors[t].rank == 2
         }
         expected = arrays[eq.name]
+        if eq.name in turned:
+            expected = np.swapaxes(expected, -2, -1) if expected.ndim > 1 else expected
         if expected.ndim == 3:
             first = eq.indices[0].name
             got = []
@@ -55,6 +60,29 @@ def check_forms(program) -> dict[str, str]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_matrix_form_has_the_value_of_its_equation(name):
     check_forms(dr.derive(NETWORKS[name]()))
+
+
+@pytest.mark.parametrize("layout", ["denominator", "numerator"])
+@pytest.mark.parametrize("samples", ["rows", "columns"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_in_every_layout_the_forms_have_their_values(name, layout, samples):
+    program = dr.derive(NETWORKS[name]())
+    style = dr.Style(layout=layout, samples=samples)
+    check_forms(program, Maker(program, Words("en"), "standard", style).turned)
+
+
+def test_samples_as_columns_put_the_weights_in_front():
+    program = dr.derive(NETWORKS["softmax_classifier"]())
+    columns = Maker(program, Words("en"), "standard", dr.Style(samples="columns")).turned
+    forms = check_forms(program, columns)
+    assert forms["_u_h"] == "W1.T @ x + c1 @ ones(B).T"
+    assert forms["_d_h"] == "W2 @ _d_z"
+    assert forms["_d_W2"] == "h @ _d_z.T"
+    numerator = Maker(program, Words("en"), "standard", dr.Style(layout="numerator")).turned
+    assert check_forms(program, numerator)["_d_W2"] == "_d_z @ h"
+    both = dr.Style(layout="numerator", samples="columns")
+    assert check_forms(program, Maker(program, Words("en"), "standard", both).turned)[
+        "_d_W2"] == "_d_z.T @ h.T"
 
 
 def test_the_gradients_of_a_classifier_read_as_in_a_textbook():
