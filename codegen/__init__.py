@@ -11,6 +11,7 @@ from typing import Any
 _WHERE = {
     "compile": "codegen.build",
     "emit": "codegen.build",
+    "deploy": "codegen.deployment",
     "show": "codegen.pipeline",
     "Model": "codegen.model",
     "KernelError": "codegen.model",

@@ -86,6 +86,18 @@ def do_train(args: argparse.Namespace) -> Outcome:
     return INTERRUPTED if result.interrupted else OK, result.to_dict(), str(result)
 
 
+def do_deploy(args: argparse.Namespace) -> Outcome:
+    from codegen.deployment import deploy, read_trained
+    from codegen.loading import load_model
+
+    program = load_model(args.model).program
+    out = args.out or f"{Path(args.model).stem}_inference.py"
+    with progress(f"writing {out}"):
+        done = deploy(program, read_trained(args.weights, program), out, args.output,
+                      args.dtype, force=args.force)
+    return OK, done.to_dict(), str(done)
+
+
 def do_diagnose(args: argparse.Namespace) -> Outcome:
     from codegen.loading import load_model
     from derive.flow.diagnose import diagnose
@@ -205,6 +217,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--test-share", type=float, default=0.2)
     sub.add_argument("--out", default="run", help="folder for weights, metrics and the plot")
     _training(sub)
+
+    sub = verb("deploy", do_deploy, "write a trained network as one module for inference")
+    sub.add_argument("weights", help="what training saved: .npz or .safetensors")
+    sub.add_argument("-o", "--out", help="the module's file; the weights are written beside it")
+    sub.add_argument("--output", action="append", metavar="NAME",
+                     help="a tensor to compute (again for more; what the loss reads by default)")
+    sub.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    _force(sub)
 
     sub = verb("explain", do_explain, "one gradient, step by step, in the terminal")
     sub.add_argument("name", help="the parameter, such as W1")

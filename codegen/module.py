@@ -32,25 +32,26 @@ from derive import __version__
 from derive.errors import DataError, DerivationError, MissingError
 from derive.files import write_atomically
 
-IMPORTS = frozenset({"ctypes", "llvmlite", "math", "numba", "numpy", "pathlib", "scipy", "sys"})
+IMPORTS = frozenset({"ctypes", "json", "llvmlite", "math", "numba", "numpy", "pathlib", "scipy",
+                     "sys"})
 __all__ = ["cache_folder", "kernel_texts", "load", "render", "write"]
 
 
 def render(compiled: Compiled, dtype: str = "float32", parallel: bool = True,
            filename: str = "kernels.py", cache: bool = False) -> str:
     """The text of an emitted module."""
-    environment = _environment()
+    templates = environment()
     parts = module_parts(compiled, parallel)
     host = "\n\n\n".join([*parts.pop("tables"),
-                          environment.get_template("cpu_host.py.jinja").render().rstrip()])
+                          templates.get_template("cpu_host.py.jinja").render().rstrip()])
     program = compiled.program
     uses_blas = parts.pop("uses_blas")
-    blas = environment.get_template("cpu_blas.py.jinja").render() if uses_blas else ""
-    text = environment.get_template("cpu.py.jinja").render(
+    blas = templates.get_template("cpu_blas.py.jinja").render() if uses_blas else ""
+    text = templates.get_template("cpu.py.jinja").render(
         header=f"{program.name}: forward, backward and {compiled.optimizer.name}, compiled."
         .replace("\\", " ").replace('"""', "'''"),
-        network=_comment(program.name), network_literal=repr(program.name), hash=program.hash,
-        version=__version__, filename=_comment(filename), dtype=dtype, parallel=parallel,
+        network=one_line(program.name), network_literal=repr(program.name), hash=program.hash,
+        version=__version__, filename=one_line(filename), dtype=dtype, parallel=parallel,
         cache=cache,
         optimizer=compiled.optimizer.name, host=host, blas=blas.rstrip(),
         uses_blas=uses_blas,
@@ -78,11 +79,13 @@ def inspect_text(text: str) -> None:
                                   mend="report this: no network should bring it about")
 
 
-def _comment(name: str) -> str:
+def one_line(name: str) -> str:
+    """A name as it may stand in a comment or a docstring."""
     return " ".join(name.replace("\\", " ").replace('"""', "'''").split())
 
 
-def _environment() -> Any:
+def environment() -> Any:
+    """Where templates are found, with an error for every name that one lacks."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     here = Path(__file__).resolve().parent
