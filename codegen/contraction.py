@@ -186,7 +186,7 @@ class Contraction:
             self.matrix(self.target, self.m, self.n),
             self.matrix(self.left, self.m, self.k),
             self.matrix(self.right, self.k, self.n),
-            self.factor, 1 if accumulate else 0,
+            self.factor, 1 if accumulate else 0, (self.target, self.left, self.right),
         )
         out: tuple[Statement, ...] = (product,)
         order = [i for i in self.outer if i not in self.peeled] + self.peeled
@@ -250,3 +250,16 @@ def conjuncts(condition: Expr) -> tuple[Expr, ...]:
     if condition == True:  # noqa: E712  (SymPy's true)
         return ()
     return condition.args if isinstance(condition, sympy.And) else (condition,)
+
+
+def guarded(expr: Expr) -> Expr:
+    """``a * [c] * b`` as ``[c] * (a*b)``: what stands beside a guard may be out of bounds, too."""
+    if not expr.has(Select) or isinstance(expr, Access):
+        return expr
+    parts = [guarded(a) if isinstance(a, Expr) else a for a in expr.args]
+    if isinstance(expr, Mul):
+        guards = [p for p in parts if isinstance(p, Select) and p.no == 0]
+        if guards and len(parts) > 1:
+            rest = [p.yes if p in guards else p for p in parts]
+            return Select(sympy.And(*(g.condition for g in guards)), guarded(Mul(*rest)))
+    return expr.func(*parts)

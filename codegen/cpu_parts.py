@@ -22,7 +22,7 @@ from derive.program import Program, Tensor
 def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
     """Everything that the templates name."""
     program = compiled.program
-    names = tensor_names(program)
+    names = tensor_names(compiled.packed)
     found = collect_kernels(compiled)
     functions, kernels = found.functions, found.ordered()
     sizes = program.sizes  # every entry point takes all of them, in one order

@@ -48,8 +48,6 @@ def _joined(first: Loop, second: Loop) -> Loop | None:
 def independent(first: Iterable[Statement], second: Iterable[Statement], index: Index) -> bool:
     """Whether turn i of the first body touches nothing that another turn of the second does."""
     one, two = _touches(tuple(first)), _touches(tuple(second))
-    if one is None or two is None:
-        return False
     written = {a.name for a, writes in (*one, *two) if writes}
     for name in written:
         places = [a for a, _ in (*one, *two) if a.name == name]
@@ -62,13 +60,13 @@ def independent(first: Iterable[Statement], second: Iterable[Statement], index: 
     return True
 
 
-def _touches(body: tuple[Statement, ...]) -> list[tuple[Access, bool]] | None:
-    """Every access with whether it is written; None where a matrix product is inside."""
+def _touches(body: tuple[Statement, ...]) -> list[tuple[Access, bool]]:
+    """Every access with whether it is written."""
     found: list[tuple[Access, bool]] = []
     for node in statements(body):
         if isinstance(node, Product):
-            return None
-        if isinstance(node, Store):
+            found += [(a, n == 0) for n, a in enumerate(node.places)]
+        elif isinstance(node, Store):
             found.append((node.target, True))
             found += [(a, False) for a in accesses(node.value)]
             found += [(a, False) for e in node.target.where for a in accesses(e)]

@@ -10,6 +10,7 @@ from codegen.loops import Kernel
 from codegen.pipeline import Compiled
 from codegen.print_cpu import KernelPrinter, function, identifier
 from codegen.scalars import ScalarPrinter, helper
+from codegen.vector_math import vectorised
 from derive.program import Program
 
 Functions = dict[str, Any]
@@ -55,7 +56,7 @@ class KernelSet:
 
 def collect_kernels(compiled: Compiled, entries: Iterable[str] | None = None) -> KernelSet:
     """Every kernel of the entry points, equal ones once."""
-    found = KernelSet(tensor_names(compiled.program))
+    found = KernelSet(tensor_names(compiled.packed))
     for entry in entries or compiled.entries:
         for phase in compiled.entries[entry].phases:
             for kernel in phase:
@@ -79,7 +80,7 @@ def function_texts(functions: Functions) -> list[str]:
             texts[name] = kind
             return
         arguments, body = helper(name, kind)
-        printer = ScalarPrinter({})
+        printer = ScalarPrinter({}, own=vectorised)
         text = function(name, arguments, printer, body)
         for inner, inner_kind in printer.functions.items():
             add(inner, inner_kind)

@@ -79,13 +79,18 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Product:
-    """``target = beta*target + alpha * left @ right``: a matrix product for BLAS."""
+    """``target = beta*target + alpha * left @ right``: a matrix product for BLAS.
+
+    ``places`` are the accesses that it stands for (target, left, right): what is touched in each
+    turn of the loops around it.
+    """
 
     target: Matrix
     left: Matrix
     right: Matrix
     alpha: Expr
     beta: Literal[0, 1]
+    places: tuple[Access, Access, Access]
 
 
 Statement = Loop | Let | Store | If | Product

@@ -16,7 +16,7 @@ from typing import Any
 import sympy
 from sympy import Add, Expr, Integer, Mul, S, Symbol
 
-from codegen.contraction import Contraction, Shapes, conjuncts, contraction
+from codegen.contraction import Contraction, Shapes, conjuncts, contraction, guarded
 from codegen.fuse import fuse
 from codegen.loops import (
     HI,
@@ -35,7 +35,6 @@ from codegen.loops import statements as all_statements
 from codegen.ranges import sharpen
 from codegen.schedule import Phase, Task
 from derive.nodes import (
-    Access,
     Index,
     IntegerAccess,
     LogSumExpOver,
@@ -230,19 +229,6 @@ class Lowering:
         return self.nest(node.bound, inner)
 
 
-def guarded(expr: Expr) -> Expr:
-    """``a * [c] * b`` as ``[c] * (a*b)``: what stands beside a guard may be out of bounds, too."""
-    if not expr.has(Select) or isinstance(expr, Access):
-        return expr
-    parts = [guarded(a) if isinstance(a, Expr) else a for a in expr.args]
-    if isinstance(expr, Mul):
-        guards = [p for p in parts if isinstance(p, Select) and p.no == 0]
-        if guards and len(parts) > 1:
-            rest = [p.yes if p in guards else p for p in parts]
-            return Select(sympy.And(*(g.condition for g in guards)), guarded(Mul(*rest)))
-    return expr.func(*parts)
-
-
 def _other_side(equality: Expr, index: Index) -> Expr:
     left, right = equality.args
     return right if left == index else left
@@ -307,12 +293,18 @@ def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shape
     return Kernel(name, tensors_of(fused), part, fused, cites, sizes_of(fused))
 
 
-def begins_kernel(task: Task, shapes: Shapes) -> bool:
-    """Whether a task starts a kernel of its own: a recurrence, or a matrix product, behind which
-    what follows is fused."""
+def begins_kernel(task: Task, before: Sequence[Task], shapes: Shapes) -> bool:
+    """Whether a task starts a kernel of its own: a recurrence, what is packed for a product, or
+    a matrix product that reads nothing packed in front of it. What follows is fused behind."""
     if task.group.recurrent:
         return True
     eq = task.group.equations[0]
+    origin = eq.tensor.origin
+    if origin is not None and origin[0] == "packed":
+        return True
+    last = before[-1].group.equations[0] if before else None
+    if last is not None and last.tensor.origin == ("packed", eq.name):
+        return False
     lowering = Lowering(task.part, shapes)
     return any(lowering.split(term, eq, eq.indices, ())[0] != "plain"
                for term in Add.make_args(alpha_rename(eq.body, {i.name for i in eq.indices})))
@@ -325,7 +317,7 @@ def group_tasks(phase: Phase, shapes: Shapes) -> tuple[tuple[Task, ...], ...]:
     groups: list[list[Task]] = []
     for task in phase.tasks:
         alone = groups and groups[-1][0].group.recurrent
-        if not groups or alone or begins_kernel(task, shapes):
+        if not groups or alone or begins_kernel(task, groups[-1], shapes):
             groups.append([])
         groups[-1].append(task)
     return tuple(map(tuple, groups))

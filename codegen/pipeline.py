@@ -1,9 +1,10 @@
 """The code generator's stages in order: this file reads as the architecture.
 
     program        equations (derive.Program), only those that an entry point needs
+    → packed       products over windows as plain products               (pack.py)
     → schedule     phases of tasks, each split over one index            (schedule.py)
     → memory       a place for every tensor in a few flat buffers        (memory.py)
-    → loops        one loop-nest tree for each task                      (lower.py, loops.py)
+    → loops        one loop-nest tree for each task            (lower.py, ranges.py, fuse.py)
     → text         the trees printed for one target, in the template     (print_cpu.py, module.py)
 
 An emitted module has three entry points over the same kernels: ``forward`` (every tensor that the
@@ -19,12 +20,13 @@ from dataclasses import dataclass, replace
 from codegen.loops import Kernel
 from codegen.lower import group_tasks, lower_tasks
 from codegen.memory import Layout, Plan, flat_layout, plan_memory
+from codegen.pack import pack
 from codegen.schedule import Schedule, choose_batch, make_schedule
 from derive.errors import DerivationError
 from derive.optimizers import Optimizer
 from derive.program import Program
 
-STAGES = ("simplified", "schedule", "memory", "loops", "text")
+STAGES = ("simplified", "packed", "schedule", "memory", "loops", "text")
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Compiled:
-    """Everything that the text is printed from."""
+    """Everything that the text is printed from: the program as it was derived, and ``packed``,
+    with the tensors that products are packed in."""
 
     program: Program
+    packed: Program
     optimizer: Optimizer
     parameters: Layout
     trained: int
@@ -60,7 +64,12 @@ class Compiled:
 
 
 def equation_numbers(program: Program) -> dict[str, int]:
-    return {eq.name: n for n, eq in enumerate(program.equations, 1)}
+    """The number of each equation in the document; what was packed for one has that one's."""
+    packed = {eq.name: eq.tensor.origin[1] for eq in program.equations
+              if eq.tensor.origin is not None and eq.tensor.origin[0] == "packed"}
+    own = [eq.name for eq in program.equations if eq.name not in packed]
+    numbers = {name: n for n, name in enumerate(own, 1)}
+    return numbers | {name: numbers[of] for name, of in packed.items()}
 
 
 def label_inputs(program: Program) -> tuple[str, ...]:
@@ -107,8 +116,9 @@ def compile_entry(name: str, program: Program, whole: Program, parameters: Layou
     return Entry(name, schedule, plan, phases)
 
 
-def compile_program(program: Program, optimizer: Optimizer) -> Compiled:
-    """A derived program through all stages but the text.
+def compile_program(program: Program, optimizer: Optimizer,
+                    only: tuple[str, ...] = ("forward", "loss", "gradient")) -> Compiled:
+    """A derived program through all stages but the text; ``only`` names its entry points.
 
     Raises:
         DerivationError: the program has no loss or no gradients.
@@ -126,19 +136,20 @@ def compile_program(program: Program, optimizer: Optimizer) -> Compiled:
     parameters = flat_layout(kept, "p")
     trained = flat_layout([t for t in kept if t.name in program.gradients], "p").total
     states = flat_layout(program.role("state"), "s")
+    packed = pack(program)
     roots: dict[str, tuple[str, ...]] = {
-        "forward": determined(program.forward, _data(program)),
+        "forward": determined(packed.forward, _data(program)),
     }
     if not forward_only:
         loss = program.losses[0]
         roots["loss"] = (loss,)
         roots["gradient"] = (loss, *program.gradients.values(), *program.updates.values())
     entries = {
-        name: compile_entry(name, program.only(*wanted), program, parameters, states)
+        name: compile_entry(name, packed.only(*wanted), packed, parameters, states)
         for name, wanted in roots.items()
-        if wanted
+        if wanted and name in only
     }
-    return Compiled(program, optimizer, parameters, trained, states, _apart(entries),
+    return Compiled(program, packed, optimizer, parameters, trained, states, _apart(entries),
                     label_inputs(program))
 
 
@@ -166,7 +177,7 @@ def _data(program: Program) -> list[str]:
 
 
 def show(program: Program, stage: str, optimizer: Optimizer | None = None) -> str:
-    """The text of one stage: simplified, schedule, memory, loops or text.
+    """The text of one stage: one of `STAGES`.
 
     Raises:
         DerivationError: no such stage.
@@ -180,6 +191,8 @@ def show(program: Program, stage: str, optimizer: Optimizer | None = None) -> st
                               mend=f"did you mean {nearest(stage, STAGES) or STAGES[0]!r}?")
     if stage == "simplified":
         return str(program)
+    if stage == "packed":
+        return str(pack(program))
     compiled = compile_program(program, optimizer or sgd())
     if stage == "text":
         return render(compiled)

@@ -24,6 +24,7 @@ from codegen.loops import (
     statements,
 )
 from codegen.scalars import ScalarPrinter
+from codegen.vector_math import vectorised
 from derive.functions import REGISTRY
 from derive.nodes import Index, IntegerAccess, accesses, bound_indices
 
@@ -31,9 +32,9 @@ from derive.nodes import Index, IntegerAccess, accesses, bound_indices
 RESERVED = frozenset(
     """np math os sys time json F DTYPE numba njit prange range len min max abs float int bool
     print part parts lo hi p d s n w o batch order step settings flat total loss gradient forward
-    update epoch gemm at mix main kernel thin view True False None""".split()
+    update epoch gemm at mix main exact I kernel thin view True False None""".split()
 )
-_OWN = re.compile(r"(k\d+_|gather_|power\d|moment_).*|.*_(phase.*|flat|all|batch|split)")
+_OWN = re.compile(r"(k\d+_|gather_|power\d|moment_|fast_).*|.*_(phase.*|flat|all|batch|split)")
 
 
 def identifier(name: str, taken: set[str]) -> str:
@@ -63,7 +64,7 @@ class KernelPrinter:
         for size in kernel.sizes:
             names[size] = identifier(str(size), taken)
         self.sizes = [names[s] for s in kernel.sizes]
-        self.scalars = ScalarPrinter(names)
+        self.scalars = ScalarPrinter(names, own=vectorised)
         self.names = names
         self.lines: list[str] = []
         self.sliced = sliced(kernel)

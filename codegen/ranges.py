@@ -16,7 +16,19 @@ import sympy
 from sympy import Expr, Integer, S
 
 from codegen.contraction import conjuncts, limits
-from codegen.loops import HI, LO, If, Let, Loop, Product, Statement, Store, expressions, statements
+from codegen.loops import (
+    HI,
+    LO,
+    If,
+    Let,
+    Loop,
+    Matrix,
+    Product,
+    Statement,
+    Store,
+    expressions,
+    statements,
+)
 from derive.nodes import Access, Index, IntegerAccess, Select
 
 UNROLLED = 8  # values of an index up to which a loop over it may become one body for each
@@ -28,6 +40,24 @@ def sharpen(body: Iterable[Statement]) -> tuple[Statement, ...]:
     out: list[Statement] = []
     for node in body:
         out += _sharpened(node)
+    return _pruned(out)
+
+
+def _pruned(body: Iterable[Statement]) -> tuple[Statement, ...]:
+    """Without loops and branches that do nothing: a guard that is decided may leave such."""
+    out: list[Statement] = []
+    for node in body:
+        if isinstance(node, Loop):
+            node = replace(node, body=_pruned(node.body))
+            out += [node] if node.body else []
+        elif isinstance(node, If):
+            yes, no = _pruned(node.yes), _pruned(node.no)
+            if yes:
+                out.append(replace(node, yes=yes, no=no))
+            elif no:
+                out.append(If(sympy.Not(node.condition), no))
+        else:
+            out.append(node)
     return tuple(out)
 
 
@@ -71,17 +101,17 @@ def substitute(node: Any, mapping: dict[Expr, Expr]) -> Any:
                 out.append(changed)
         return tuple(out)
     if isinstance(node, Loop | Let | Store | If | Product):
-        changes = {}
+        changes: dict[str, Any] = {}
         for field in fields(node):
             value = getattr(node, field.name)
-            if isinstance(value, tuple | Loop | Let | Store | If | Product) or (
-                field.name in ("target", "left", "right") and not isinstance(value, Expr)
-            ):
+            if field.name == "places":
+                changes[field.name] = tuple(a.xreplace(mapping) for a in value)
+            elif isinstance(value, tuple | Matrix):
                 changes[field.name] = substitute(value, mapping)
             elif hasattr(value, "xreplace"):
                 changes[field.name] = value.xreplace(mapping)
         return replace(node, **changes)
-    if hasattr(node, "__dataclass_fields__"):  # the matrices of a product
+    if isinstance(node, Matrix):
         return replace(node, **{f.name: getattr(node, f.name).xreplace(mapping)
                                 for f in fields(node)
                                 if hasattr(getattr(node, f.name), "xreplace")})
@@ -95,14 +125,8 @@ def _unswitched(loop: Loop, left: int) -> tuple[Statement, ...]:
         condition = min(conditions, key=str)
         sides = [_unswitched(replace(loop, body=_decided(loop.body, condition, value)), left - 1)
                  for value in (S.true, S.false)]
-        if all(s == () or _empty(s) for s in sides):
-            return ()
-        return (If(condition, sides[0], () if _empty(sides[1]) else sides[1]),)
+        return (If(condition, *sides),)
     return _bounded(loop)
-
-
-def _empty(body: tuple[Statement, ...]) -> bool:
-    return all(isinstance(n, Loop) and not n.body for n in body)
 
 
 def _conditions(loop: Loop) -> list[Expr]:

@@ -7,6 +7,8 @@ literal would lift the whole expression to double precision.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import sympy
 from sympy import Expr, Integer, Mod, Rational, S, Symbol
 
@@ -29,6 +31,9 @@ _RELATIONS = {"Equality": "==", "Unequality": "!=", "StrictLessThan": "<", "Less
               "StrictGreaterThan": ">", "GreaterThan": ">="}
 
 
+OwnFunctions = Callable[[str], dict[str, str]]  # texts for one name, that one's own last
+
+
 class UnsupportedError(ChainruleError):
     """A function that no kernel form is known for."""
 
@@ -37,11 +42,13 @@ class ScalarPrinter:
     """Prints scalars; ``names`` maps tensors, indices, sizes and locals to identifiers.
 
     ``functions`` collects the elementary functions used: the module defines each once.
+    ``own`` gives a target's own texts for a function of the library.
     ``rank0`` says how a tensor without dims is read (``L[0]``, or a plain variable).
     """
 
-    def __init__(self, names: dict[object, str], cast: str = "F") -> None:
-        self.names, self.cast = names, cast
+    def __init__(self, names: dict[object, str], cast: str = "F",
+                 own: OwnFunctions | None = None) -> None:
+        self.names, self.cast, self.own = names, cast, own
         self.functions: dict[str, type[Elementary] | int | str] = {}
         self.bare: set[str] = set()
 
@@ -204,7 +211,7 @@ class ScalarPrinter:
 
     def _power(self, base: Expr, exponent: Expr) -> str:
         if base == sympy.E:
-            return f"np.exp({self.value(exponent)})"
+            return f"{self._called('np.exp')}({self.value(exponent)})"
         if exponent.is_Rational and exponent < 0:
             return f"{self.cast}(1)/{self._wrapped(sympy.Pow(base, -exponent))}"
         if exponent == Rational(1, 2):
@@ -239,8 +246,14 @@ class ScalarPrinter:
                 expected="one of " + ", ".join(sorted(FUNCTIONS)) + ", or one of derive.functions",
                 mend="add it to derive/functions.py with a definition in primitives",
             )
-        text = f"{name}({inner})"
+        text = f"{self._called(name)}({inner})"
         return f"{self.cast}({text})" if name in _DOUBLE_ONLY else text
+
+    def _called(self, name: str) -> str:
+        """A function of the library, or what the target has instead."""
+        texts = self.own(name) if self.own is not None else {}
+        self.functions.update(texts)
+        return list(texts)[-1] if texts else name
 
     def _uniform(self, expr: Expr) -> str:
         """A random number as a function of integers: `mix` folded over the arguments."""

@@ -1,0 +1,204 @@
+"""Products over windows → plain products: program → program with the same values.
+
+``y[b,o,p] = sum over c, r of ( x[b,c,p+r-1] * K[o,c,r] )`` is no matrix product, because p and r
+meet in one dim. Two rewritings make one of it, each with one tensor more:
+
+- *patches*: ``P[b,c,r,p] = x[b,c,p+r-1]`` (0 outside), and the product reads P (im2col);
+- *partial sums*: where some summed index is in no window, the product over it comes first,
+  ``Q[b,o,r,p] = sum over c of ( x[b,c,p] * K[o,c,r] )``, and the windows are summed over Q
+  (col2im, which is what a convolution's adjoint with respect to its input becomes).
+
+What takes fewer operations, the new tensor's own included, is chosen. Convolution has no case of its own here: any equation of this form,
+with any stride, dilation or reversal, is treated alike, in one dim or several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import sympy
+from sympy import Add, Expr, Mul
+
+from codegen.contraction import conjuncts, contraction, factors_of, guarded
+from derive.nodes import Access, Index, Select, SumOver, alpha_rename, fresh
+from derive.program import Equation, Program, Tensor
+
+_Choice = tuple[Tensor, Equation | None, Expr]  # packed tensor, its equation if new, the term
+REUSE = 4  # products that each packed element takes part in, from which on packing pays
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A term ``factor * sum over bound of [conditions] number * windowed * other``."""
+
+    factor: Expr
+    bound: tuple[Index, ...]
+    conditions: tuple[Expr, ...]
+    windowed: Access
+    other: Access
+
+
+class Packing:
+    """Rewrites the equations of one program; tensors that are equal are packed once."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.shapes = {n: t.shape for n, t in program.tensors.items()}
+        self.known: dict[tuple[object, ...], Tensor] = {}
+        self.equations: list[Equation] = []
+
+    def run(self) -> Program:
+        recurrent = {eq.name for g in self.program.groups if g.recurrent for eq in g.equations}
+        for eq in self.program.equations:
+            self.equations.append(eq if eq.name in recurrent else self.equation(eq))
+        tensors = {**self.program.tensors, **{eq.name: eq.tensor for eq in self.equations}}
+        return replace(self.program, tensors=tensors, equations=tuple(self.equations))
+
+    def equation(self, eq: Equation) -> Equation:
+        body = alpha_rename(guarded(eq.body), {i.name for i in eq.indices})
+        terms = Add.make_args(body)
+        packed = [self.term(eq, t) for t in terms]
+        return eq if packed == list(terms) else replace(eq, body=Add(*packed))
+
+    def term(self, eq: Equation, term: Expr) -> Expr:
+        window = _window(term)
+        if window is None:
+            return term
+        choices = [c for c in (self.patches(eq, window), self.partial(eq, window)) if c]
+        if not choices:
+            return term
+        tensor, made, body = min(choices, key=lambda c: _work(eq, c))
+        if made is not None:
+            self.equations.append(made)
+            self.shapes[tensor.name] = tensor.shape
+        return body
+
+    def name(self, stem: str, eq: Equation) -> str:
+        taken = {*self.program.tensors, *(e.name for e in self.equations)}
+        name, number = f"_{stem}_{eq.name.strip('_')}", 1
+        while name in taken:
+            number += 1
+            name = f"_{stem}{number}_{eq.name.strip('_')}"
+        return name
+
+    def patches(self, eq: Equation, w: _Window) -> _Choice | None:
+        indices = _patch_order(w.windowed)
+        if _count(_own(w.other) - set(indices)) < REUSE:
+            return None
+        if any(not c.atoms(Index) <= set(indices) for c in w.conditions):
+            return None
+        body = Select(sympy.And(*w.conditions), w.windowed, 0)
+        places = {i: Index(f"_{n}", i.size) for n, i in enumerate(indices)}
+        key = (body.xreplace(places), tuple(i.size for i in indices))
+        tensor, made = self.known.get(key), None
+        if tensor is None:
+            tensor = Tensor(self.name("patches", eq), indices, origin=("packed", eq.name))
+            made = Equation(tensor, indices, body, eq.why)
+        sum_ = SumOver(tensor.at(*indices) * w.other, *w.bound)
+        if not self.is_product(eq, w.factor, sum_, tensor):
+            return None
+        self.known[key] = tensor
+        return tensor, made, w.factor * sum_
+
+    def partial(self, eq: Equation, w: _Window) -> _Choice | None:
+        plain = {e for e in w.windowed.where if isinstance(e, Index)}
+        windows = {i for e in w.windowed.where if e not in plain for i in e.atoms(Index)}
+        windows |= {i for c in w.conditions for i in c.atoms(Index)}
+        inner = tuple(i for i in w.bound if i not in windows and i in _own(w.other))
+        outer = tuple(i for i in w.bound if i not in inner)
+        if not inner or not set(inner) <= plain or _count(inner) < REUSE:
+            return None
+        taken = {i.name for i in (*eq.indices, *w.bound)}
+        own = self.program.tensors[w.windowed.name].indices
+        kept, new, places = [], [], []
+        for index, e in zip(own, w.windowed.where, strict=True):
+            if e in plain:
+                kept += [e] if e not in inner else []
+                places.append(e)
+            else:
+                new.append(fresh(index, taken))
+                taken.add(new[-1].name)
+                places.append(new[-1])
+        rest = [i for i in w.other.where if i not in inner and i not in kept]
+        indices = (*kept, *rest, *new)
+        tensor = Tensor(self.name("partial", eq), indices, origin=("packed", eq.name))
+        sum_ = SumOver(w.windowed.func(w.windowed.name, *places) * w.other, *inner)
+        made = Equation(tensor, indices, sum_, eq.why)
+        if not self.is_product(made, sympy.S.One, sum_, tensor):
+            return None
+        moved = iter(e for e in w.windowed.where if e not in plain)
+        at = tensor.at(*kept, *rest, *moved)
+        value: Expr = Select(sympy.And(*w.conditions), at, 0)
+        return tensor, made, w.factor * (SumOver(value, *outer) if outer else value)
+
+    def is_product(self, eq: Equation, factor: Expr, node: SumOver, tensor: Tensor) -> bool:
+        shapes = {**self.shapes, tensor.name: tensor.shape}
+        return contraction(eq.target, factor, node, shapes, None) is not None
+
+
+def pack(program: Program) -> Program:
+    """The program with products over windows as products of packed tensors."""
+    return Packing(program).run()
+
+
+def _window(term: Expr) -> _Window | None:
+    """The parts of a term in which exactly one of two factors has a dim with several indices."""
+    sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
+    if len(sums) != 1:
+        return None
+    factor = Mul(*(f for f in Mul.make_args(term) if f is not sums[0]))
+    body = sums[0].body
+    conditions: tuple[Expr, ...] = ()
+    if isinstance(body, Select) and body.no == 0:
+        body, conditions = body.yes, conjuncts(body.condition)
+    if isinstance(body, Select) and body.no == 0:
+        body, conditions = body.yes, (*conditions, *conjuncts(body.condition))
+    found = factors_of(body)
+    if found is None or factor.has(Access) or any(c.has(Access) for c in conditions):
+        return None
+    number, one, two = found
+    windows = [a for a in (one, two) if any(not isinstance(e, Index) for e in a.where)]
+    if len(windows) != 1 or any(e.has(Access) for e in windows[0].where):
+        return None
+    other = two if windows[0] is one else one
+    bare = [e for e in windows[0].where if isinstance(e, Index)]
+    moved = [i for e in windows[0].where if not isinstance(e, Index) for i in e.atoms(Index)]
+    if len({*bare, *moved}) != len(bare) + len(moved):  # an index in two dims
+        return None
+    return _Window(factor * number, sums[0].bound, conditions, windows[0], other)
+
+
+def _own(access: Access) -> set[Index]:
+    return {i for e in access.where for i in e.atoms(Index)}
+
+
+def _patch_order(access: Access) -> tuple[Index, ...]:
+    """Plain indices, then those of each window but the largest, then the largest: so that what is
+    summed together, and what is not, lies together in memory."""
+    plain, taps, positions = [], [], []
+    for e in access.where:
+        if isinstance(e, Index):
+            plain.append(e)
+            continue
+        inside = sorted(e.atoms(Index), key=lambda i: (not i.size.is_Integer, _count([i]), i.name))
+        taps += inside[:-1]
+        positions += inside[-1:]
+    return (*plain, *taps, *positions)
+
+
+def _count(indices: Sequence[Index] | set[Index]) -> int:
+    """How many values; sizes known at run time only count as 64."""
+    total = 1
+    for index in indices:
+        total *= int(index.size) if index.size.is_Integer else 64
+    return total
+
+
+def _work(eq: Equation, choice: _Choice) -> int:
+    """Operations of the product, and what writing and reading the packed tensor costs beside."""
+    tensor, made, body = choice
+    moved = 4 * _count(tensor.indices) if made is not None else 0
+    reader = made if made is not None and made.body.has(SumOver) else replace(eq, body=body)
+    summed = {i for s in reader.body.atoms(SumOver) for i in s.bound}
+    return moved + _count({*reader.indices, *summed})

@@ -1,0 +1,119 @@
+"""exp, log, tanh, erf and erfc in single precision, without a branch, so that loops over them
+become vector code.
+
+A module's kernels call these instead of the C library's, which LLVM cannot make vectors of. Each
+is a range reduction by exact arithmetic and a polynomial that interpolates at Chebyshev nodes
+(computed at 40 digits: ``python benchmarks/vector_math.py --fit``); the same script measures the
+error over the whole single-precision range: at most 4 units in the last place, NaN and infinities
+as IEEE 754 has them. In double precision the library's functions are called.
+
+They are compiled without ``reassoc``: rounding by adding and subtracting 1.5·2²³ needs the order
+of operations as it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# interpolating polynomials, lowest power first
+EXP = (0.5000000013, 0.1666666668, 0.04166646501, 0.008333310934, 0.001393364103, 0.0001989098087)
+TANH = (-0.3333333323, 0.1333331287, -0.05396155178, 0.021788322, -0.008410070802, 0.00237076564)
+LOG = (0.3333333118, -0.24999996958, 0.200007157489, -0.166678023195, 0.142490576457,
+       -0.124256873315, 0.116854199235, -0.114797338466, 0.0697161147145)
+ERF = (1.12837916585, -0.376126266667, 0.112835947152, -0.0268542120106, 0.00518908742343,
+       -0.000801686428717, 7.87587506269e-5)
+
+
+ERFC = (0.282087373596, 0.282283207705, 0.244828028134, 0.187835739646, 0.0459849899356,
+        0.0584197041905, -0.0614391187314, -0.245094426935, 0.349765884336, -0.178156419244,
+        0.0334850395415)
+
+
+def _polynomial(x: str, coefficients: Sequence[float]) -> str:
+    text = f"F({coefficients[-1]!r})"
+    for c in reversed(coefficients[:-1]):
+        text = f"({text}*{x} + F({c!r}))"
+    return text
+
+
+_EXP = f"""\
+    @exact
+    def fast_exp(x):
+        y = x if x < F(89) else F(89)
+        y = y if y > F(-104) else F(-104)
+        t = y*F(1.44269504) + F(12582912)  # the multiple of log 2 in its lowest bits
+        n = t - F(12582912)
+        r = y - n*F(0.693359375) + n*F(2.1219444005e-4)
+        p = F(1) + (r + r*r*{_polynomial("r", EXP)})
+        i = I(F(t).view(I) - I(0x4B400000))
+        h = I(i >> I(1))  # 2**i in two factors: one would overflow before the result does
+        one = I((h + I(127)) << I(23)).view(F)
+        two = I((i - h + I(127)) << I(23)).view(F)
+        return p*one*two if x == x else x"""
+_LOG = f"""\
+    @exact
+    def fast_log(x):
+        tiny = x < F(1.17549435e-38)
+        y = x*F(8388608) if tiny else x
+        i = F(y).view(I)
+        k = I((i - I(0x3F3504F3)) >> I(23))  # x = 2**k * m, m between sqrt(1/2) and sqrt(2)
+        f = I(i - I(k << I(23))).view(F) - F(1)
+        n = F(k) - (F(23) if tiny else F(0))
+        p = f*f*f*{_polynomial("f", LOG)}
+        y = n*F(-2.1219444005e-4) + (p - F(0.5)*f*f) + f + n*F(0.693359375)
+        y = y if x < F(np.inf) else x
+        y = y if x > F(0) else (F(-np.inf) if x == F(0) else F(np.nan))
+        return y"""
+_TANH = f"""\
+    @exact
+    def fast_tanh(x):
+        a = abs(x)
+        z = a*a
+        near = a + a*z*{_polynomial("z", TANH)}
+        far = F(1) - F(2)/(fast_exp(a + a) + F(1))
+        y = near if a < F(0.6) else far
+        return y if x >= F(0) else -y"""
+
+
+_ERFC = f"""\
+    @exact
+    def fast_erfc(x):
+        a = abs(x)
+        y = a if a < F(11) else F(11)
+        t = F(1)/(F(1) + F(0.5)*y)
+        u = I(F(y).view(I) & I(-4096)).view(F)  # so short that its square is exact
+        y = t*{_polynomial("t", ERFC)}*fast_exp(-u*u)*fast_exp(-(y - u)*(y + u))
+        y = y if x >= F(0) else F(2) - y
+        z = x*x
+        y = F(1) - x*{_polynomial("z", ERF)} if a < F(0.5) else y
+        return y if x == x else x"""
+_ERF = f"""\
+    @exact
+    def fast_erf(x):
+        a = abs(x)
+        z = x*x
+        far = F(1) - fast_erfc(a)
+        return x*{_polynomial("z", ERF)} if a < F(1) else (far if x >= F(0) else -far)"""
+
+# by the name in `codegen.scalars.FUNCTIONS`: the name here, the text, what it calls
+_ALL = {
+    "np.exp": ("fast_exp", _EXP, ()),
+    "np.log": ("fast_log", _LOG, ()),
+    "np.tanh": ("fast_tanh", _TANH, ("np.exp",)),
+    "math.erfc": ("fast_erfc", _ERFC, ("np.exp",)),
+    "math.erf": ("fast_erf", _ERF, ("math.erfc",)),
+}
+
+
+def vectorised(library: str) -> dict[str, str]:
+    """The functions of a module that stand for one of the library's, in order of use: the last
+    is the one itself; empty where there is none."""
+    if library not in _ALL:
+        return {}
+    name, single, calls = _ALL[library]
+    found: dict[str, str] = {}
+    for other in calls:
+        found |= vectorised(other)
+    double = f"    @kernel\n    def {name}(x):\n        return {library}(x)"
+    found[name] = f"if F is np.float32:\n\n{single}\n\nelse:\n\n{double}"
+    return found
