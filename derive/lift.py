@@ -4,15 +4,17 @@
 equation is a sum of terms (a constant times a plain sum, or no reduction at all), or exactly one
 max, min, prod or logsumexp. Nothing is computed twice, and every adjoint has a name. What a max
 or min ranges over is stored too: its derivative asks which element it is, and the same arithmetic
-in another order may give another last bit.
+in another order may give another last bit. What is named stands outside of the selections around
+it, so an access that was within its bounds only under their conditions gets a guard of its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from sympy import Add, Expr, Function, Mul
+from sympy import Add, Expr, Function, Mul, S
 
+from derive.bodies import guarded
 from derive.nodes import Access, Index, MaxOver, MinOver, Reduction, Select, SumOver, contains
 from derive.program import Equation, Program, Step, Tensor
 from derive.simplify import alpha_key, is_linear_sum, is_normal, is_stored
@@ -36,12 +38,14 @@ class Names:
 class _Lifter:
     def __init__(self, program: Program) -> None:
         self.names = Names(set(program.tensors))
+        self.tensors = dict(program.tensors)
         self.known: dict[tuple, Tensor] = {}
         self.new: list[Equation] = []
         self.steps: list[Step] = []
 
     def lift(self, body: Expr, parent: Equation, scope: tuple[Index, ...]) -> Access:
         """A named tensor for ``body``, shared with equal ones; returns its access."""
+        body = guarded(body, self.tensors, lambda *access: S.Zero)
         free = body.free_symbols
         indices = tuple(i for i in scope if i in free)
         key = alpha_key(indices, body)
@@ -49,7 +53,7 @@ class _Lifter:
             name = self.names.new(f"_u_{parent.name.lstrip('_')}")
             origin = ("argument", parent.name)
             tensor = Tensor(name, indices, origin=origin, where=parent.where)
-            self.known[key] = tensor
+            self.known[key] = self.tensors[name] = tensor
             self.new.append(Equation(tensor, indices, body, "name", parent.where))
             self.steps.append(Step("name", name, body, tensor.access, indices, parent.name))
         return self.known[key].at(*indices)

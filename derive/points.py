@@ -19,6 +19,7 @@ from derive.nodes import (
 )
 from derive.program import Equation, Program, Tensor
 from derive.reference import evaluate
+from derive.simplify import opaque_atoms
 
 _DRAWS = 12
 _STRIDE = 1_000_003  # draws of one seed are not those of the next
@@ -119,7 +120,8 @@ def _kinks(eq: Equation) -> list[tuple[tuple[Index, ...], sympy.Expr]]:
             conditions = [node.condition] if isinstance(node, Select) else [
                 c for _, c in node.args]
             for condition in conditions:
-                for relation in condition.atoms(sympy.core.relational.Relational):
+                # what stands inside a comparison is visited below, in its own scope
+                for relation in opaque_atoms(condition, (sympy.core.relational.Relational,)):
                     if not _whole(relation):
                         found.append((scope, relation.lhs - relation.rhs))
         elif isinstance(node, sympy.Abs):

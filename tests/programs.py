@@ -1,29 +1,28 @@
-"""Random programs, and a quick numeric judgement of their gradients.
+"""Random programs: networks of what the language can say, which few people would write.
 
 `random_network` makes a network from choices that someone else makes: Hypothesis in the tests (so
 that a failing one shrinks), a seeded generator in `benchmarks/random_programs.py`. Shapes are
-built from sizes 1, 2, 3, 5 and one run-time size; bodies from affine accesses that may leave
-their bounds, quotients and remainders, gathers, every reduction, selections, elementary functions,
-recurrences in both directions (alone and mutual), and tensors that are read several times.
+built from sizes 1, 2, 3, 5 and two run-time sizes; bodies from affine accesses that may leave
+their bounds, quotients and remainders, gathers (also of gathers), every reduction, selections by
+indices and by values, elementary functions, softmax, stopped gradients, random numbers, states
+with updates, recurrences in both directions (alone and mutual), and tensors that are read several
+times. There are one or two losses. `tests.judge` says whether the gradients of one are right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import sympy
 from sympy import Expr, Rational, S
 
 import derive as dr
-from derive.custom import hold_stopped
 from derive.network import Handle, Network
 from derive.nodes import Index, Select, fresh
-from derive.points import default_sizes, random_values
 from derive.program import Program
-from derive.reference import evaluate
+from derive.randomness import keeps, normal
 
 T = TypeVar("T")
 Choose = Callable[[Sequence[T]], T]
@@ -33,6 +32,9 @@ _FUNCTIONS: tuple[Callable[[Expr], Expr], ...] = (
     dr.tanh, dr.sigmoid, dr.sin, dr.cos, dr.relu, dr.softplus, dr.gelu, dr.silu, dr.abs, dr.elu,
     dr.leaky_relu, lambda e: e**2, lambda e: dr.exp(dr.tanh(e)), lambda e: dr.sqrt(1 + e**2),
     lambda e: dr.log(2 + dr.sin(e)), lambda e: 1 / (2 + dr.cos(e)), dr.identity,
+    lambda e: dr.clip(e, -0.5, 0.75), lambda e: dr.maximum(e, dr.sin(e) / 2),
+    lambda e: dr.minimum(e**2, 1 - e), dr.stopped, lambda e: dr.straight_through(e**3, e),
+    lambda e: sympy.Piecewise((e**2, e > 0.1), (e / 2, True)),
 )
 
 
@@ -42,13 +44,13 @@ class _Maker:
     net: Network
     floats: list[Handle] = field(default_factory=list)
     whole: list[Handle] = field(default_factory=list)
-    letters: int = 0
+    seed: Handle | None = None
 
     def chance(self, one_in: int) -> bool:
         return self.choose(range(one_in)) == one_in - 1
 
     def size(self) -> int | str:
-        return self.choose((*SIZES, "B"))
+        return self.choose((*SIZES, *SIZES, "B", "B", "T"))
 
     def indices(self, rank: int) -> tuple[Index, ...]:
         return tuple(
@@ -59,8 +61,11 @@ class _Maker:
     def place(self, size: Expr, scope: list[Index], bound: list[Index]) -> Expr:
         """An index expression for a dim: a new bound index, one in scope, or an affine one."""
         fitting = [i for i in (*scope, *bound) if i.size == size]
-        kind = self.choose(("plain", "plain", "new", "affine", "constant", "gather", "part"))
-        if kind == "plain" and fitting:
+        kind = self.choose(("plain", "plain", "bound", "new", "affine", "constant", "gather",
+                            "part"))
+        if kind == "bound":  # an index that another factor of the product has bound
+            fitting = [i for i in bound if i.size == size] or fitting
+        if kind in ("plain", "bound") and fitting:
             return self.choose(fitting)
         if kind == "constant" and size.is_Integer:
             return sympy.Integer(self.choose(range(int(size))))
@@ -84,6 +89,12 @@ class _Maker:
         chosen = self.choose(self.whole)
         where = []
         for size in chosen.shape:
+            others = [n for n in self.whole if n.tensor.rank < chosen.tensor.rank]
+            if others and self.chance(3):  # a gather of a gather
+                inner = self.choose(others)
+                if not inner.tensor.rank:
+                    where.append(inner.tensor.access)
+                    continue
             fitting = [i for i in (*scope, *bound) if i.size == size]
             if not fitting:
                 bound.append(fresh(Index("r", size), {i.name for i in (*scope, *bound)}))
@@ -100,7 +111,14 @@ class _Maker:
 
     # -- bodies -------------------------------------------------------------------------------
     def factor(self, scope: list[Index], bound: list[Index]) -> Expr:
-        kind = self.choose(("access", "access", "access", "function", "number", "index"))
+        kind = self.choose(("access",) * 6 + ("function",) * 2 + ("number", "index", "random",
+                                                               "softmax"))
+        if kind == "random" and self.seed is not None:
+            return self.random(scope)
+        if kind == "softmax":
+            share = self.access(scope, bound)
+            over = [i for i in scope if i in share.free_symbols]
+            return dr.softmax(share, self.choose(over)) if over else share
         if kind == "number":
             return self.choose((S.One, Rational(1, 2), Rational(-3, 4), S(2)))
         if kind == "index" and scope:
@@ -112,6 +130,14 @@ class _Maker:
             return self.choose(_FUNCTIONS)(inner)
         return self.access(scope, bound)
 
+    def random(self, scope: list[Index]) -> Expr:
+        """Normal noise, or a mask as of dropout; the same again where the stream is the same."""
+        assert self.seed is not None
+        stream, where = self.choose((1, 2)), scope[: self.choose((0, 1, 2))]
+        if self.chance(2):
+            return normal(self.seed.tensor.access, stream, *where)
+        return Select(keeps(self.seed.tensor.access, stream, 0.25, *where), Rational(4, 3))
+
     def term(self, scope: list[Index], depth: int) -> Expr:
         """A product under a reduction over every index that it needs."""
         bound: list[Index] = []
@@ -120,8 +146,8 @@ class _Maker:
             product = product * self.factor(scope, bound)
         if depth and self.chance(3):
             product = product * self.term([*scope, *bound], depth - 1)
-        if scope and self.chance(5):
-            condition = self.condition([*scope, *bound])
+        if self.chance(5):
+            condition = self.condition([*scope, *bound], bound)
             product = Select(condition, product, self.choose((S.Zero, S.One)))
         used = [i for i in bound if i in product.free_symbols]
         if not used:
@@ -131,10 +157,19 @@ class _Maker:
         reduced = reduce(dr.tanh(product) if reduce is dr.prod else product, *used)
         return self.choose(_FUNCTIONS)(reduced) if self.chance(3) else reduced
 
-    def condition(self, scope: list[Index]) -> Expr:
+    def condition(self, scope: list[Index], bound: list[Index]) -> Expr:
+        """A comparison of indices, of values, or two of them together."""
+        if not scope or self.chance(3):
+            value = self.access(scope, bound)
+            other = self.access(scope, bound) if self.chance(2) else Rational(1, 10)
+            return self.choose((value > other, value <= other))
         left, right = self.choose(scope), self.choose(scope)
-        return self.choose((sympy.Le(left, right), sympy.Gt(left, 1), sympy.Ne(left, right),
+        made = self.choose((sympy.Le(left, right), sympy.Gt(left, 1), sympy.Ne(left, right),
                             sympy.Eq(sympy.Mod(left, 2), 0)))
+        if self.chance(4):
+            both = self.choose((sympy.And, sympy.Or))
+            return both(made, sympy.Ge(self.choose(scope), 1))
+        return made
 
     def body(self, free: tuple[Index, ...], depth: int = 1) -> Expr:
         total = self.term(list(free), depth)
@@ -167,19 +202,22 @@ class _Maker:
 _ORDERS = (("i", "j", "k"), ("j", "i", "k"), ("b", "i", "j"), ("t", "b", "i"))
 
 
-def random_network(choose: Choose, fixed: bool = False) -> Network:
-    """A network with one to eight equations and a scalar loss.
-
-    ``fixed``: parameters have no run-time size, as a buffer that is kept demands.
-    """
+def random_network(choose: Choose) -> Network:
+    """A network with one to eight equations and one or two scalar losses, L and perhaps L2."""
     make = _Maker(choose, Network("random"))
     net = make.net
     for n in range(choose((1, 2, 3))):
-        dims = [choose(SIZES) if fixed else make.size() for _ in range(choose((0, 1, 2, 2, 3)))]
+        dims = [make.size() for _ in range(choose((0, 1, 2, 2, 3)))]
         make.floats.append(net.parameter(f"p{n}", *dims))
-    for n in range(choose((0, 1))):
-        dims = [make.size() for _ in range(choose((0, 1, 1)))]
+    for n in range(choose((0, 0, 1, 1, 2))):
+        dims = [make.size() for _ in range(choose((0, 1, 1, 2)))]
         make.whole.append(net.input(f"n{n}", *dims, dtype=int))
+    if make.chance(5):
+        make.seed = net.random("seed")
+    state = None
+    if make.chance(6):
+        state = net.state("s0", *(choose(SIZES) for _ in range(choose((0, 1, 2)))))
+        make.floats.append(state)
     targets: list[Handle] = []
     for n in range(choose((1, 2, 3, 4))):
         if make.chance(4):
@@ -189,56 +227,27 @@ def random_network(choose: Choose, fixed: bool = False) -> Network:
             made = [net.define(f"y{n}", free, make.body(free))]
         make.floats += made
         targets += made
-    loss: Expr = S.Zero
-    for n, target in enumerate(targets):  # random weights: a plain sum hides mistakes
-        weight = net.input(f"w{n}", *target.shape) if target.tensor.rank else None
-        element = target.tensor.access
-        term = element * (weight[target.indices] if weight is not None else Rational(3, 4))
-        loss += dr.sum(term, *target.indices) if target.tensor.rank else term
-    net.loss(loss)
+    if state is not None:
+        net.update(state, dr.tanh(make.term(list(state.indices), 0)) + state.tensor.access / 2)
+    net.loss(_weighted(net, targets, "w"))
+    if make.chance(6):
+        net.loss(_weighted(net, targets[-1:], "v") ** 2, "L2")
     return net
 
 
-def reached(program: Program) -> list[str]:
-    """The parameters that the loss depends on."""
-    return [t.name for t in program.only(program.losses[0]).parameters]
+def _weighted(net: Network, targets: Sequence[Handle], stem: str) -> Expr:
+    """A sum of elements under random weights: a plain sum hides mistakes."""
+    total: Expr = S.Zero
+    for n, target in enumerate(targets):
+        if target.tensor.rank:
+            weight = net.input(f"{stem}{n}", *target.shape)
+            product = target.tensor.access * weight[target.indices]
+            total += dr.sum(product, *target.indices)
+        else:
+            total += Rational(3, 4) * target.tensor.access
+    return total
 
 
-# -- numeric judgement ----------------------------------------------------------------------------
-def disagreement(program: Program, derived: Program, seed: int = 0, of: str | None = None,
-                 sizes: dict[str, int] | None = None, directions: int = 1,
-                 values: dict[str, Any] | None = None) -> str | None:
-    """Where derived gradients differ from numeric ones along random directions, or None.
-
-    Where one step size disagrees, others are tried: a difference counts if they agree with one
-    another, so that a kink close by is not taken for a mistake.
-    """
-    of = of or program.losses[0]
-    sizes = default_sizes(derived, sizes)
-    rng = np.random.default_rng(seed)
-    point = {**random_values(derived, seed, sizes), **(values or {})}
-    forward, point = hold_stopped(program.only(of), point, sizes)
-    wrt = [n for n in derived.gradients if n in program.tensors]
-    found = evaluate(derived, point, [derived.gradients[n] for n in wrt], sizes)
-
-    def value(name: str, step: np.ndarray) -> float:
-        moved = {**point, name: point[name] + step}
-        return float(evaluate(forward, moved, [of], sizes)[of])
-
-    for name in wrt:
-        gradient = found[derived.gradients[name]]
-        for _ in range(directions):
-            way = rng.normal(size=np.shape(point[name]))
-            got, size = float(np.sum(gradient * way)), float(np.sum(np.abs(gradient * way)))
-            slopes: list[float] = []
-            for h in (1e-3, 1e-4, 1e-5):
-                near = (value(name, h * way) - value(name, -h * way)) / (2 * h)
-                far = (value(name, 2 * h * way) - value(name, -2 * h * way)) / (4 * h)
-                slopes.append((4 * near - far) / 3)
-                scale = 1e-6 * (size + abs(slopes[-1])) + 1e-7
-                if abs(got - slopes[-1]) <= scale:
-                    break
-            else:
-                if np.ptp(slopes) <= scale:  # else a kink is near, or it is not finite
-                    return f"{name}: derived {got:.12g}, numeric {slopes[-1]:.12g}, seed {seed}"
-    return None
+def reached(program: Program, of: str | None = None) -> list[str]:
+    """The parameters that a loss (by default the first) depends on."""
+    return [t.name for t in program.only(of or program.losses[0]).parameters]

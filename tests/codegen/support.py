@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import numpy as np
 import codegen
 from codegen.cpu_parts import index_ranges
 from codegen.model import Model
+from codegen.module import load, render
+from codegen.pipeline import compile_program
 from derive.differentiate import derive
+from derive.optimizers import sgd
 from derive.program import Program
 from derive.reference import evaluate
 
@@ -87,3 +91,46 @@ def differences(model: Model, values: dict[str, np.ndarray]) -> dict[str, float]
         assert gradient.shape == reference.shape
         found[name] = float(np.abs(gradient - reference).max() / (1e-3 + np.abs(reference).max()))
     return found
+
+
+def with_fixed_parameters(program: Program) -> Program:
+    """Parameters of a run-time size as inputs: kernels keep parameters in one flat array."""
+    return replace(program, tensors={
+        n: replace(t, role="input") if t.role == "parameter" and t.shape and not all(
+            s.is_Integer for s in t.shape) else t
+        for n, t in program.tensors.items()
+    })
+
+
+def wrong_kernels(program: Program, values: dict[str, np.ndarray], folder: Path, parts: int = 1,
+                  sizes: dict[str, int] | None = None, compiled: bool = False) -> list[str]:
+    """The equations whose kernel gives something else than the reference evaluator, at a point.
+
+    The emitted text runs as plain Python (the entry point of the gradient alone), or really
+    compiled with all entry points; work space begins as NaN.
+    """
+    entries = ("forward", "loss", "gradient") if compiled else ("gradient",)
+    text = render(compile_program(program, sgd(), entries), "float64", parts > 1)
+    with nullcontext() if compiled else interpreted():
+        kernels = load(text, folder)
+        model = kernels.Model()
+        model.parts = lambda sizes: parts
+        if sizes is not None:  # an input need not tell every size
+            model.sizes = lambda inputs, batch=None: tuple(sizes[n] for n in kernels.SIZES)
+        model.w = np.full(100_000, np.nan)
+        model.d[...] = np.nan
+        for kept in (model.parameters, model.states):
+            for name, view in kept.items():
+                view[...] = values[name]
+        names = [t.name for t in program.given if t.role not in ("parameter", "state")]
+        given = {n: np.ascontiguousarray(values[n]) for n in names}
+        want = evaluate(program, values, sizes=sizes)
+        counts, _ = model.run("gradient", given)
+    wrong = []
+    for name, (buffer, at, shape) in kernels.offsets("gradient", counts).items():
+        got = getattr(model, buffer)[at:at + int(np.prod(shape))].reshape(shape)
+        scale = 1e-3 + np.abs(want[name]).max(initial=0)
+        same = (np.abs(got - want[name]) <= 1e-8 * scale) | (got == want[name])
+        if not (same | (np.isnan(got) & np.isnan(want[name]))).all():
+            wrong.append(str(program[name]))
+    return wrong

@@ -12,7 +12,7 @@ from derive.network import Handle, Network
 from derive.nodes import SumOver
 from derive.points import random_values
 from derive.reference import evaluate
-from tests.programs import disagreement
+from tests.judge import disagreement
 
 SIZE, CHANNELS = 7, 2
 

@@ -10,6 +10,7 @@ import derive as dr
 from derive.errors import DeclarationError
 from derive.nodes import Access, Select, SumOver, accesses
 from derive.program import Program
+from tests.judge import disagreement
 
 b, i, j, k = dr.indices("b:B i:4 j:3 k:2")
 B = b.size
@@ -198,3 +199,27 @@ def test_cost_is_linear_in_the_number_of_equations():
     (n1, ops1), (n2, ops2), (n3, ops3) = equations(5), equations(10), equations(15)
     assert n3 - n2 == n2 - n1
     assert ops3 - ops2 == ops2 - ops1
+
+
+def test_what_is_named_under_a_selection_keeps_within_its_bounds():
+    """The selection implies the bounds; a sum that is named stands outside of it."""
+    net = dr.Network("n")
+    i, k = dr.indices("i:3 k:2")
+    x, w = net.parameter("x", i, k), net.parameter("w", k)
+    y = net.define("y", (i,), dr.where(i >= 1, dr.tanh(dr.sum(x[i - 1, k] * w[k], k)), w[0]))
+    net.loss(dr.sum(y[i] ** 2, i))
+    derived = dr.derive(net)
+    assert str(derived["_u_y"]) == "_u_y[i] = sum over k where i >= 1 of ( x[i - 1, k] * w[k] )"
+    point = {"x": np.ones((3, 2)), "w": np.ones(2)}
+    assert all(np.isfinite(a).all() for a in derived.evaluate(point).values())
+    assert disagreement(net.program(), derived) is None
+
+
+def test_a_reduction_inside_of_a_comparison_is_looked_at_in_its_own_scope():
+    net = dr.Network("n")
+    i, k = dr.indices("i:3 k:2")
+    x = net.parameter("x", i, k)
+    largest = dr.max(dr.relu(x[i, k]), k)
+    y = net.define("y", (i,), dr.where(largest > 0.5, largest**2, 0))
+    net.loss(dr.sum(y[i], i))
+    assert dr.check(dr.derive(net)).ok

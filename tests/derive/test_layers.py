@@ -12,7 +12,7 @@ from derive.network import Handle, Network
 from derive.points import random_values
 from derive.reference import evaluate
 from tests.derive.test_conv import closed, new, wrong
-from tests.programs import disagreement
+from tests.judge import disagreement
 
 SIZES = {"B": 3, "T": 4, "U": 5}
 

@@ -17,7 +17,8 @@ import derive as dr
 from derive.errors import ChainruleError
 from derive.network import Network
 from derive.program import Program
-from tests.programs import disagreement, random_network, reached
+from tests.judge import disagreement
+from tests.programs import random_network, reached
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -43,7 +44,7 @@ def drawn(seed: int) -> Program:
 @given(SEEDS)
 def test_gradients_of_random_programs(part: int, seed: int):
     program = drawn(4 * seed + part)
-    derived = dr.derive(program, reached(program))
+    derived = dr.derive(program, reached(program), of=program.losses[0])
     wrong = disagreement(program, derived)
     assert wrong is None, f"{wrong}\n{program}\n\n{derived}"
 
@@ -52,7 +53,7 @@ def test_gradients_of_random_programs(part: int, seed: int):
 @given(SEEDS)
 def test_second_derivatives_of_random_programs(seed: int):
     program = drawn(seed)
-    product = dr.hessian_vector(program, reached(program)[0])
+    product = dr.hessian_vector(program, reached(program)[0], program.losses[0])
     wrong = disagreement(product.only("_along_v"), product, of="_along_v")
     assert wrong is None, f"{wrong}\n{program}\n\n{product}"
 

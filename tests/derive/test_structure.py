@@ -16,7 +16,7 @@ from derive.network import Network
 from derive.points import random_values
 from derive.program import Program
 from derive.reference import evaluate
-from tests.programs import disagreement
+from tests.judge import disagreement
 
 b, i, j, k = dr.indices("b:B i:3 j:2 k:4")
 

@@ -1,0 +1,105 @@
+"""Whether a derived gradient is right at a random point, by numeric differentiation.
+
+Quick: central differences of the forward program in float64 along a random direction. Where these
+do not agree, or say too little because the slope is tiny, the 50-digit reading of `derive.numeric`
+decides. A verdict is "agrees", "wrong" or "undecided" (a kink, or nothing finite, at that point).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from derive.custom import hold_stopped
+from derive.numeric import Slopes
+from derive.points import default_sizes, random_values
+from derive.program import Program
+from derive.reference import evaluate
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict on a program, and the first thing to say about it."""
+
+    verdict: str
+    note: str = ""
+
+
+def disagreement(program: Program, derived: Program, seed: int = 0, of: str | None = None,
+                 **options: Any) -> str | None:
+    """Where a derived gradient is wrong, or None; the arguments are those of `judge`."""
+    found = judge(program, derived, seed, of, **options)
+    return found.note if found.verdict == "wrong" else None
+
+
+def judge(program: Program, derived: Program, seed: int = 0, of: str | None = None,
+          sizes: dict[str, int] | None = None, directions: int = 1,
+          values: dict[str, Any] | None = None) -> Judgement:
+    """Each gradient of ``derived`` along random directions, against slopes of the forward
+    ``program``."""
+    of = of or program.losses[0]
+    sizes = default_sizes(derived, sizes)
+    point = {**random_values(derived, seed, sizes), **(values or {})}
+    forward, point = hold_stopped(program.only(of), point, sizes)
+    wrt = [n for n in derived.gradients if n in forward.tensors]
+    adjoints = [t.name for t in derived.role("gradient")]
+    found = evaluate(derived, point, adjoints, sizes)
+    rng = np.random.default_rng(seed)
+    undecided = Judgement("agrees")
+    # what is left of larger terms that cancel, as in 1 - tanh², is rounding
+    noise = 1e-13 * max((np.abs(g).max(initial=0) for g in found.values()), default=0.0)
+    for name in wrt:
+        gradient = found[derived.gradients[name]]
+        for _ in range(directions):
+            way = rng.normal(size=np.shape(point[name]))
+            one = _along(_Line(forward, point, of, sizes, name, way), gradient, noise)
+            if one.verdict == "wrong":
+                return Judgement("wrong", f"{name}: {one.note}, seed {seed}")
+            if one.verdict == "undecided":
+                undecided = one
+    return undecided
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A scalar of a program on a line through a point."""
+
+    program: Program
+    point: dict[str, Any]
+    of: str
+    sizes: dict[str, int]
+    name: str
+    way: np.ndarray
+
+    def at(self, step: float) -> float:
+        moved = {**self.point, self.name: self.point[self.name] + step * self.way}
+        return float(evaluate(self.program, moved, [self.of], self.sizes)[self.of])
+
+    def slopes(self) -> Iterator[tuple[float, float]]:
+        """Slopes from ever smaller steps, each with the rounding in it."""
+        for h in (1e-3, 1e-4, 1e-5):
+            near, far = [(self.at(s * h), self.at(-s * h)) for s in (1, 2)]
+            rounding = 16 * _EPS * max(map(abs, (*near, *far))) / h
+            yield (2 * (near[0] - near[1]) - (far[0] - far[1]) / 4) / (3 * h), rounding
+
+
+def _along(line: _Line, gradient: np.ndarray, noise: float) -> Judgement:
+    got, size = float(np.sum(gradient * line.way)), float(np.sum(np.abs(gradient * line.way)))
+    if np.isfinite(got):
+        for slope, rounding in line.slopes():
+            bar = 1e-6 * (size + abs(slope)) + rounding
+            telling = got == slope == 0 or bar <= 1e-3 * max(abs(got), abs(slope))
+            if telling and abs(got - slope) <= bar:
+                return Judgement("agrees")
+    exact = Slopes(line.program, line.of, line.point, line.sizes, digits=50)
+    estimate = exact.along(line.name, line.way)
+    if not np.isfinite(estimate.value):
+        return Judgement("undecided", estimate.trouble)
+    if abs(got - estimate.value) <= 8 * estimate.error + 1e-9 * size + noise:
+        return Judgement("agrees")
+    return Judgement("wrong", f"derived {got:.12g}, numeric {estimate.value:.12g}")
