@@ -17,7 +17,7 @@ from sympy import Expr, Integer, Mod, S
 from sympy.core.relational import Relational
 
 from derive.errors import DerivationError
-from derive.nodes import Access, Index, IntegerAccess
+from derive.nodes import Access, Index, IntegerAccess, fresh
 
 
 def coefficients(expr: Expr, indices: Iterable[Index]) -> dict[Index, Expr] | None:
@@ -71,11 +71,12 @@ def bounds(expr: Expr) -> tuple[Expr, Expr] | None:
     """Smallest and largest value of an affine expression over the ranges of its indices."""
     if isinstance(expr, Index):
         return S.Zero, expr.size - 1
-    for number, part in enumerate(whole_parts(expr)):  # each ranges like an index of its own
+    for part in whole_parts(expr)[:1]:  # each ranges like an index of its own, one after another
         reach = _part_bounds(part)
         if reach is None:
             return None
-        stand_in = Index(f"_b{number}", reach[1] - reach[0] + 1)
+        taken = {i.name for i in expr.atoms(Index)}
+        stand_in = fresh(Index("_b", reach[1] - reach[0] + 1), taken)
         return bounds(expr.xreplace({part: stand_in + reach[0]}))
     indices = [s for s in expr.free_symbols if isinstance(s, Index)]
     slopes = coefficients(expr, indices)

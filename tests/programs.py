@@ -34,8 +34,15 @@ _FUNCTIONS: tuple[Callable[[Expr], Expr], ...] = (
     lambda e: dr.log(2 + dr.sin(e)), lambda e: 1 / (2 + dr.cos(e)), dr.identity,
     lambda e: dr.clip(e, -0.5, 0.75), lambda e: dr.maximum(e, dr.sin(e) / 2),
     lambda e: dr.minimum(e**2, 1 - e), dr.stopped, lambda e: dr.straight_through(e**3, e),
-    lambda e: sympy.Piecewise((e**2, e > 0.1), (e / 2, True)),
+    lambda e: _piecewise(e),
 )
+
+
+def _piecewise(e: Expr) -> Expr:
+    """SymPy's own form of a choice; it does not build one over a condition with choices in it."""
+    if e.has(Select, sympy.Piecewise):
+        return dr.where(e > 0.1, e**2, e / 2)
+    return sympy.Piecewise((e**2, e > 0.1), (e / 2, True))
 
 
 @dataclass

@@ -112,6 +112,14 @@ def test_quotients_inside_quotients_are_refused():
         solve([(p // 2 + r) // 2], [ROWS], [p, r])
 
 
+def test_two_remainders_range_apart():
+    i, j = Index("i", 5), Index("j", 5)
+    assert bounds(i % 2 - j % 2) == (-1, 1)
+    assert bounds(i // 3 - j // 3) == (-1, 1)
+    size = dr.indices("k:B").size
+    assert not implied(sympy.Lt(i % 2, size), [sympy.Eq(j % 2, 0)])
+
+
 def test_equal_names_of_different_sizes_are_different_indices():
     assert Index("p", 3) != Index("p", 4)
 
