@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
 from functools import singledispatchmethod
+from typing import Any
 
 from derive import notation as n
 from derive.boxes import (
@@ -273,7 +274,8 @@ class Setter:
     def _(self, node: n.Whole) -> tuple[Box, int]:
         symbol = self.symbols.tensor(node.name.code)
         bold = node.name.kind == "array"
-        where = self.subscript(node.at) if node.at else None
+        cuts = tuple(w for w in node.at if w is not None)
+        where = self.subscript(cuts) if cuts else None
         return self.symbol(symbol, where, bold), _POWER if symbol.loss is not None else _ATOM
 
     @_set.register
@@ -299,6 +301,11 @@ class Setter:
             box = self.set(factor, _POWER)
             items += [op("⊙"), box] if k else [box]
         return row(*items), _PRODUCT
+
+    @_set.register
+    def _(self, node: n.Convolved) -> tuple[Box, int]:
+        left, right = self.set(node.left, _POWER), self.set(node.right, _POWER)
+        return row(left, op(node.op), right), _PRODUCT
 
     @_set.register
     def _(self, node: n.Ones) -> tuple[Box, int]:
@@ -361,7 +368,8 @@ def first_value(node: n.Choice) -> tuple[n.Statement, n.Relation] | None:
     index = moved.terms[0][1]
     if not isinstance(index, n.Name) or condition.parts[0] not in (index, moved):
         return None
-    plain = tuple(index if k == shifted[0] else w for k, w in enumerate(where))
+    plain: tuple[Any, ...] = tuple(
+        index if k == shifted[0] else w for k, w in enumerate(where))
     before = condition.ops[0] in (">=", ">")
     limit = n.ZERO if before else condition.parts[1]
     left = replace(yes, where=plain) if isinstance(yes, n.Element) else replace(yes, at=plain)

@@ -8,8 +8,8 @@ is transposed. What has no such form gives None; `derive.einsum` then names the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 
 import sympy
 from sympy import Add, Expr, Mul, Pow, S
@@ -52,28 +52,85 @@ class MatrixForm:
     transposed: tuple[Transposition, ...] = ()
 
 
-def matrix_form(eq: Equation, tensors: Mapping[str, Tensor] | None = None,
-                turned: Collection[str] = ()) -> MatrixForm | None:
+@dataclass(frozen=True)
+class Orientation:
+    """How a reader's matrices lie beside what is stored.
+
+    ``columns``: the samples of a batch, of the size ``batch``, are columns. ``numerator``: what is
+    in ``gradients`` (adjoints) is transposed. ``times``: the indices of recurrences, at which
+    tensors are cut into slices first.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    batch: Expr | None = None
+    columns: bool = False
+    numerator: bool = False
+    gradients: frozenset[str] = frozenset()
+    times: frozenset[Index] = frozenset()
+
+    def turned(self, name: str, position: int) -> bool:
+        """Whether the symbol of a tensor (or a slice of it) means the transpose of what is
+        stored; ``position`` is the first of its dims that is left."""
+        tensor = self.tensors.get(name)
+        if tensor is None or tensor.dtype == "int":
+            return False
+        column = self.columns and tensor.shape[position] == self.batch
+        return column != (self.numerator and name in self.gradients)
+
+
+def matrix_form(eq: Equation, orientation: Orientation | None = None) -> MatrixForm | None:
     """The matrix form of an equation, or None where there is none.
 
-    ``tensors`` are those of its program: with them the sizes of all dims are known. A tensor of
-    rank 3 is read as its slices along the first dim, ``H[t]``; all index expressions but that of
-    a slice must be plain indices (or a gather of labels). ``turned`` names the tensors whose
-    symbol means the transpose of what is stored: a matrix with its dims exchanged, a row in
-    place of a column (samples as columns, or gradients in numerator layout).
+    A tensor of rank 3 or more is read as slices: ``H[:, t]`` is its matrix at t. Two of the dims
+    of the target are left, those first that are most usual (of a recurrence, sample and feature;
+    else the last two); all index expressions but that of a slice must be plain indices (or a
+    gather of labels).
     """
-    if len(eq.indices) > 3 or len(set(eq.indices)) < len(eq.indices):
+    rank = len(eq.indices)
+    if len(set(eq.indices)) < rank:
         return None
-    cut = max(len(eq.indices) - 2, 0)
-    fixed, (row, col) = eq.indices[:cut], (*eq.indices[cut:], None, None)[:2]
-    recogniser = Recogniser(eq, tensors or {}, set(fixed), frozenset(turned))
+    orientation = orientation or Orientation()
+    for kept in _kept(eq, orientation):
+        made = _sliced_form(eq, orientation, kept)
+        # a sum of slices inside a sum of slices explains nothing
+        if made is not None and _nested(made.statement.right) <= 1:
+            return made
+    return None
+
+
+def _kept(eq: Equation, orientation: Orientation) -> list[tuple[int, ...]]:
+    """Which dims of the target may be those of a matrix, the most usual first."""
+    rank = len(eq.indices)
+    last = rank - 1
+    if rank <= 2:
+        return [tuple(range(rank)), *([(last,)] if rank == 2 else [])]
+    others = [k for k, index in enumerate(eq.indices) if index not in orientation.times]
+    pairs = [(k, last) for k in (others or range(rank)) if k != last]
+    first = (others[0], last) if orientation.times and others else (rank - 2, last)
+    return sorted(pairs, key=lambda pair: (pair != first, -pair[0]))
+
+
+def _nested(node: object) -> int:
+    """How deeply sums over slices are nested."""
+    if isinstance(node, tuple):
+        return max(map(_nested, node), default=0)
+    if not is_dataclass(node):
+        return 0
+    return isinstance(node, n.Big) + max(
+        (_nested(getattr(node, f.name)) for f in fields(node)), default=0)
+
+
+def _sliced_form(eq: Equation, orientation: Orientation, kept: tuple[int, ...]
+                 ) -> MatrixForm | None:
+    fixed = {index for k, index in enumerate(eq.indices) if k not in kept}
+    row, col = (*(eq.indices[k] for k in kept), None, None)[:2]
+    recogniser = Recogniser(eq, orientation, fixed)
+    turned = bool(kept) and orientation.turned(eq.name, kept[0])
     try:
-        edges = (col, row) if eq.name in turned else (row, col)
-        right = recogniser.form(eq.body, *edges)
+        right = recogniser.form(eq.body, *((col, row) if turned else (row, col)))
     except NoFormError:
         return None
-    at = tuple(Builder().index(i) for i in fixed)
-    left = n.Whole(n.Name(eq.name, "array" if eq.indices else "tensor"), at)
+    left = recogniser.slice(eq.target)
     return MatrixForm(n.Statement(left, right), tuple(dict.fromkeys(recogniser.shapes)),
                       tuple(dict.fromkeys(recogniser.transposed)))
 
@@ -85,10 +142,11 @@ def whole(name: str, rank: int) -> n.Whole:
 
 @dataclass
 class Recogniser:
+    """Builds one form; ``fixed`` are the indices of slices."""
+
     eq: Equation
-    tensors: Mapping[str, Tensor]
-    fixed: set[Index] = field(default_factory=set)  # indices of slices
-    turned: frozenset[str] = frozenset()
+    orientation: Orientation
+    fixed: set[Index]
     shapes: list[str] = field(default_factory=list)
     transposed: list[Transposition] = field(default_factory=list)
 
@@ -141,20 +199,26 @@ class Recogniser:
         return Builder().build(expr)
 
     # -- leaves ---------------------------------------------------------------------------------
+    def slice(self, expr: Access) -> n.Whole:
+        """An access as a whole array, cut at the dims whose index is fixed."""
+        free = [k for k, w in enumerate(expr.where) if not self.is_fixed(w)]
+        name = n.Name(expr.name, "array" if free else "tensor")
+        if len(free) == len(expr.where):
+            return n.Whole(name)
+        builder = Builder(self.eq.indices)
+        return n.Whole(name, tuple(
+            None if k in free else builder.index(w) for k, w in enumerate(expr.where)))
+
+    def is_fixed(self, where: Expr) -> bool:
+        return indices(where) <= self.fixed and not where.has(Access)
+
     def access(self, expr: Access, row: Edge, col: Edge) -> Node:
-        at = tuple(
-            w for w in expr.where[:1]
-            if (w.free_symbols and indices(w) <= self.fixed)
-            or (w.is_Integer and len(expr.where) == 3)
-        )
-        where = expr.where[len(at):]
-        node: Node = whole(expr.name, len(expr.where))
-        if at:
-            builder = Builder(self.eq.indices)
-            node = n.Whole(n.Name(expr.name, "array"), tuple(map(builder.index, at)))
+        node: Node = self.slice(expr)
+        free = [k for k, w in enumerate(expr.where) if not self.is_fixed(w)]
+        where = tuple(expr.where[k] for k in free)
         if not where:
             return node
-        if expr.name in self.turned:
+        if self.orientation.turned(expr.name, free[0]):
             node = n.Transposed(node)
         plain = all(isinstance(w, Index) for w in where)
         if plain and where == (row,) and col is None:
@@ -166,17 +230,24 @@ class Recogniser:
         if plain and where == (row, row) and col is None:
             return n.Call("diag", (node,))
         if len(where) == 2 and where[0] == row and col is None \
-                and isinstance(where[1], IntegerAccess) and where[1].where == (row,) \
-                and expr.name in self.tensors:
-            # the element at the label of each row: all but it made zero, then summed
-            hot = n.Call("onehot", (whole(where[1].name, 1),))
-            last = self.tensors[expr.name].indices[1]
-            return n.Chain((n.Hadamard((node, hot)), self.ones(last)))
+                and expr.name in self.orientation.tensors:
+            labels = self.labels(where[1], row)
+            if labels is not None:
+                # the element at the label of each row: all but it made zero, then summed
+                last = self.orientation.tensors[expr.name].indices[free[1]]
+                return n.Chain((n.Hadamard((node, n.Call("onehot", (labels,)))), self.ones(last)))
         raise NoFormError
+
+    def labels(self, expr: Expr, row: Edge) -> n.Whole | None:
+        """``t[b]`` as the column of the labels of all rows."""
+        if not isinstance(expr, IntegerAccess):
+            return None
+        free = [w for w in expr.where if not self.is_fixed(w)]
+        return self.slice(expr) if free == [row] else None
 
     def select(self, expr: Select, row: Edge, col: Edge) -> Node:
         condition = expr.condition
-        if indices(condition) and indices(condition) <= self.fixed:
+        if indices(condition) and self.is_fixed(condition):
             return n.Choice(Builder(self.eq.indices).condition(condition),
                             self.form(expr.yes, row, col), self.form(expr.no, row, col))
         if expr.no != 0:
@@ -199,12 +270,11 @@ class Recogniser:
         if not isinstance(condition, sympy.Eq):
             return None
         for index, label in (sides, sides[::-1]):
-            if isinstance(label, IntegerAccess) and isinstance(index, Index):
-                node = n.Call("onehot", (whole(label.name, 1),))
-                if label.where == (row,) and index == col:
-                    return node
-                if label.where == (col,) and index == row:
-                    return n.Transposed(node)
+            for down, across in ((row, col), (col, row)):
+                labels = self.labels(label, down)
+                if labels is not None and down is not None and index == across:
+                    node = n.Call("onehot", (labels,))
+                    return node if down == row else n.Transposed(node)
         return None
 
     # -- algebra --------------------------------------------------------------------------------
@@ -254,7 +324,8 @@ class Recogniser:
         return n.product([front, *flat])
 
     def _plain_scalar(self, expr: Expr) -> Node:
-        if expr.has(Select) or any(a.where for a in expr.atoms(Access)):
+        places = [w for a in expr.atoms(Access) for w in a.where]
+        if expr.has(Select) or not all(map(self.is_fixed, places)):
             raise NoFormError
         return Builder().build(expr)
 
@@ -283,6 +354,14 @@ class Recogniser:
         return chain(parts)
 
     def hadamard(self, factors: list[Expr], row: Edge, col: Edge) -> Node:
+        guards = [f for f in factors if isinstance(f, Select) and f.no == 0
+                  and indices(f.condition) and self.is_fixed(f.condition)]
+        if guards:
+            condition = Builder(self.eq.indices).condition(
+                sympy.And(*(g.condition for g in guards)))
+            rest = [f for f in factors if f not in guards]
+            inside = [f for g in guards for f in Mul.make_args(g.yes) if f != 1]
+            return n.Choice(condition, self.form(Mul(*rest, *inside), row, col), n.ZERO)
         above = [f for f in factors if not is_inverse(f)]
         below = [1 / f for f in factors if is_inverse(f)]
         nodes = [self.form(f, row, col) for f in above]

@@ -49,7 +49,7 @@ def contraction(forms: Recogniser, factors: tuple[Expr, ...], bound: tuple[Index
             and inside[0].exp == 2 and len(bound) <= 2:
         body = forms.form(inside[0].base, bound[0], bound[1] if len(bound) == 2 else None)
         return n.Power(n.Call("norm", (body,)), n.Number("2"))
-    slices = sliced(inside, bound)
+    slices = sliced(forms, inside, bound)
     if slices is not None:
         return over_slices(forms, inside, slices, bound, row, col)
     nodes: dict[frozenset[Index], list[Expr]] = {}
@@ -65,11 +65,15 @@ def contraction(forms: Recogniser, factors: tuple[Expr, ...], bound: tuple[Index
     return along(forms, path, nodes, bound)
 
 
-def sliced(factors: list[Expr], bound: tuple[Index, ...]) -> Index | None:
-    """A bound index that stands first in every tensor of rank 3: a sum over its slices."""
-    deep = [a for f in factors for a in f.atoms(Access) if len(a.where) == 3]
-    for index in bound:
-        if deep and all(a.where[0].free_symbols == {index} for a in deep):
+def sliced(forms: Recogniser, factors: list[Expr], bound: tuple[Index, ...]) -> Index | None:
+    """A bound index that cuts everything that has more than two dims left into slices."""
+    deep = [
+        a for f in factors for a in f.atoms(Access)
+        if sum(not forms.is_fixed(w) for w in a.where) > 2
+    ]
+    times = forms.orientation.times
+    for index in sorted(bound, key=lambda i: i not in times):
+        if deep and all(sum(indices(w) == {index} for w in a.where) == 1 for a in deep):
             return index
     return None
 

@@ -6,8 +6,8 @@ sets it in boxes, which `derive.latex` and `derive.mathml` print.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,11 @@ class Negation:
 # -- whole arrays (`derive.matrix`) ---------------------------------------------------------------
 @dataclass(frozen=True)
 class Whole:
-    """A whole vector or matrix (in print: bold), a slice of a tensor, or a scalar."""
+    """A whole vector or matrix (in print: bold), a slice of a tensor, or a scalar; ``at`` has an
+    index for each dim that is cut, and None for each that is left."""
 
     name: Name
-    at: tuple[Node, ...] = ()
+    at: tuple[Node | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,23 @@ class Ones:
     size: Node
 
 
+@dataclass(frozen=True)
+class Convolved:
+    """A cross-correlation ⋆ or a convolution ∗ of two arrays: the sum over ``bound`` of ``left`` at
+    ``places`` times ``right`` at ``bound``, for each value of ``free``; 0 outside ``left``."""
+
+    op: str
+    left: Whole
+    right: Whole
+    places: tuple[Node, ...]
+    bound: tuple[Name, ...]
+    free: tuple[Name, ...]
+
+
 Node = (
     Number | Name | Element | Sum | Product | Fraction | Power | Root | Call | Big | Choice
     | Bracket | Relation | Congruent | Junction | Negation | Whole | Transposed | Chain
-    | Hadamard | Ones
+    | Hadamard | Ones | Convolved
 )
 
 ZERO, ONE = Number("0"), Number("1")
@@ -181,6 +195,15 @@ class Statement:
 
     left: Element | Whole
     right: Node
+
+
+def walk(node: object) -> Iterator[object]:
+    """A node and all nodes inside it."""
+    yield node
+    parts = node if isinstance(node, tuple) else (
+        [getattr(node, f.name) for f in fields(node)] if is_dataclass(node) else ())
+    for part in parts:
+        yield from walk(part)
 
 
 def product(factors: Iterable[Node]) -> Node:

@@ -163,8 +163,10 @@ def _(node: n.Negation) -> tuple[str, int]:
 # -- whole arrays: as NumPy would be written, vectors being columns ------------------------------
 @_text.register
 def _(node: n.Whole) -> tuple[str, int]:
-    at = f"[{', '.join(map(index_text, node.at))}]" if node.at else ""
-    return node.name.code + at, _ATOM
+    parts = [":" if w is None else index_text(w) for w in node.at]
+    while parts and parts[-1] == ":":
+        parts.pop()
+    return node.name.code + (f"[{', '.join(parts)}]" if parts else ""), _ATOM
 
 
 @_text.register
@@ -180,6 +182,12 @@ def _(node: n.Chain) -> tuple[str, int]:
 @_text.register
 def _(node: n.Hadamard) -> tuple[str, int]:
     return " * ".join(node_text(f, _POWER) for f in node.factors), _PRODUCT
+
+
+@_text.register
+def _(node: n.Convolved) -> tuple[str, int]:
+    sign = "correlate" if node.op == "⋆" else "convolve"
+    return f"{sign}({node_text(node.left)}, {node_text(node.right)})", _ATOM
 
 
 @_text.register

@@ -17,6 +17,8 @@ import sympy
 
 from derive import notation as n
 from derive.functions import REGISTRY
+from derive.matrix import Orientation
+from derive.nodes import Access
 from derive.program import Program
 
 _COMPARE = {
@@ -146,20 +148,24 @@ class ArrayValues(Values):
     @of.register
     def _(self, node: n.Whole) -> Any:
         array = np.asarray(self.arrays[node.name.code])
-        if node.at:
-            array = array[tuple(int(self.of(w)) for w in node.at)]
+        at = node.at or (None,) * array.ndim
+        array = array[tuple(slice(None) if w is None else int(self.of(w)) for w in at)]
         array = array.reshape(-1, 1) if array.ndim == 1 else array
-        return array.T if node.name.code in self.turned else array
+        left = [k for k, w in enumerate(at) if w is None]
+        turned = bool(left) and self.orientation.turned(node.name.code, left[0])
+        return array.T if turned else array
 
     @of.register
     def _(self, node: n.Transposed) -> Any:
-        return self.of(node.body).T
+        return np.asarray(self.of(node.body)).T
 
     @of.register
     def _(self, node: n.Chain) -> Any:
         out = self.of(node.factors[0])
         for factor in node.factors[1:]:
-            out = out @ self.of(factor)
+            value = self.of(factor)
+            # what a bracket has set to zero is the zero matrix
+            out = 0.0 if np.ndim(value) == 0 == value or np.ndim(out) == 0 == out else out @ value
         return out
 
     @of.register
@@ -172,6 +178,25 @@ class ArrayValues(Values):
     @of.register
     def _(self, node: n.Ones) -> Any:
         return np.ones((int(self.of(node.size)), 1))
+
+    @of.register
+    def _(self, node: n.Convolved) -> Any:
+        left, right = (
+            np.asarray(self.arrays[w.name.code])[tuple(
+                slice(None) if a is None else int(self.of(a)) for a in w.at or ())]
+            for w in (node.left, node.right)
+        )
+        out = np.zeros([self.ranges[f.code] for f in node.free])
+        outer = dict(self.env)
+        for place in np.ndindex(out.shape):
+            for k in np.ndindex(right.shape):
+                names = (*node.free, *node.bound)
+                self.env = {**outer, **{m.code: v for m, v in zip(names, (*place, *k))}}
+                at = [self.of(p) for p in node.places]
+                whole = all(v == int(v) and 0 <= v < s for v, s in zip(at, left.shape))
+                out[place] += left[tuple(map(int, at))] * right[k] if whole else 0
+        self.env = outer
+        return out
 
     @of.register
     def _(self, node: n.Root) -> Any:
@@ -196,7 +221,7 @@ class ArrayValues(Values):
             return np.diag(first[:, 0]) if square else np.diag(first).reshape(-1, 1)
         if node.function == "onehot":
             labels = first[:, 0].astype(int)
-            return np.eye(self.widths[node.args[0].name.code])[labels]
+            return np.eye(self.width(node.args[0].name.code))[labels]
         special = {"tr": np.trace, "norm": np.linalg.norm, "max": np.max, "min": np.min,
                    "rowmax": lambda a: np.max(a, axis=1, keepdims=True),
                    "rowmin": lambda a: np.min(a, axis=1, keepdims=True)}
@@ -207,5 +232,12 @@ class ArrayValues(Values):
             return first ** args[1]
         return np.vectorize(lambda v: function_value(node.function, v, *args[1:]))(first)
 
-    widths: Mapping[str, int] = {}
-    turned: frozenset[str] = frozenset()
+    orientation = Orientation()
+
+    def width(self, labels: str) -> int:
+        """How many classes there are: the last size of what is read at the labels."""
+        readers = [a for eq in self.program.equations for a in eq.body.atoms(Access)
+                   if any(w.has(Access) and next(iter(w.atoms(Access))).name == labels
+                          for w in a.where)]
+        at = next(k for k, w in enumerate(readers[0].where) if w.has(Access))
+        return self.arrays[readers[0].name].shape[at]

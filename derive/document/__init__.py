@@ -27,6 +27,7 @@ def write_document(
     kernel: str | None = None,
     optimizer: object = None,
     values: Mapping[str, Any] | None = None,
+    flow: object = False,
     style: Style | None = None,
     force: bool = False,
 ) -> Path:
@@ -42,7 +43,9 @@ def write_document(
         kernel: the text of an emitted kernel, printed as it is.
         optimizer: a `derive.optimizers.Optimizer`, whose step is printed.
         values: arrays for everything that is given, to work a small network with numbers.
-        style: the reader's own notation.
+        flow: True to forecast how signals and gradients flow at the start of training (see
+            `derive.diagnose`), or a diagnosis.
+        style: the reader's own notation: names, accents, layout.
         force: overwrite a file that was not written by this tool.
 
     Returns:
@@ -69,7 +72,8 @@ def write_document(
 
         program = derive(program)
     document = build_document(program, lang=lang, detail=detail, check=check, kernel=kernel,
-                              optimizer=optimizer, values=values, style=style)
+                              optimizer=optimizer, values=values, flow=flow,
+                              style=style)
     write_atomically(path, _WRITERS[ending](document, program))
     return path
 

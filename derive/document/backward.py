@@ -9,7 +9,7 @@ from derive.document.forms import Maker
 from derive.document.record import Entry, Helper, Use
 from derive.document.tree import Block, Display, Math, Paragraph, Ref, Section, Span, Spans, listed
 from derive.local import index_plan
-from derive.nodes import Access, Index, rename
+from derive.nodes import Access, Index, SumOver, rename
 from derive.notate import Builder
 
 
@@ -152,9 +152,13 @@ class _Told:
         """The words for: times the adjoint of what reads the element, at that place."""
         indices, cotangent = use.adjoint
         own = rename(cotangent, dict(zip(indices, use.source.indices, strict=True)))
+        bound = dict.fromkeys(i for s in use.body.atoms(SumOver) for i in s.bound)
+        over = self.maker.words("backward.over", indices=listed(
+            [(self.maker.index(i.name),) for i in bound])) if bound else ()
         if own == 1:
-            return self.maker.words(f"{key}.one")
-        return self.maker.words(key, adjoint=self.maker.expr(own, use.source.indices))
+            return self.maker.words(f"{key}.one", over=over)
+        return self.maker.words(key, over=over,
+                                adjoint=self.maker.expr(own, use.source.indices))
 
     def _solved(self, use: Use) -> None:
         """Where the index expression of the place is no plain index: what was solved."""

@@ -126,7 +126,8 @@ class _Board:
         left = builder.build(eq.tensor.at(*at))
         parts: list[n.Node] = [left]
         try:
-            inside: n.Node = builder.build(self.put(eq.body, dict(zip(eq.indices, at, strict=True))))
+            env = dict(zip(eq.indices, at, strict=True))
+            inside: n.Node = builder.build(self.put(eq.body, env))
             if len(self.maker.text(inside)) <= _SYMBOLIC:
                 parts.append(inside)
             parts.append(self.filled(inside))

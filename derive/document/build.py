@@ -20,8 +20,8 @@ from derive.document.sections import (
     optimizer_section,
     result_section,
     rules_section,
-    stability_section,
 )
+from derive.document.stability import flow_section, stability_section
 from derive.document.tree import Block, Document, Equation, Section, Words
 from derive.errors import DeclarationError
 from derive.messages import catalogue
@@ -40,6 +40,7 @@ def build_document(
     kernel: str | None = None,
     optimizer: object = None,
     values: Mapping[str, Any] | None = None,
+    flow: object = False,
     style: Style | None = None,
 ) -> Document:
     """The document of a derived program; see `derive.document.write_document`."""
@@ -65,6 +66,9 @@ def build_document(
         sections.append(check_section(maker, check))
     if detail != "summary":
         sections.append(stability_section(maker))
+    if flow is not False and flow is not None:
+        sections.append(flow_section(maker, flow))
+    if detail != "summary":
         if optimizer is not None:
             sections.append(optimizer_section(maker, optimizer))
         sections.append(cost_section(maker))

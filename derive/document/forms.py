@@ -13,7 +13,8 @@ import sympy
 from sympy import Expr
 
 from derive import notation as n
-from derive.boxes import Box, Frac, Row, Token, row
+from derive.boxes import Box, Fence, Frac, Row, Script, Token, row
+from derive.convolutions import Convolution, convolution_form
 from derive.document.folding import Fold, Folding
 from derive.document.record import Entry, Helper, entries
 from derive.document.tree import Equation as Shown
@@ -21,10 +22,10 @@ from derive.document.tree import Math, Ref, Span, Spans, Words, listed
 from derive.einsum import einsum_text
 from derive.errors import unknown_name
 from derive.layout import Setter
-from derive.matrix import matrix_form, whole
+from derive.matrix import Orientation, matrix_form, whole
 from derive.nodes import Access, Index, bound_indices
 from derive.notate import Builder, statement
-from derive.notation import Node
+from derive.notation import Node, walk
 from derive.program import Equation, Program
 from derive.symbols import Style, Symbols
 from derive.text import node_text
@@ -51,7 +52,10 @@ class Maker:
         self.fold: Fold | None = None  # the fold whose layer ℓ is being written about
         self._story: list[Entry | Helper] | None = None
         self._layers: dict[Fold, Symbols] = {}
-        self.turned = _turned(self.program, self.style)
+        self._said: set[Box] = set()  # definitions of signs
+        self.recurrent = {eq.name: group for group in self.program.groups if group.recurrent
+                          for eq in group.equations}
+        self.orientation = _orientation(self.program, self.style)
         known = {i.name for eq in self.program.equations for i in (*eq.indices, *bound_indices(
             eq.body))} if self.style.indices else set()
         for kind, named, there in (("tensor", self.style.names, self.program.tensors),
@@ -175,10 +179,16 @@ class Maker:
         setter = self.setter()
         made = statement(eq.target, eq.indices, eq.body)
         index = Math(setter.set(made), self.text(made))
-        note = (*note, *self._first_values(setter))
+        note = listed([part for part in (note, self._first_values(setter), self._recursion(eq))
+                       if part], "; ")
+        sliding = convolution_form(eq, self.program.tensors) if eq.tensor.rank > 2 else None
+        if sliding is not None:
+            made_of = self.node(sliding.statement)
+            return Shown(number, index, made_of, note=note, result=result,
+                         reasons=tuple(filter(None, [self._sliding(sliding)])))
         form = None
         if eq.indices or eq.reads:
-            form = matrix_form(eq, self.program.tensors, self.turned)
+            form = matrix_form(eq, self.orientation)
         if form is not None and len(self.text(form.statement)) > max(60, 1.6 * len(index.plain)):
             form = None  # a form that is longer than the index form explains nothing
         if form is None:
@@ -202,14 +212,46 @@ class Maker:
         ) if explain else ()
         return Shown(number, index, matrix, "", form.shapes, reasons, note, result)
 
+    def _sliding(self, form: Convolution) -> Spans:
+        """What ⋆ or ∗ means here: said once for each pair of arrays."""
+        made = next(x for x in walk(form.statement.right) if isinstance(x, n.Convolved))
+        setter = self.setter()
+        sign = Fence("(", setter.set(replace(made, left=n.Whole(made.left.name),
+                                             right=n.Whole(made.right.name))), ")")
+        right = setter.set(form.meaning.right)
+        box = row(Script(sign, row(*(setter.set(f) for f in made.free))), Token("=", "op"), right)
+        if box in self._said:
+            return ()
+        self._said.add(box)
+        formula = Math(box, f"{self.text(made)} = {self.text(form.meaning.right)}")
+        said = self.words("form.flipped" if form.flipped else "form.slides", formula=formula,
+                          symbol=self.symbol(form.kernel, bold=True))
+        if form.strided and form.flipped:
+            said = (*said, " ", *self.words("form.spread"))
+        return said
+
+    def _recursion(self, eq: Equation) -> Spans:
+        """Of an equation that reads another step of its own recurrence: which way it is worked."""
+        group = self.recurrent.get(eq.name)
+        if group is None:
+            return ()
+        index = eq.indices[group.axis[eq.name]]
+        members = {member.name for member in group.equations}
+        if all(a.where[group.axis[a.name]] == index for a in eq.body.atoms(Access)
+               if a.name in members):
+            return ()
+        ends = [self.expr(sympy.S.Zero), self.node(Builder().index(index.size - 1))]
+        key, (first, last) = ("forward", ends) if group.step > 0 else ("backward", ends[::-1])
+        return self.words(f"{key}.recursion", index=self.index(index.name), first=first, last=last)
+
     def _first_values(self, setter: Setter) -> Spans:
-        out: list[Span] = []
-        for left, condition in setter.notes.items():
-            out += self.words("forward.first", formula=self.node(left),
-                              condition=self.node(condition))
-        for name in setter.padded:
-            out += self.words("forward.padded", symbol=self.symbol(name.code))
-        return tuple(out)
+        out = [
+            self.words("forward.first", formula=self.node(left), condition=self.node(condition))
+            for left, condition in setter.notes.items()
+        ]
+        out += [self.words("forward.padded", symbol=self.symbol(name.code))
+                for name in setter.padded]
+        return listed(out, "; ")
 
     def layer_note(self, name: str) -> Spans:
         """``for ℓ = 2, …, 49``: which layers an equation stands for."""
@@ -224,18 +266,16 @@ def batch_size(program: Program) -> Expr | None:
     return next((size for size in sizes if not size.is_Integer), None)
 
 
-def _turned(program: Program, style: Style) -> frozenset[str]:
-    """The tensors whose symbol means, in the reader's layout, the transpose of what is stored."""
-    batch, found = batch_size(program), set()
-    for tensor in program.tensors.values():
-        if not 1 <= tensor.rank <= 3 or tensor.dtype == "int":
-            continue
-        down = tensor.shape[max(tensor.rank - 2, 0)]
-        column = style.samples == "columns" and down == batch
-        gradient = tensor.role == "gradient" or (tensor.origin or ("",))[0] == "adjoint"
-        if column != (style.layout == "numerator" and gradient):
-            found.add(tensor.name)
-    return frozenset(found)
+def _orientation(program: Program, style: Style) -> Orientation:
+    """How the reader's matrices lie, and which indices are steps of a recurrence."""
+    gradients = frozenset(
+        t.name for t in program.tensors.values()
+        if t.role == "gradient" or (t.origin or ("",))[0] == "adjoint")
+    times = frozenset(
+        eq.indices[group.axis[eq.name]]
+        for group in program.groups if group.recurrent for eq in group.equations)
+    return Orientation(program.tensors, batch_size(program), style.samples == "columns",
+                       style.layout == "numerator", gradients, times)
 
 
 def size_math(maker: Maker, size: Expr) -> Math:

@@ -30,7 +30,7 @@ from derive.document.tree import (
 )
 from derive.functions import REGISTRY, Elementary
 from derive.graph import Node, Picture, draw
-from derive.nodes import Access, Index, LogSumExpOver, MaxOver, MinOver, Reduction, Select
+from derive.nodes import Access, Index, MaxOver, MinOver, Reduction, Select
 from derive.notate import Builder
 from derive.program import Equation as ProgramEquation
 from derive.program import Program, Tensor
@@ -140,6 +140,8 @@ def conventions_section(maker: Maker) -> Section:
     program = maker.program
     blocks: list[Block] = [Paragraph(words(f"convention.layout.{maker.style.layout}"))]
     blocks.append(Paragraph(words("convention.vectors")))
+    if any(t.rank > 2 for t in program.tensors.values()):
+        blocks.append(Paragraph(words("convention.slices")))
     if batch_size(program) is not None:
         blocks.append(Paragraph(words(f"convention.samples.{maker.style.samples}")))
     bodies = [eq.body for eq in program.equations]
@@ -260,29 +262,7 @@ def forward_section(maker: Maker, only: set[str] | None = None) -> Section:
     return Section(maker.words("section.forward"), "forward", 1, tuple(blocks))
 
 
-# -- stability, cost, kernel, rules ---------------------------------------------------------------
-def stability_section(maker: Maker) -> Section:
-    words = maker.words
-    bodies = [eq.body for eq in maker.program.equations]
-    blocks: list[Block] = []
-    if any(b.has(LogSumExpOver) for b in bodies):
-        blocks.append(Paragraph(words("stability.logsumexp")))
-    used = {type(f) for b in bodies for f in b.atoms(Elementary)}
-    for cls in REGISTRY.values():
-        if cls in used and "stable" in vars(cls) \
-                and cls.__name__ != "relu":
-            blocks.append(Paragraph(words("stability.function", function=Code(cls.__name__))))
-    kinked = [cls.__name__ for cls in REGISTRY.values() if cls in used and cls.kinks]
-    if kinked:
-        names = listed([(Code(k),) for k in kinked if k not in ("step", "sign")] or [("step",)])
-        blocks.append(Paragraph(words("stability.kinks", functions=names)))
-    if any(b.has(MaxOver, MinOver) for b in bodies):
-        blocks.append(Paragraph(words("convention.ties")))
-    if not blocks:
-        blocks.append(Paragraph(words("stability.none")))
-    return Section(words("section.stability"), "stability", 1, tuple(blocks))
-
-
+# -- cost, kernel, rules ---------------------------------------------------------------------------
 def cost_section(maker: Maker) -> Section:
     words = maker.words
     rows: list[tuple[Spans, ...]] = []
@@ -358,7 +338,7 @@ def _function_table(maker: Maker) -> Table | None:
         for f in eq.body.atoms(sympy.Function):
             if not isinstance(f, Access | Reduction | Select | Index | sympy.floor | sympy.Mod):
                 used.setdefault(type(f), f.args[1:])
-    rows = []
+    rows: list[tuple[Spans, ...]] = []
     for cls, settings in used.items():
         if not issubclass(cls, sympy.Function) or cls.__name__ in ("Piecewise",):
             continue
@@ -366,13 +346,19 @@ def _function_table(maker: Maker) -> Table | None:
         define = cls.define(x, *settings) if issubclass(cls, Elementary) else None
         left = maker.expr(f)
         first: Spans = (left,)
+        proof: Spans = ()
         if define is not None:
             first = (left, " ", Math(Token("=", "op"), "="), " ", maker.expr(define))
-        rows.append((first, (maker.expr(_own_output(f, x)),)))
+            if not define.has(Select):
+                proof = (maker.expr(sympy.diff(define, x)),)
+        rows.append((first, (maker.expr(_own_output(f, x)),), proof))
     if not rows:
         return None
     words = maker.words
-    return Table((words("rules.function"), words("rules.derivative")), tuple(rows), "ll")
+    heads = tuple(words(f"rules.{h}") for h in ("function", "derivative", "definition"))
+    if not any(proof for *_, proof in rows):
+        heads, rows = heads[:2], [row[:2] for row in rows]
+    return Table(heads, tuple(rows), "lll")
 
 
 def _own_output(f: Expr, x: sympy.Symbol) -> Expr:

@@ -13,6 +13,7 @@ MESSAGES = {
     "section.numbers": "Worked with numbers",
     "section.check": "Numeric check",
     "section.stability": "Stability and kinks",
+    "section.flow": "How signals and gradients flow",
     "section.optimizer": "The optimizer's step",
     "section.cost": "Cost",
     "section.kernel": "The emitted kernel",
@@ -89,12 +90,26 @@ MESSAGES = {
     "stands first in it; a left factor needs the summed index last.",
     "form.transposed.right": "{symbol} is transposed because the sum runs over {index}, which "
     "stands last in it; a right factor needs the summed index first.",
+    "form.slides": "Here {formula}, reading 0 outside: a cross-correlation, in which {symbol} "
+    "slides along unflipped (what machine learning calls a convolution).",
+    "form.flipped": "Here {formula}, reading 0 outside: a convolution, in which {symbol} runs "
+    "against the index, flipped in every one of its spatial dims.",
+    "form.spread": "Only places at which the index is a whole number count, as if zeros stood "
+    "between the elements.",
     "layer.repeated": "The layers {first} to {last} are alike; here is layer $\\ell$.",
     "layer.range": "for $\\ell$ = {first}, …, {last}",
     "layer.times": "× {count} layers",
     # backward
     "backward.intro": "Every tensor between the parameters and the loss gets an adjoint. They are "
-    "found in reverse order, each once, from the adjoints of what reads it.",
+    "found in reverse order, each once, from the adjoints of what reads it. Four patterns return: "
+    "where values are added, each gets the adjoint as it is; where they are multiplied, each gets "
+    "it times the other; what is read several times gets the sum of all contributions; and of a "
+    "maximum, only the largest gets it.",
+    "backward.recursion": "a recursion in {index}, worked from {first} to {last}: beyond its end "
+    "the adjoint is 0",
+    "forward.recursion": "a recursion in {index}, worked from {first} to {last}",
+    "convention.slices": "A bold symbol with indices is what is left when these are held: "
+    "$\\mathbf{H}_t$ is the matrix at $t$.",
     "backward.title": "The adjoint of {symbol}",
     "backward.gradient": "The gradient with respect to {symbol}",
     "backward.helper": "A quantity for the derivative: {symbol}",
@@ -104,16 +119,16 @@ MESSAGES = {
     "backward.reads.many": "{symbol} is read at {count} places, in {numbers}; each contributes.",
     "backward.from": "In {number}, the {rule} gives the local derivative",
     "backward.solve": "Solved for the places that read the element at {place}: {relation}.",
-    "backward.contributes.one": "Summed over every place that reads the element, it contributes",
-    "backward.result.one": "Summed over every place that reads the element, this is",
+    "backward.over": ", summed over {indices}, for all of which the element is read,",
+    "backward.contributes.one": "It contributes{over}",
+    "backward.result.one": "This is{over}",
     "backward.inlined.one": "This is simple enough to be put in where it is used:",
-    "backward.contributes": "Times {adjoint}, summed over every place that reads the element, it "
-    "contributes",
+    "backward.contributes": "Times {adjoint}{over} it contributes",
     "backward.same": "The further {count} places contribute in the same way.",
     "backward.sum": "The contributions of all places add up to",
     "backward.collected": "which is, with the common factors in front,",
     "backward.collected.alone": "With the common factors in front this is",
-    "backward.result": "Times {adjoint}, summed over every place that reads the element, this is",
+    "backward.result": "Times {adjoint}{over} this is",
     "backward.inlined": "Times {adjoint} this is simple enough to be put in where it is used:",
     # checks
     "check.intro": "The derived gradients, evaluated in double precision, against numeric "
@@ -128,8 +143,24 @@ MESSAGES = {
     "stability.logsumexp": "$\\log\\sum_k e^{z_k}$ is computed as "
     "$m + \\log\\sum_k e^{z_k - m}$ with $m = \\max_k z_k$: no exponential overflows, and the "
     "softmax $e^{z_k - u}$ is at most 1.",
-    "stability.function": "{function} is computed in a form that neither overflows nor cancels.",
-    "stability.kinks": "The numeric check keeps away from the kinks of {functions}.",
+    "stability.safe": "{function} is computed in a form that neither overflows nor cancels.",
+    "stability.ledger": "Where these functions have no derivative, one value is taken:",
+    "stability.kinks": "The numeric check keeps away from these places. Frameworks choose "
+    "differently at some of them; the choice is made before the derivation and shows in it.",
+    "stability.function": "Function", "stability.at": "Where", "stability.taken": "Taken",
+    "stability.equations": "Equations", "stability.tie": "where elements tie",
+    "stability.shared": "each of $n$ elements that tie gets $\\frac{1}{n}$",
+    "stability.branch": "the derivative of the branch that is taken",
+    "flow.intro": "A forecast for the start of training: root mean squares over wide layers with "
+    "independent weights of mean 0, the adjoint that arrives taken as independent of the weights.",
+    "flow.healthy": "The gradient keeps its size", "flow.vanishing": "The gradient vanishes",
+    "flow.exploding": "The gradient explodes", "flow.not": "Not known",
+    "flow.factor": "From layer to layer it changes by a factor of {factor}, over all "
+    "{count} layers by {total}.",
+    "flow.layer": "Layer", "flow.signal": "Signal", "flow.adjoint": "Adjoint",
+    "flow.step": "Factor",
+    "flow.recurrent": "Through the recurrence of {names} it changes by a factor of {factor} in "
+    "each of {steps} steps.",
     "stability.none": "Nothing in these equations overflows or has a kink.",
     # numbers
     "numbers.intro":
@@ -146,7 +177,8 @@ MESSAGES = {
     "is moved once.",
     "cost.equation": "Equation", "cost.operations": "Operations", "cost.functions": "Functions",
     "cost.bytes": "Bytes moved", "cost.forward": "Forward in all", "cost.backward":
-    "Backward in all", "cost.stored": "Kept for the backward pass: {bytes} bytes.",
+    "Backward in all", "cost.stored": "Kept for the backward pass: {bytes} bytes; "
+    "prediction alone needs none of them.",
     # optimizer, kernel
     "optimizer.intro": "One step of {name} for every parameter $p$ with its gradient $g$:",
     "kernel.intro": "The comments of the kernel carry the numbers of the equations above.",
@@ -154,6 +186,7 @@ MESSAGES = {
     "rules.intro": "Each rule once, with the reason why it holds.",
     "rules.functions": "Elementary functions and their derivatives",
     "rules.function": "Function", "rules.derivative": "Derivative",
+    "rules.definition": "From the definition",
     "rules.proof": "Why:",
     "rule.seed.title": "start of the sweep",
     "rule.seed.says": "The derivative of the loss with respect to itself is 1.",
@@ -174,7 +207,7 @@ MESSAGES = {
     "\\frac{n}{x} = n x^{n-1}$ for $x > 0$; for whole $n$ the product rule gives it for all $x$.",
     "rule.select.title": "rule for cases",
     "rule.select.says": "Inside each case that case is differentiated; on the border the declared "
-    "side counts.",
+    "side counts. A condition on indices alone is a factor of 1 or 0.",
     "rule.select.proof": "Around a point off the border one case holds throughout, and a "
     "derivative looks only at a neighbourhood.",
     "rule.chain.title": "chain rule",
@@ -182,7 +215,8 @@ MESSAGES = {
     "with the output $y$, it is, and nothing is computed twice.",
     "rule.chain.proof": "$f(x + h) = f(x) + f'(x) h + o(h)$, and $L(y + k) = L(y) + \\bar y k "
     "+ o(k)$; with $k = f'(x) h + o(h)$ this is $L + \\bar y f'(x) h + o(h)$, so "
-    "$\\bar x = \\bar y f'(x)$.",
+    "$\\bar x = \\bar y f'(x)$. For a vector, the Jacobian of a function that acts on each entry "
+    "is the diagonal matrix of the $f'(x_i)$, and a product with it is one entry by entry.",
     "rule.softmax.title": "derivative of log-sum-exp",
     "rule.softmax.says": "The derivative of $u = \\log\\sum_k e^{z_k}$ is the softmax "
     "$p_k = e^{z_k - u}$.",

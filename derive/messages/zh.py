@@ -12,6 +12,7 @@ MESSAGES = {
     "section.numbers": "代入数值",
     "section.check": "数值检验",
     "section.stability": "数值稳定性与不可导点",
+    "section.flow": "信号与梯度的流动",
     "section.optimizer": "优化器的一步",
     "section.cost": "计算量",
     "section.kernel": "生成的内核",
@@ -77,11 +78,21 @@ MESSAGES = {
     "而左因子需要求和下标在最后。",
     "form.transposed.right": "{symbol} 要转置：求和下标 {index} 在其中位于最后，"
     "而右因子需要求和下标在最前。",
+    "form.slides": "其中 {formula}，越界处读作 0：这是互相关，"
+    "{symbol} 不翻转地滑动（机器学习中称为卷积）。",
+    "form.flipped": "其中 {formula}，越界处读作 0：这是卷积，"
+    "{symbol} 与下标方向相反，在每个空间维上翻转。",
+    "form.spread": "只有下标为整数的位置才计入，如同各元素之间插入了零。",
     "layer.repeated": "第 {first} 至 {last} 层相同；下面是第 $\\ell$ 层。",
     "layer.range": "对 $\\ell$ = {first}, …, {last}",
     "layer.times": "× {count} 层",
     "backward.intro": "参数与损失之间的每个张量都有一个伴随。它们按相反的顺序求出，每个只求一次，"
-    "由读取它的各量的伴随得到。",
+    "由读取它的各量的伴随得到。反复出现的有四种情形：相加的各量原样得到伴随；相乘的各量得到伴随乘以另一因子；"
+    "多次被读取的量得到全部贡献之和；取最大值时只有最大者得到伴随。",
+    "backward.recursion": "关于 {index} 的递推，从 {first} 算到 {last}：超出末端伴随为 0",
+    "forward.recursion": "关于 {index} 的递推，从 {first} 算到 {last}",
+    "convention.slices": "带下标的粗体符号是固定这些下标后剩下的部分："
+    "$\\mathbf{H}_t$ 是 $t$ 处的矩阵。",
     "backward.title": "{symbol} 的伴随",
     "backward.gradient": "对 {symbol} 的梯度",
     "backward.helper": "求导所需的量：{symbol}",
@@ -90,14 +101,15 @@ MESSAGES = {
     "backward.reads.many": "{symbol} 在 {count} 处被用到，见 {numbers}；每一处都有贡献。",
     "backward.from": "在 {number} 中，由{rule}，局部导数为",
     "backward.solve": "解出读取元素 {place} 的位置：{relation}。",
-    "backward.contributes": "乘以 {adjoint}，对读取该元素的所有位置求和，贡献为",
-    "backward.contributes.one": "对读取该元素的所有位置求和，贡献为",
+    "backward.over": "，对 {indices} 求和（每个取值都读取该元素），",
+    "backward.contributes": "乘以 {adjoint}{over} 贡献为",
+    "backward.contributes.one": "贡献为{over}",
     "backward.same": "其余 {count} 处的贡献与此相同。",
     "backward.sum": "各处的贡献相加得",
     "backward.collected": "把公因子提到前面，即",
     "backward.collected.alone": "把公因子提到前面，得",
-    "backward.result": "乘以 {adjoint}，对读取该元素的所有位置求和，得",
-    "backward.result.one": "对读取该元素的所有位置求和，得",
+    "backward.result": "乘以 {adjoint}{over} 得",
+    "backward.result.one": "即得{over}",
     "backward.inlined": "乘以 {adjoint} 后十分简单，直接代入使用之处：",
     "backward.inlined.one": "它十分简单，直接代入使用之处：",
     "check.intro": "用双精度计算推导出的梯度，并与前向方程的数值微分比较；数值微分自带误差界。",
@@ -109,8 +121,21 @@ MESSAGES = {
     "check.none": "未要求数值检验。",
     "stability.logsumexp": "$\\log\\sum_k e^{z_k}$ 按 $m + \\log\\sum_k e^{z_k - m}$ 计算，其中 "
     "$m = \\max_k z_k$：指数不会上溢，且 softmax $e^{z_k - u}$ 不大于 1。",
-    "stability.function": "{function} 用既不上溢也不相消的形式计算。",
-    "stability.kinks": "数值检验避开 {functions} 的不可导点。",
+    "stability.safe": "{function} 用既不上溢也不相消的形式计算。",
+    "stability.ledger": "这些函数在不可导处取定一个值：",
+    "stability.kinks": "数值检验避开这些位置。各框架在某些位置的取法不同；"
+    "取法在推导之前确定，并体现在推导中。",
+    "stability.function": "函数", "stability.at": "位置", "stability.taken": "取值",
+    "stability.equations": "方程", "stability.tie": "并列之处",
+    "stability.shared": "并列的 $n$ 个元素各得 $\\frac{1}{n}$",
+    "stability.branch": "所取分支的导数",
+    "flow.intro": "训练开始时的预测：宽层、均值为 0 的独立权重下的均方根；"
+    "传来的伴随视为与权重独立。",
+    "flow.healthy": "梯度保持大小", "flow.vanishing": "梯度消失", "flow.exploding": "梯度爆炸",
+    "flow.not": "未知",
+    "flow.factor": "逐层变化的倍数为 {factor}，经过全部 {count} 层为 {total}。",
+    "flow.layer": "层", "flow.signal": "信号", "flow.adjoint": "伴随", "flow.step": "倍数",
+    "flow.recurrent": "通过 {names} 的递推，{steps} 步中每步变化的倍数为 {factor}。",
     "stability.none": "这些方程既不会溢出，也没有不可导点。",
     "numbers.intro": "前向的值为绿色，回传的梯度为红色。书写时取五位有效数字，计算用双精度。",
     "numbers.caption": "代入数值的计算图：值为绿色，梯度为红色。",
@@ -122,12 +147,13 @@ MESSAGES = {
     "每个张量只搬运一次计算。",
     "cost.equation": "方程", "cost.operations": "运算", "cost.functions": "函数",
     "cost.bytes": "搬运字节", "cost.forward": "前向合计", "cost.backward": "反向合计",
-    "cost.stored": "为反向保留：{bytes} 字节。",
+    "cost.stored": "为反向保留：{bytes} 字节；只做预测则无需保留。",
     "optimizer.intro": "{name} 对每个参数 $p$ 及其梯度 $g$ 的一步：",
     "kernel.intro": "内核的注释中写有上面方程的编号。",
     "rules.intro": "每条法则列出一次，并说明它为何成立。",
     "rules.functions": "初等函数及其导数",
     "rules.function": "函数", "rules.derivative": "导数",
+    "rules.definition": "由定义求导",
     "rules.proof": "理由：",
     "rule.seed.title": "起点",
     "rule.seed.says": "损失对自身的导数是 1。",
@@ -145,14 +171,16 @@ MESSAGES = {
     "rule.power.proof": "$x^n = e^{n \\log x}$，当 $x > 0$ 时由链式法则 "
     "$(x^n)' = x^n \\cdot \\frac{n}{x} = n x^{n-1}$；$n$ 为整数时由乘积法则对所有 $x$ 成立。",
     "rule.select.title": "分段法则",
-    "rule.select.says": "在每一段内对该段求导；边界上取约定的一侧。",
+    "rule.select.says": "在每一段内对该段求导；边界上取约定的一侧。"
+    "只含下标的条件是等于 1 或 0 的因子。",
     "rule.select.proof": "不在边界上的点附近始终是同一段，而导数只与邻域有关。",
     "rule.chain.title": "链式法则",
     "rule.chain.says": "$y = f(x)$ 的局部导数是 $f'(x)$；若 $f'$ 可用输出 $y$ 表示，就这样写，"
     "不重复计算。",
     "rule.chain.proof": "$f(x + h) = f(x) + f'(x) h + o(h)$，$L(y + k) = L(y) + \\bar y k + "
     "o(k)$；取 $k = f'(x) h + o(h)$ 得 $L + \\bar y f'(x) h + o(h)$，故 "
-    "$\\bar x = \\bar y f'(x)$。",
+    "$\\bar x = \\bar y f'(x)$。对向量，逐元素函数的雅可比矩阵是由 $f'(x_i)$ 组成的对角矩阵，"
+    "与它相乘即逐元素相乘。",
     "rule.softmax.title": "log-sum-exp 的导数",
     "rule.softmax.says": "$u = \\log\\sum_k e^{z_k}$ 的导数是 softmax $p_k = e^{z_k - u}$。",
     "rule.softmax.proof": "$\\frac{\\partial u}{\\partial z_k} = \\frac{e^{z_k}}{\\sum_j e^{z_j}} "
