@@ -50,7 +50,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "format": FORMAT, "step": checkpoint.step, "notes": checkpoint.notes,
         "tensors": {n: {"shape": list(a.shape), "dtype": str(a.dtype), "sha256": _sum(a)}
                     for n, a in arrays.items()},
-    }, sort_keys=True)
+    })
     notes = {"manifest": manifest, "sha256": hashlib.sha256(manifest.encode()).hexdigest()}
     return bytes(safetensors().numpy.save(arrays, metadata=notes))
 

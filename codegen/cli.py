@@ -76,14 +76,44 @@ def do_verify(args: argparse.Namespace) -> Outcome:
 
 
 def do_train(args: argparse.Namespace) -> Outcome:
-    from codegen.loading import load_model
+    from codegen.configuration import RunConfig, read_config
     from codegen.runs import train
 
-    model = load_model(args.model)
-    result = train(model, source=args.data, epochs=args.epochs, batch=args.batch,
-                   optimizer=_optimizer(args), dtype=args.dtype, seed=args.seed,
-                   test_share=args.test_share, out=Path(args.out))
-    return INTERRUPTED if result.interrupted else OK, result.to_dict(), str(result)
+    path = Path(args.model)
+    config = read_config(path) if path.suffix == ".toml" else RunConfig(args.model)
+    chosen = {"rule": args.optimizer, "lr": args.lr}
+    changes = {n: v for n, v in chosen.items() if v is not None}
+    config = config.changed(
+        source=args.data, epochs=args.epochs, batch=args.batch, seed=args.seed,
+        test_share=args.test_share, validation_share=args.validation_share,
+        patience=args.patience, dtype=args.dtype, threads=args.threads, out=args.out,
+        optimizer={**config.optimizer, **changes} if changes else None)
+    return _ran(train(config, args.force))
+
+
+def do_resume(args: argparse.Namespace) -> Outcome:
+    from codegen.runs import resume
+
+    return _ran(resume(Path(args.run), args.epochs))
+
+
+def _ran(result: Any) -> Outcome:
+    codes = {"interrupted": INTERRUPTED, "not finite": WRONG}
+    return codes.get(result.ended.reason, OK), result.to_dict(), str(result)
+
+
+def do_report(args: argparse.Namespace) -> Outcome:
+    from codegen.reports import report
+
+    data, text = report(Path(args.run))
+    return OK, data, text
+
+
+def do_replay(args: argparse.Namespace) -> Outcome:
+    from codegen.reports import replay_file
+
+    found, text = replay_file(Path(args.file), args.model)
+    return WRONG if found["tensor"] else OK, found, text
 
 
 def do_deploy(args: argparse.Namespace) -> Outcome:
@@ -209,14 +239,30 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--html", help="write the report as HTML, too")
 
-    sub = verb("train", do_train, "train with the emitted kernels")
-    sub.add_argument("--data", help="an .npz file, or digits, iris, wine, breast_cancer, diabetes")
-    sub.add_argument("--epochs", type=int, default=50)
-    sub.add_argument("--batch", type=int, default=64)
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--test-share", type=float, default=0.2)
-    sub.add_argument("--out", default="run", help="folder for weights, metrics and the plot")
-    _training(sub)
+    sub = verb("train", do_train, "train with the emitted kernels; MODEL may be a configuration in "
+               "TOML, whose values the options change")
+    sub.add_argument("--data", help="an .npz, .csv or .parquet file, a folder of .npy files, or "
+                     "digits, iris, wine, breast_cancer, diabetes")
+    for name, kind, text in (
+            ("--epochs", int, "how often all rows are seen (50)"),
+            ("--batch", int, "rows of a minibatch (64)"), ("--seed", int, "of everything random"),
+            ("--test-share", float, "share of the rows that is only tested on (0.2)"),
+            ("--validation-share", float, "share of the rows that chooses the best epoch (0)"),
+            ("--patience", int, "epochs without a better one, after which the run ends"),
+            ("--threads", int, "at most so many")):
+        sub.add_argument(name, type=kind, help=text)
+    sub.add_argument("--out", help="folder of the run (run, or the first free of run-2, …)")
+    _training(sub, None, None)
+    _force(sub)
+
+    sub = verb("resume", do_resume, "go on with a run that was stopped", model=False)
+    sub.add_argument("run", help="the run's folder")
+    sub.add_argument("--epochs", type=int, help="how many in all, instead of the run's own number")
+    sub = verb("report", do_report, "what a run reached, in words and as a page", model=False)
+    sub.add_argument("run", help="the run's folder")
+    sub = verb("replay", do_replay, "take a step again that was not finite", model=False)
+    sub.add_argument("file", help="the file not-finite-….safetensors of a run")
+    sub.add_argument("--model", help="the network, where its file has moved")
 
     sub = verb("deploy", do_deploy, "write a trained network as one module for inference")
     sub.add_argument("weights", help="what training saved: .npz or .safetensors")
@@ -238,11 +284,12 @@ def _force(sub: argparse.ArgumentParser) -> None:
                      help="overwrite a file that this tool did not write")
 
 
-def _training(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--optimizer", default="adam", metavar="NAME",
+def _training(sub: argparse.ArgumentParser, optimizer: str | None = "adam",
+              dtype: str | None = "float32") -> None:
+    sub.add_argument("--optimizer", default=optimizer, metavar="NAME",
                      help="sgd, momentum, adam, adamw, … (adam)")
     sub.add_argument("--lr", type=float, help="learning rate (the optimizer's own by default)")
-    sub.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    sub.add_argument("--dtype", default=dtype, choices=["float32", "float64"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,27 +1,36 @@
-"""Data for training: arrays from a file, or the real data sets that scikit-learn ships."""
+"""Data for training: files, memory maps, tables, or the real data sets that scikit-learn ships."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from codegen.loading import ModelFile
+from codegen.rows import Rows
+from codegen.tables import read_table, table_arrays
 from derive.errors import DataError, MissingError
 from derive.nodes import Access, IntegerAccess, accesses
 from derive.program import Program
 
 SHIPPED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
+_TABLES = (".csv", ".parquet")
 
 
 @dataclass(frozen=True)
-class Split:
-    """Training and test arrays by input name; the first dim of each is the batch."""
+class Parts:
+    """The rows to train on, and those that are held out (of no rows, maybe)."""
 
-    train: dict[str, np.ndarray]
-    test: dict[str, np.ndarray]
+    train: Rows
+    validation: Rows
+    test: Rows
+
+    @property
+    def held_out(self) -> dict[str, Rows]:
+        return {n: r for n, r in (("validation", self.validation), ("test", self.test)) if len(r)}
 
 
 def scikit_learn(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -37,69 +46,114 @@ def scikit_learn(name: str) -> tuple[np.ndarray, np.ndarray]:
     return load(return_X_y=True)
 
 
-def split_indices(
-    labels: np.ndarray, test_share: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """A shuffled split; each class keeps its share where the labels are whole numbers."""
-    rng = np.random.default_rng(seed)
-    classes = labels if labels.dtype.kind in "iu" else np.zeros(len(labels), int)
-    test = []
+def split(rows: Rows, test_share: float, seed: int, validation_share: float = 0.0) -> Parts:
+    """A shuffled split. Where a one-dimensional array of whole numbers is among the arrays, each
+    of its classes keeps its share in each part.
+
+    Raises:
+        DataError: nothing is left to train on, or only one of several classes.
+    """
+    labels = next((np.asarray(a) for a in rows.arrays.values()
+                   if a.dtype.kind in "iu" and a.ndim == 1), None)
+    classes = labels if labels is not None else np.zeros(len(rows), int)
+    stream = np.random.default_rng(np.random.SeedSequence([seed, 0]))
+    chosen: list[list[np.ndarray]] = [[], [], []]
     for each in np.unique(classes):
-        members = rng.permutation(np.flatnonzero(classes == each))
-        test.append(members[: round(test_share * len(members))])
-    chosen = np.concatenate(test)
-    kept = np.setdiff1d(np.arange(len(labels)), chosen)
-    return rng.permutation(kept), np.sort(chosen)
+        members = stream.permutation(np.flatnonzero(classes == each))
+        test = round(test_share * len(members))
+        held = test + round(validation_share * len(members))
+        for part, piece in zip(chosen, (members[held:], members[test:held], members[:test]),
+                               strict=True):
+            part.append(piece)
+    train, validation, test_rows = (
+        np.sort(np.concatenate(part)) if part else np.zeros(0, int) for part in chosen)
+    if not len(train):
+        raise DataError("no rows are left to train on", expected="more rows or smaller shares",
+                        got=f"{len(rows)} rows")
+    if labels is not None and len(np.unique(labels[train])) < 2:
+        raise DataError(
+            "all rows to train on are of one class", expected="labels of at least two classes",
+            got=f"{len(train)} rows of the class {labels[train][0]}")
+    return Parts(rows.part(train), rows.part(validation), rows.part(test_rows))
 
 
-def split(arrays: dict[str, np.ndarray], test_share: float, seed: int) -> Split:
-    """Split arrays along their first dim, stratified by the first integer array among them."""
-    lengths = {name: len(a) for name, a in arrays.items()}
-    if len(set(lengths.values())) != 1:
-        raise DataError("the arrays have different numbers of rows", got=lengths)
-    labels = next((a for a in arrays.values() if a.dtype.kind in "iu" and a.ndim == 1), None)
-    first = next(iter(arrays.values()))
-    train, test = split_indices(labels if labels is not None else first[:, ...].astype(float),
-                                test_share, seed)
-    return Split({n: a[train] for n, a in arrays.items()}, {n: a[test] for n, a in arrays.items()})
-
-
-def standardised(data: Split, name: str) -> Split:
+def standardised(parts: Parts, name: str) -> Parts:
     """One input shifted and scaled by the training part's mean and deviation per feature."""
-    x = data.train[name]
+    x = np.asarray(parts.train.take()[name], dtype=float)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
-    deviation[deviation < 1e-8 * max(1.0, float(deviation.max()))] = 1.0
-    scale = lambda a: (a - mean) / deviation  # noqa: E731
-    return Split({**data.train, name: scale(x)}, {**data.test, name: scale(data.test[name])})
+    deviation = np.where(deviation < 1e-8 * max(1.0, float(deviation.max())), 1.0, deviation)
+
+    def scaled(rows: Rows) -> Rows:
+        arrays = rows.take()
+        return Rows({**arrays, name: (arrays[name] - mean) / deviation})
+
+    return Parts(scaled(parts.train), scaled(parts.validation), scaled(parts.test))
 
 
-def load_data(model: ModelFile, source: str | None, test_share: float, seed: int) -> Split:
-    """The data of ``chainrule train``: a shipped set, an .npz file, or the model file's data().
+def load_data(model: ModelFile, source: str, *, test_share: float, validation_share: float,
+              seed: int, columns: Mapping[str, list[str]] | None = None,
+              standardise: bool | None = None) -> Parts:
+    """The data of ``chainrule train``.
+
+    Args:
+        source: a shipped set, an .npz file, a folder of .npy files (memory-mapped, so that they
+            may be larger than memory), a .csv or .parquet table, or "" for the model file's
+            ``data()``.
+        columns: of a table, which columns each input takes.
+        standardise: whether float inputs are shifted and scaled by the training part's mean and
+            deviation; by default those of shipped data are.
 
     Raises:
         DataError: nothing is named, an input has no array, or a file is not readable.
     """
+    program = model.program
+    if not source:
+        found = _own_data(model)
+        if isinstance(found, Parts):
+            return found
+        arrays = found
+    elif source in SHIPPED:
+        arrays = _shipped(program, source)
+    else:
+        arrays = _read(program, Path(source), columns or {})
+    parts = split(Rows(arrays), test_share, seed, validation_share)
+    if standardise is None:
+        standardise = source in SHIPPED
+    if standardise:
+        targets = _targets(program) if source != "diabetes" else set()
+        for tensor in program.inputs:
+            if tensor.dtype == "float" and tensor.name not in targets:
+                parts = standardised(parts, tensor.name)
+    return parts
+
+
+def _targets(program: Program) -> set[str]:
+    from codegen.pipeline import label_inputs
+
+    return set(label_inputs(program))
+
+
+def _own_data(model: ModelFile) -> Parts | dict[str, np.ndarray]:
     inputs = model.program.inputs
-    if source is None:
-        if model.data is None:
-            raise DataError(
-                "no training data is named",
-                expected=f"--data FILE.npz with arrays {', '.join(t.name for t in inputs)}, one of "
-                f"{', '.join(SHIPPED)}, or a function data() in {model.path.name}",
-            )
-        found = model.data()
-        if isinstance(found, tuple):
-            return Split(*found)
-        return split(found, test_share, seed)
-    if source in SHIPPED:
-        return _shipped(model.program, source, test_share, seed)
-    return split(_read_npz(Path(source), [t.name for t in inputs]), test_share, seed)
+    if model.data is None:
+        raise DataError(
+            "no training data is named",
+            expected=f"--data FILE with arrays {', '.join(t.name for t in inputs)}, one of "
+            f"{', '.join(SHIPPED)}, or a function data() in {model.path.name}",
+        )
+    found = model.data()
+    if isinstance(found, tuple):
+        train, test = (Rows({n: np.asarray(a) for n, a in part.items()}) for part in found)
+        return Parts(train, test.part(np.zeros(0, int)), test)
+    return {n: a if isinstance(a, np.ndarray) else np.asarray(a) for n, a in found.items()}
 
 
-def _shipped(program: Program, name: str, test_share: float, seed: int) -> Split:
+def _shipped(program: Program, name: str) -> dict[str, np.ndarray]:
     floats = [t for t in program.inputs if t.dtype == "float"]
     labels = [t for t in program.inputs if t.dtype == "int"]
     features, target = scikit_learn(name)
+    if len(floats) == 1 and not labels:  # an autoencoder
+        return {floats[0].name: features.astype(float).reshape(_rows_of(floats[0], features))}
     if not floats or len(floats) + len(labels) != 2:
         raise DataError(
             f"the data set {name!r} has features and one target",
@@ -110,14 +164,33 @@ def _shipped(program: Program, name: str, test_share: float, seed: int) -> Split
     y = target if other.dtype == "int" else target.astype(float)
     if other.dtype == "float" and other.rank == 2:
         y = y[:, None]
-    arrays = {floats[0].name: features.astype(float), other.name: y}
-    data = standardised(split(arrays, test_share, seed), floats[0].name)
-    return standardised(data, other.name) if name == "diabetes" else data
+    x = features.astype(float)
+    return {floats[0].name: x.reshape(_rows_of(floats[0], x)), other.name: y}
 
 
-def _read_npz(path: Path, needed: list[str]) -> dict[str, np.ndarray]:
+def _rows_of(tensor: Any, array: np.ndarray) -> tuple[int, ...]:
+    """The shape of an input whose rows hold as many numbers as those of the array."""
+    inner = tuple(int(s) for s in tensor.shape[1:] if s.is_Integer)
+    fits = len(inner) == tensor.rank - 1 and int(np.prod(inner)) == array[0].size
+    return (len(array), *inner) if fits else array.shape
+
+
+def _read(program: Program, path: Path, columns: Mapping[str, list[str]]
+          ) -> dict[str, np.ndarray]:
+    needed = [t.name for t in program.inputs]
+    if path.is_dir():
+        return _memory_maps(path, needed)
     if not path.is_file():
-        raise DataError(f"there is no data file {str(path)!r}", expected="an .npz file")
+        raise DataError(f"there is no data file {str(path)!r}",
+                        expected="an .npz, .csv or .parquet file, or a folder of .npy files")
+    if path.suffix in _TABLES:
+        return table_arrays(program, read_table(path), columns, path.name)
+    if path.suffix != ".npz":
+        raise DataError(
+            f"{path.name!r} is not read" + (
+                ": pickled files can run code" if path.suffix in (".pkl", ".pickle", ".pt", ".pth")
+                else ""),
+            expected="an .npz, .csv or .parquet file, or a folder of .npy files")
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [n for n in needed if n not in archive.files]
@@ -127,8 +200,23 @@ def _read_npz(path: Path, needed: list[str]) -> dict[str, np.ndarray]:
                     expected=f"arrays {', '.join(needed)}", got=", ".join(archive.files),
                 )
             return {n: archive[n] for n in needed}
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, KeyError) as error:
         raise DataError(f"{path.name} is no readable .npz file: {error}") from error
+
+
+def _memory_maps(folder: Path, needed: list[str]) -> dict[str, np.ndarray]:
+    found = {}
+    for name in needed:
+        path = folder / f"{name}.npy"
+        if not path.is_file():
+            raise DataError(f"the folder {folder.name!r} has no {path.name}",
+                            expected=", ".join(f"{n}.npy" for n in needed),
+                            got=", ".join(sorted(p.name for p in folder.glob("*.npy"))) or "none")
+        try:
+            found[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(f"{path.name} is no readable .npy file: {error}") from error
+    return found
 
 
 def class_scores(program: Program) -> tuple[str, str] | None:

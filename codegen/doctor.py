@@ -25,10 +25,12 @@ class Finding:
         return asdict(self)
 
 
-_CORE = ("sympy", "numpy", "scipy", "numba", "jinja2", "rich")
+_CORE = ("sympy", "numpy", "scipy", "numba", "jinja2", "rich", "safetensors")
 _EXTRA = {
     "scikit-learn": "the data sets of `chainrule tour` and `train --data digits`",
     "matplotlib": "plots of loss and accuracy",
+    "pyarrow": "Parquet files as data",
+    "optuna": "`chainrule search`",
     "lark": "gradients handed in as LaTeX",
     "mpi4py": "training over MPI",
 }

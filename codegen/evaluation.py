@@ -65,11 +65,13 @@ def _compared(program: Program) -> tuple[tuple[str, str] | None, tuple[str, ...]
 
 
 class Evaluator:
-    """Measures a model on held-out rows; ``model`` may be another program than the trained one,
-    with the same parameters (no dropout)."""
+    """Measures a model on held-out rows; ``other`` is the network as it is for inference, with the
+    same parameters (no dropout), where that is another program."""
 
-    def __init__(self, model: Model, parts: Mapping[str, Rows], measured: Measured | None) -> None:
-        self.model, self.measured = model, measured
+    def __init__(self, trained: Model, parts: Mapping[str, Rows], measured: Measured | None,
+                 other: Model | None = None) -> None:
+        self.trained, self.measured = trained, measured
+        self.model = model = other or trained
         self.parts = {n: rows for n, rows in parts.items() if len(rows)}
         for rows in self.parts.values():  # what does not fit shows before the first step
             for block in rows.blocks():
@@ -78,6 +80,10 @@ class Evaluator:
     def __call__(self) -> dict[str, float]:
         """``test_loss``, ``accuracy`` and so on; of other parts than the test ``part_accuracy``."""
         found: dict[str, float] = {}
+        if self.model is not self.trained:
+            weights = self.trained.weights
+            for name, view in self.model.weights.items():
+                view[...] = weights[name]
         with self.model.weights_in_place():
             for part, rows in self.parts.items():
                 prefix = "" if part == "test" else f"{part}_"

@@ -1,7 +1,8 @@
 """Model files: a Python file that declares a network (code, as a conftest.py is), or a `.net` text.
 
-A Python file is run as a module; its network is the variable ``net``, the function ``network()``,
-or the only `Network` in it. It may also have ``data()``, which gives the training data.
+A Python file is run as a module; its network is the variable ``net``, the function ``network()``
+(or ``network(training)``, where dropout makes two of it), or the only `Network` in it. It may also
+have ``data()``, which gives the training data.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ import runpy
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from derive.errors import ChainruleError, DeclarationError, Location
 from derive.network import Network
-from derive.program import Program
+from derive.program import Program, as_program
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a model file declares: the program, and ``data()`` where the file has one."""
+    """What a model file declares: the program, ``data()`` where the file has one, and the network
+    as it is for inference where ``network(training)`` makes another one of that."""
 
     path: Path
     program: Program
     data: Callable[[], Any] | None = None
+    evaluation: Program | None = None
 
 
 def load_model(path: str | Path) -> ModelFile:
@@ -52,6 +56,10 @@ def load_model(path: str | Path) -> ModelFile:
             f"{str(path)!r} is neither Python nor a .net text", expected="a name in .py or .net"
         )
     names = run_file(path)
+    make = names.get("network")
+    if "net" not in names and callable(make) and "training" in signature(make).parameters:
+        trained, tested = (as_program(make(training=way)) for way in (True, False))
+        return ModelFile(path, trained, names.get("data"), tested)
     return ModelFile(path, _program(path, names), names.get("data"))
 
 
@@ -82,8 +90,7 @@ def _program(path: Path, names: dict[str, Any]) -> Program:
     if "net" in found:
         return found["net"].program()
     if callable(names.get("network")):
-        made = names["network"]()
-        return made if isinstance(made, Program) else made.program()
+        return as_program(names["network"]())
     if len(found) == 1:
         return next(iter(found.values())).program()
     raise DeclarationError(

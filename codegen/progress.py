@@ -7,21 +7,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Report = Callable[[int, str], None]  # how many are done, and a word on how it goes
+Report = Callable[[float, str], None]  # how much is done, and a word on how it goes
 
 
 @contextmanager
 def progress(what: str, total: int = 1) -> Iterator[Report]:
     """Show what is going on; the value of the block is called with (done, note).
 
-    On a terminal a bar with the time left; in a log one line when it ends, if it took a second.
+    On a terminal a bar with the time left; in a notebook one line that is written over; in a log
+    one line when it ends, if it took a second.
     """
     start = time.perf_counter()
     if not sys.stderr.isatty():
         last = [""]
+        line = _notebook_line() if total > 1 else None
 
-        def note(done: int, text: str = "") -> None:
+        def note(done: float, text: str = "") -> None:
             last[0] = text
+            if line is not None:
+                line(f"{what}: {done:.1f} of {total}, {_left(start, done / total)} left, {text}")
 
         yield note
         seconds = time.perf_counter() - start
@@ -38,7 +42,31 @@ def progress(what: str, total: int = 1) -> Iterator[Report]:
     with bar:
         task = bar.add_task(what, total=total if total > 1 else None, note="")
 
-        def show(done: int, text: str = "") -> None:
+        def show(done: float, text: str = "") -> None:
             bar.update(task, completed=done, note=text)
 
         yield show
+
+
+def _left(start: float, share: float) -> str:
+    if share <= 0:
+        return "?"
+    seconds = (time.perf_counter() - start) * (1 - share) / share
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+def _notebook_line() -> Callable[[str], None] | None:
+    """What shows one line of text in a notebook, each time in the same place; None elsewhere."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import Pretty, display
+
+    place, last = display(Pretty(""), display_id=True), [0.0]
+
+    def show(text: str) -> None:
+        if time.perf_counter() - last[0] > 0.2:  # not faster than anyone reads
+            last[0] = time.perf_counter()
+            place.update(Pretty(text))
+
+    return show

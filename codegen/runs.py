@@ -1,26 +1,40 @@
-"""A training run from the command line: data in, a folder with weights, metrics and a plot out."""
+"""``chainrule train``, ``resume`` and ``report``: a run and its folder.
+
+The folder of a run holds ``run.json`` (configuration, versions, seeds, what the data were),
+``checkpoints/``, ``metrics.csv`` and ``metrics.json``, ``curves.svg``, ``weights.safetensors`` and,
+if a number stopped being finite, a file that replays that step.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
+import platform
+import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codegen.charts import write_curves
-from codegen.datasets import Split, class_scores, load_data
-from codegen.loading import ModelFile
-from codegen.progress import progress
+from codegen.charts import draw_curves
+from codegen.checkpoint import Store
+from codegen.configuration import RunConfig
+from codegen.datasets import Parts, load_data
+from codegen.loading import ModelFile, load_model
+from codegen.session import Ended, Session, prepare, run
 from derive import __version__
-from derive.differentiate import derive
-from derive.errors import MissingError
-from derive.optimizers import Optimizer
-from derive.program import Program
+from derive.errors import DataError, DeclarationError, MissingError
+from derive.files import write_atomically
+
+RUN = "run.json"
+_PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "sympy", "safetensors")
+Row = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -29,112 +43,243 @@ class RunResult:
 
     name: str
     history: list[dict[str, float]]
+    best_epoch: int
     seconds: float
     compile_seconds: float
     files: dict[str, str]
-    interrupted: bool = False
+    ended: Ended
+    messages: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {"network": self.name, "epochs": len(self.history), "last": self.history[-1:],
-                "training_seconds": round(self.seconds, 3),
+                "best_epoch": self.best_epoch, "training_seconds": round(self.seconds, 3),
                 "compile_seconds": round(self.compile_seconds, 3), "files": self.files,
-                "interrupted": self.interrupted}
+                "ended": self.ended.reason, "detail": self.ended.detail,
+                "replay": self.ended.replay, "messages": list(self.messages)}
 
     def __str__(self) -> str:
-        last = self.history[-1] if self.history else {}
-        figures = ", ".join(
-            f"{name.replace('_', ' ')} {format(last[name], form)}"
-            for name, form in (("loss", ".4g"), ("test_loss", ".4g"), ("accuracy", ".2%"))
-            if name in last
-        )
-        head = f"{self.name}: {len(self.history)} epochs in {self.seconds:.2f} s; {figures}"
+        head = summary(self.name, self.history, self.seconds)
         rows = [f"  {what:11} {path}" for what, path in self.files.items()]
-        tail = ["stopped early; what was learnt is saved"] if self.interrupted else []
+        tail = {
+            "interrupted": ["stopped; what was learnt is saved: chainrule resume "
+                            + str(Path(self.files.get("settings", "run")).parent)],
+            "early": [f"stopped early: epoch {self.best_epoch} was the best, its weights are kept"],
+            "not finite": [f"stopped: {self.ended.detail}",
+                           f"  replay it with: chainrule replay {self.ended.replay}"],
+        }.get(self.ended.reason, [])
         return "\n".join([head, *rows, *tail])
 
 
-def scorer(program: Program, data: dict[str, np.ndarray], model: Any) -> Callable[[], float] | None:
-    """Accuracy on held-out data, where the loss picks scores by integer labels."""
-    pair = class_scores(program)
-    if pair is None or not len(next(iter(data.values()), ())):
-        return None
-    scores, labels = pair
-    given = {n: a for n, a in data.items() if n != labels}
-
-    def accuracy() -> float:
-        z = model.predict(outputs=[scores], **given)[scores]
-        return float((np.argmax(z, axis=-1) == data[labels]).mean())
-
-    return accuracy
+def summary(name: str, history: Sequence[Row], seconds: float) -> str:
+    """One line of what a run reached."""
+    last = history[-1] if history else {}
+    skip = ("epoch", "seconds", "lr")
+    share = ("accuracy", "f1")
+    figures = ", ".join(
+        f"{key.replace('_', ' ')} {format(value, '.2%' if key.endswith(share) else '.4g')}"
+        for key, value in last.items() if key not in skip)
+    return f"{name}: {len(history)} epochs in {seconds:.2f} s; {figures}"
 
 
-def fit(derived: Program, data: Split, *, optimizer: Optimizer, dtype: str, epochs: int,
-        batch: int, seed: int) -> tuple[Any, list[dict[str, float]], float, float, bool]:
-    """Compile and train; returns the model, its history, and the seconds of each part."""
-    import codegen
+# -- the folder -----------------------------------------------------------------------------------
+def choose_folder(out: str, force: bool = False) -> Path:
+    """The folder of a new run: the one that is named, or the first free of run, run-2, …
 
-    start = time.perf_counter()
-    with progress("compiling the kernels"):
-        model = codegen.compile(derived, optimizer=optimizer, dtype=dtype)
-        model.initialize(seed)
-        first = {n: a[:batch] for n, a in data.train.items()}
-        model.loss(**first)
-    compiled = time.perf_counter() - start
-    accuracy = scorer(derived, data.test, model)
-    history: list[dict[str, float]] = []
-    inside = 0.0
-    interrupted = False
-    order = np.random.default_rng(seed)
-    with progress("training", epochs) as show:
-        try:
-            for epoch in range(1, epochs + 1):
-                begun = time.perf_counter()
-                loss = model.epoch(data.train, batch, rng=order)
-                inside += time.perf_counter() - begun
-                row = {"epoch": epoch, "loss": float(loss), "seconds": inside}
-                if len(next(iter(data.test.values()), ())):
-                    row["test_loss"] = float(model.loss(**data.test))
-                if accuracy:
-                    row["accuracy"] = accuracy()
-                history.append(row)
-                show(epoch, f"loss {row['loss']:.4f}"
-                     + (f", accuracy {row['accuracy']:.2%}" if accuracy else ""))
-        except KeyboardInterrupt:
-            interrupted = True
-    return model, history, inside, compiled, interrupted
+    Raises:
+        DeclarationError: it holds another run, or files of somebody else's.
+    """
+    if not out:
+        number = 1
+        while True:
+            folder = Path("run" if number == 1 else f"run-{number}")
+            if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+                return folder
+            number += 1
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise DeclarationError(f"{folder} is a file", expected="a folder to write to")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        is_run = (folder / RUN).exists()
+        raise DeclarationError(
+            f"the folder {folder} holds " + ("a run" if is_run else "other files"),
+            expected="a new folder, or an empty one",
+            mend=(f"chainrule resume {folder}, " if is_run else "") + "another --out, or --force")
+    return folder
 
 
-def write_run(out: Path, model: Any, history: list[dict[str, float]],
-              configuration: Mapping[str, Any]) -> dict[str, str]:
-    """Weights, metrics (CSV), configuration (JSON) and the plot, where it can be drawn."""
-    out.mkdir(parents=True, exist_ok=True)
-    files = {"weights": out / "weights.npz", "metrics": out / "metrics.csv",
-             "settings": out / "settings.json"}
-    model.save(files["weights"])
-    with files["metrics"].open("w", newline="", encoding="utf-8") as handle:
-        table = csv.DictWriter(handle, list(history[0]) if history else ["epoch"])
-        table.writeheader()
-        table.writerows(history)
-    text = json.dumps(dict(configuration), indent=1, default=str)
-    files["settings"].write_text(text + "\n", encoding="utf-8")
-    if history:
-        try:
-            files["plot"] = write_curves(out / "curves.svg", history)
-        except MissingError:
-            pass  # an extra: the run itself is whole without it, and doctor names it
+def write_metrics(folder: Path, history: Sequence[Row]) -> dict[str, str]:
+    """``metrics.csv`` and ``metrics.json``, each all or nothing."""
+    columns = list(dict.fromkeys(name for row in history for name in row)) or ["epoch"]
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(dict(row) for row in history)
+    files = {"metrics": folder / "metrics.csv", "metrics_json": folder / "metrics.json"}
+    write_atomically(files["metrics"], text.getvalue().encode())
+    write_atomically(files["metrics_json"], json.dumps(list(history), indent=1).encode())
     return {what: str(path) for what, path in files.items()}
 
 
-def train(model: ModelFile, *, source: str | None, epochs: int, batch: int, optimizer: Optimizer,
-          dtype: str, seed: int, test_share: float, out: Path) -> RunResult:
-    """``chainrule train``: see the command's help for the options."""
-    data = load_data(model, source, test_share, seed)
-    derived = derive(model.program)
-    trained, history, inside, compiled, interrupted = fit(
-        derived, data, optimizer=optimizer, dtype=dtype, epochs=epochs, batch=batch, seed=seed)
-    files = write_run(out, trained, history, {
-        "network": model.program.name, "hash": derived.hash, "version": __version__,
-        "data": source, "optimizer": optimizer.name, "settings": optimizer.settings,
-        "epochs": epochs, "batch": batch, "seed": seed, "dtype": dtype,
-    })
-    return RunResult(model.program.name, history, inside, compiled, files, interrupted)
+def write_weights(path: Path, weights: Mapping[str, np.ndarray], notes: Mapping[str, str]
+                  ) -> Path:
+    """Parameters and states under their own names, as safetensors."""
+    from derive.importing.state_dict import safetensors
+
+    arrays = {n.partition("/")[2]: np.ascontiguousarray(v) for n, v in weights.items()}
+    write_atomically(path, bytes(safetensors().numpy.save(arrays, metadata=dict(notes))))
+    return path
+
+
+def write_run(folder: Path, session: Session, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Everything of a run but its checkpoints; returns the files by what they hold."""
+    at, training = session.training.at, session.training
+    files = {"settings": str(folder / RUN)}
+    write_atomically(folder / RUN, (json.dumps(dict(settings), indent=1) + "\n").encode())
+    chosen = _keeps_best(session) and training.best
+    weights = training.best if chosen else session.model.weights
+    epoch = at.best_epoch if chosen else len(at.history)
+    files["weights"] = str(write_weights(folder / "weights.safetensors", weights, {
+        "network": session.derived.name, "derivation": session.derived.hash,
+        "epoch": str(epoch)}))
+    files |= write_metrics(folder, at.history)
+    if at.history:
+        try:
+            picture = draw_curves(at.history)
+        except MissingError:
+            return files  # an extra: the run itself is whole without it, and doctor names it
+        write_atomically(folder / "curves.svg", picture.encode())
+        files["plot"] = str(folder / "curves.svg")
+    return files
+
+
+def _keeps_best(session: Session) -> bool:
+    """Whether the best epoch can be told from rows that were not trained on."""
+    plan, history = session.training.plan, session.history
+    return bool(plan.monitor or (history and "validation_loss" in history[-1]))
+
+
+# -- the verbs ----------------------------------------------------------------------------------
+def train(config: RunConfig, force: bool = False) -> RunResult:
+    """Begin a run.
+
+    Raises:
+        ChainruleError: something does not fit; nothing was trained, nothing written.
+        OSError: the folder cannot be written to.
+    """
+    file = load_model(config.model)
+    parts = _data(file, config)
+    folder = choose_folder(config.out, force)
+    session = _session(file, config, parts, folder)
+    config = replace(config, out=str(folder), threads=session.model.threads,
+                     model=str(Path(config.model).resolve()), data=_absolute(config))
+    folder.mkdir(parents=True, exist_ok=True)
+    if session.training.store is not None:
+        session.training.store.clear()
+    settings = {
+        "config": config.to_dict(), "network": session.derived.name,
+        "derivation": session.derived.hash, "seed": config.plan.seed,
+        "data": {n: {"rows": len(r), "fingerprint": r.fingerprint()}
+                 for n, r in {"train": parts.train, **parts.held_out}.items()},
+        "versions": {"chainrule": __version__, "python": platform.python_version(),
+                     **{name: version_of(name) for name in _PACKAGES}},
+        "machine": f"{platform.machine()} {platform.system()}", "command": sys.argv[1:],
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_atomically(folder / RUN, (json.dumps(settings, indent=1) + "\n").encode())
+    return _go(session, folder, settings)
+
+
+def resume(folder: Path, epochs: int | None = None) -> RunResult:
+    """Go on from the last whole checkpoint of a run.
+
+    Args:
+        epochs: how many in all; by default as many as the run was to have.
+
+    Raises:
+        DataError: the network or the data are not those of before; no checkpoint is whole.
+    """
+    settings = read_run(folder)
+    config = RunConfig.from_dict(settings["config"]).changed(epochs=epochs)
+    config = replace(config, out=str(folder))
+    file = load_model(config.model)
+    parts = _data(file, config)
+    for name, rows in {"train": parts.train, **parts.held_out}.items():
+        before = settings["data"].get(name, {}).get("fingerprint")
+        if rows.fingerprint() != before:
+            raise DataError(f"the {name} data are not those that the run began with",
+                            mend="begin a new run with `chainrule train`")
+    session = _session(file, config, parts, folder)
+    found = session.training.store.latest() if session.training.store else None
+    if found is not None:
+        session.training.restore(found)
+    if session.derived.hash != settings["derivation"]:
+        raise DataError(f"the equations of {file.path.name} are not those of the run",
+                        mend="put the file back, or begin a new run with `chainrule train`")
+    return _go(session, folder, {**settings, "config": config.to_dict()})
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The ``run.json`` of a run's folder.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    path = folder / RUN
+    if not path.is_file():
+        raise DataError(f"{str(folder)!r} is no folder of a run", expected=f"a file {RUN} in it")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["config"], found["data"], found["derivation"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{str(path)!r} is damaged", got=str(error)[:200]) from None
+    return found
+
+
+def _data(file: ModelFile, config: RunConfig) -> Parts:
+    data = config.data
+    return load_data(file, data.source, test_share=data.test_share,
+                     validation_share=data.validation_share, seed=config.plan.seed,
+                     columns=data.columns, standardise=data.standardise)
+
+
+def _absolute(config: RunConfig) -> Any:
+    path = Path(config.data.source)
+    named = config.data.source and path.exists()
+    return replace(config.data, source=str(path.resolve())) if named else config.data
+
+
+def _session(file: ModelFile, config: RunConfig, parts: Parts, folder: Path) -> Session:
+    return prepare(file.program, parts, config.plan, config.make_optimizer(), dtype=config.dtype,
+                   threads=config.threads, evaluation=file.evaluation, data=config.data,
+                   store=Store(folder / "checkpoints", config.plan.keep),
+                   notes={"model": str(Path(config.model).resolve()), "dtype": config.dtype,
+                          "optimizer": config.optimizer, "version": __version__})
+
+
+def _go(session: Session, folder: Path, settings: dict[str, Any]) -> RunResult:
+    training = session.training
+    ended = run(session, folder, _writer(session, folder))
+    settings = {**settings, "ended": ended.reason, "detail": ended.detail,
+                "epochs": len(session.history), "training_seconds": training.at.seconds,
+                "compile_seconds": session.compile_seconds,
+                "best_epoch": training.at.best_epoch, "messages": session.messages}
+    files = write_run(folder, session, settings)
+    return RunResult(session.derived.name, session.history, training.at.best_epoch,
+                     training.at.seconds, session.compile_seconds, files, ended,
+                     tuple(session.messages))
+
+
+def _writer(session: Session, folder: Path) -> Callable[[], None]:
+    """Metrics while the run goes on, at most once a second."""
+    last = [0.0]
+
+    def write() -> None:
+        if time.monotonic() - last[0] < 1:
+            return
+        last[0] = time.monotonic()
+        try:
+            write_metrics(folder, session.history)
+        except OSError as error:
+            session.messages.append(f"no metrics written: {error.strerror}")
+
+    return write

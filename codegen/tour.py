@@ -11,7 +11,10 @@ import codegen
 from codegen.datasets import scikit_learn, split
 from codegen.loading import load_model
 from codegen.progress import progress
-from codegen.runs import fit, write_run
+from codegen.rows import Rows
+from codegen.runs import write_run
+from codegen.session import prepare, run
+from codegen.training import Plan
 from derive.check import check
 from derive.differentiate import derive
 from derive.document import write_document
@@ -82,19 +85,20 @@ def tour(out: Path, force: bool = False, epochs: int = 40) -> TourResult:
     with progress("writing the derivation"):
         write_document(derived, out / "derivation.html", check=report, force=True)
     images, labels = scikit_learn("digits")
-    data = split({"x": images / 16.0, "t": labels}, 0.2, seed=0)
-    model, history, inside, compiled, _ = fit(
-        derived, data, optimizer=adam(), dtype="float32", epochs=epochs, batch=32, seed=0)
-    run = write_run(out, model, history, {"network": "digits", "epochs": epochs, "seed": 0})
+    parts = split(Rows({"x": images / 16.0, "t": labels}), 0.2, seed=0)
+    session = prepare(load_model(net).program, parts, Plan(epochs=epochs, batch=32), adam())
+    run(session)
+    made = write_run(out, session, {"network": "digits", "epochs": epochs, "seed": 0})
     files = {
         "network": str(net), "derivation": str(out / "derivation.html"),
         "kernels": str(out / "kernels.py"), "check table": str(out / "check.txt"),
-        "plot": run.get("plot", "not drawn: python -m pip install matplotlib"),
-        "weights": run["weights"],
+        "plot": made.get("plot", "not drawn: python -m pip install matplotlib"),
+        "weights": made["weights"],
     }
-    seconds = {"compile": compiled, "training": inside, "all": time.perf_counter() - start}
-    return TourResult(files, history[-1]["accuracy"], len(data.test["t"]), report.verdict, seconds,
-                      str(report))
+    seconds = {"compile": session.compile_seconds, "training": session.training.at.seconds,
+               "all": time.perf_counter() - start}
+    return TourResult(files, session.history[-1]["accuracy"], len(parts.test), report.verdict,
+                      seconds, str(report))
 
 
 def _claim(out: Path, force: bool) -> None:

@@ -102,9 +102,27 @@ class Training:
         self.at = Position()
         self.best: Values = {}
         self._prepared = model.prepared(rows.take()) if rows.resident else None
+        if self._prepared is None:  # every row is looked at before the first step
+            for block in rows.blocks():
+                model.prepared(block)
         self._pace = 0.0  # seconds of a minibatch
         self._saved = (time.perf_counter(), 0)
         self._unsaved = True
+
+    def warm_up(self) -> None:
+        """Compile what a step runs, by a step that is taken back."""
+        places = np.arange(min(self.plan.batch, len(self.rows)))
+        before = Snapshot(self.model, 1, 0, places)
+        batch = self.model.prepared(self.rows.take(places))
+        try:
+            if self.plan.accumulate == 1 and self.reduce is None:
+                self.model.train_rows(batch, len(places), places)
+            else:
+                self.model.gradient(batch)
+                self.model.update()
+        except NotFiniteError:
+            pass  # the run itself will say so, with all that belongs to it
+        before.restore(self.model)
 
     # -- the loop -------------------------------------------------------------------------------
     @property
@@ -221,8 +239,7 @@ class Training:
     def _compare(self, row: dict[str, float]) -> None:
         """Keep the best weights; lower the learning rate on a plateau."""
         at, plan = self.at, self.plan
-        name = plan.monitor or next((n for n in ("validation_loss", "test_loss") if n in row),
-                                    "loss")
+        name = plan.monitor or ("validation_loss" if "validation_loss" in row else "loss")
         if name not in row:
             raise DataError(f"the monitor {name!r} is not measured", expected=", ".join(row))
         score = row[name] if smaller_is_better(name) else -row[name]

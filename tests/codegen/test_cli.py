@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from codegen.cli import main
+from tests.codegen.support import interpreted
 
 NET = '''
 import derive as dr
@@ -37,6 +39,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "right.py").write_text(RIGHT)
+    (tmp_path / "bad.toml").write_text('model = "net.py"\n[train]\nepoch = 3\n')
+    (tmp_path / "kind.toml").write_text('model = "net.py"\n[train]\nepochs = "3"\n')
+    (tmp_path / "text.toml").write_text("hello")
     (tmp_path / "wrong.py").write_text(RIGHT.replace("p / len(t)", "p"))
     return tmp_path
 
@@ -82,16 +87,94 @@ def test_verify_says_right_and_wrong_by_exit_code(place: Path, capsys):
     assert "W1" in capsys.readouterr().out
 
 
-def test_train_leaves_weights_metrics_and_settings(place: Path, capsys):
+@pytest.fixture
+def data(place: Path, monkeypatch: pytest.MonkeyPatch):
+    """Data of three classes; kernels run as plain Python, which takes no time to compile."""
+    monkeypatch.setenv("CHAINRULE_CACHE", str(place / "cache"))
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 300)
     np.savez("data.npz", x=rng.normal(size=(300, 4)) + 3 * np.eye(3, 4)[labels], t=labels)
-    assert main(["train", "net.py", "--data", "data.npz", "--epochs", "30", "--lr", "0.01",
-                 "--json"]) == 0
+    with interpreted():
+        yield place
+
+
+CONFIG = """
+model = "net.py"
+[train]
+epochs = 12
+batch = 32
+[data]
+source = "data.npz"
+validation_share = 0.1
+metrics = ["accuracy", "f1"]
+[optimizer]
+rule = "adamw"
+lr = {kind = "cosine", lr = 0.02, steps = 100}
+[stopping]
+patience = 5
+"""
+
+
+def test_train_resume_and_report_share_a_folder(data: Path, capsys):
+    Path("run.toml").write_text(CONFIG)
+    assert main(["train", "run.toml", "--epochs", "6", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["last"][0]["accuracy"] > 0.9
-    assert {p.name for p in Path("run").iterdir()} >= {"weights.npz", "metrics.csv",
-                                                       "settings.json"}
+    assert result["last"][0]["accuracy"] > 0.8 and result["epochs"] == 6
+    assert {p.name for p in Path("run").iterdir()} >= {
+        "weights.safetensors", "metrics.csv", "metrics.json", "run.json", "checkpoints"}
+    assert main(["resume", "run", "--epochs", "12", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["epochs"] == 12 or result["ended"] == "early"
+    header, *rows = Path("run/metrics.csv").read_text().splitlines()
+    assert header.startswith("epoch,loss,seconds,validation_loss,validation_accuracy,validation_f1")
+    assert len(rows) == result["epochs"]
+    assert main(["report", "run"]) == 0
+    assert "best epoch" in capsys.readouterr().out
+    page = Path("run/report.html").read_text()
+    assert "<svg" in page and "adamw" in page and "<script" not in page
+    assert main(["train", "run.toml", "--epochs", "1"]) == 0  # never over another run
+    assert Path("run-2/run.json").exists()
+    assert main(["train", "run.toml", "--out", "run"]) == 2
+    assert "chainrule resume run" in capsys.readouterr().err
+
+
+def test_a_changed_network_is_told_tensor_by_tensor(data: Path, capsys):
+    assert main(["train", "net.py", "--data", "data.npz", "--epochs", "1", "--seed", "1"]) == 0
+    Path("net.py").write_text(NET.replace("(x, 5,", "(x, 6,"))
+    assert main(["resume", "run", "--epochs", "2"]) == 2
+    assert "W1: expected (4, 6), got (4, 5)" in capsys.readouterr().err
+    Path("net.py").write_text(NET.replace("tanh", "sigmoid"))
+    assert main(["resume", "run", "--epochs", "2"]) == 2
+    assert "equations" in capsys.readouterr().err
+    Path("net.py").write_text(NET)
+    np.savez("data.npz", x=np.zeros((300, 4)), t=np.arange(300) % 3)
+    assert main(["resume", "run", "--epochs", "2"]) == 2
+    assert "are not those that the run began with" in capsys.readouterr().err
+    assert main(["resume", "elsewhere"]) == 2
+    assert "no folder of a run" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(data: Path, capsys):
+    Path("run.toml").write_text(CONFIG.replace("[stopping]\npatience = 5",
+                                               "[checkpoints]\nsteps = 4"))
+    assert main(["train", "run.toml", "--epochs", "3"]) == 0
+    last = sorted(Path("run/checkpoints").iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:-9])
+    want = load_file("run/weights.safetensors")
+    with pytest.warns(RuntimeWarning, match="is damaged"):
+        assert main(["resume", "run"]) == 0
+    found = load_file("run/weights.safetensors")
+    assert all((found[name] == array).all() for name, array in want.items())
+
+
+def test_a_run_that_diverges_says_where_and_is_replayed(data: Path, capsys):
+    assert main(["train", "net.py", "--data", "data.npz", "--optimizer", "sgd",
+                 "--lr", "1e38"]) == 1
+    assert "at step 2" in capsys.readouterr().out
+    (file,) = Path("run").glob("not-finite-*")
+    assert main(["replay", str(file)]) == 1
+    assert "at step 2 (epoch 1" in capsys.readouterr().out
+    assert main(["replay", "run/weights.safetensors"]) == 2
 
 
 def test_explain_shows_one_gradient(place: Path, capsys):
@@ -107,6 +190,17 @@ BAD = [
     (["emit", "net.py", "--show", "shedule"], "did you mean 'schedule'"),
     (["verify", "net.py", "missing.py"], "no file 'missing.py'"),
     (["train", "net.py"], "--data"),
+    (["train", "net.py", "--data", "digits", "--test-share", "1.5"], "test_share is a share"),
+    (["train", "net.py", "--data", "digits", "--patience", "3"], "validation_share"),
+    (["train", "net.py", "--data", "digits", "--optimizer", "adan"], "did you mean 'adam'"),
+    (["train", "missing.toml"], "no configuration 'missing.toml'"),
+    (["train", "bad.toml"], "did you mean 'epochs'"),
+    (["train", "kind.toml"], "epochs in kind.toml is of the wrong kind"),
+    (["train", "text.toml"], "is not TOML"),
+    (["report", "missing"], "no folder of a run"),
+    (["resume", "missing"], "no folder of a run"),
+    (["replay", "missing.safetensors"], "no checkpoint 'missing.safetensors'"),
+    (["replay", "net.py"], "pickled files can run code"),
     (["train", "net.py", "--data", "missing.npz"], "missing.npz"),
     (["explain", "net.py", "W9"], "'W9'"),
 ]
@@ -128,11 +222,12 @@ def test_an_error_in_the_model_file_is_shown_at_its_line(place: Path, capsys):
 
 def test_labels_out_of_range_and_nan_in_data_are_refused(place: Path, capsys):
     x = np.zeros((10, 4))
-    np.savez("labels.npz", x=x, t=np.full(10, 3))
+    np.savez("labels.npz", x=x, t=np.arange(10) % 4)
     assert main(["train", "net.py", "--data", "labels.npz", "--test-share", "0"]) == 2
     error = capsys.readouterr().err
     assert "'t'" in error and "3" in error
     x[3, 1] = np.nan
-    np.savez("nan.npz", x=x, t=np.zeros(10, int))
+    np.savez("nan.npz", x=x, t=np.arange(10) % 3)
     assert main(["train", "net.py", "--data", "nan.npz", "--test-share", "0"]) == 2
     assert "'x'" in capsys.readouterr().err
+    assert not Path("run").exists()

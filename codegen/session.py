@@ -1,0 +1,136 @@
+"""A run put together: data, kernels, evaluation and the training loop; and running it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import codegen
+from codegen.checkpoint import Store
+from codegen.configuration import DataPlan
+from codegen.datasets import Parts
+from codegen.evaluation import Evaluator, what_to_measure
+from codegen.health import Health
+from codegen.model import Model, NotFiniteError
+from codegen.progress import progress
+from codegen.replay import Culprit, find_culprit, write_replay
+from codegen.signals import stop_request
+from codegen.training import Plan, Position, Training
+from derive.differentiate import derive
+from derive.errors import DataError
+from derive.optimizers import Optimizer
+from derive.program import Program
+
+
+@dataclass
+class Session:
+    """A run that can begin, or go on: `training` knows where it is."""
+
+    derived: Program
+    model: Model
+    training: Training
+    compile_seconds: float
+    messages: list[str] = field(default_factory=list)
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        return self.training.at.history
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: finished, early, interrupted, or not finite (with the step that did it)."""
+
+    reason: str
+    detail: str = ""
+    replay: str = ""
+
+
+def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
+            dtype: str = "float32", threads: int = 0, evaluation: Program | None = None,
+            data: DataPlan | None = None, store: Store | None = None,
+            notes: dict | None = None) -> Session:
+    """Derive, compile and initialise; everything that does not fit shows here, before a step.
+
+    Args:
+        evaluation: the same network without what only training needs (dropout).
+
+    Raises:
+        DataError: arrays that do not fit the network; a monitor that nothing measures.
+    """
+    if plan.patience and not plan.monitor and not len(parts.validation):
+        raise DataError("early stopping needs rows that are neither trained on nor tested on",
+                        mend="validation_share = 0.1, or name a monitor")
+    start = time.perf_counter()
+    count = threads or None
+    with progress("deriving"):
+        derived = derive(program)
+    with progress("compiling the kernels"):
+        model = codegen.compile(derived, optimizer=optimizer, dtype=dtype, threads=count)
+        model.initialize(plan.seed)
+        other = codegen.compile(derive(evaluation), dtype=dtype, threads=count) if (
+            evaluation is not None) else None
+        measured = what_to_measure(evaluation or derived, data.metrics if data else None)
+        evaluator = Evaluator(model, parts.held_out, measured, other)
+        made = Session(derived, model, None, 0.0)  # type: ignore[arg-type]
+        made.training = Training(model, parts.train, plan, evaluate=evaluator, store=store,
+                                 notes=notes, warn=made.messages.append)
+        made.training.warm_up()
+        evaluator()
+    made.compile_seconds = time.perf_counter() - start
+    return made
+
+
+def run(session: Session, folder: Path | None = None,
+        after_epoch: Callable[[], object] = lambda: None) -> Ended:
+    """Train until the end, a signal, or a number that is not finite.
+
+    Args:
+        folder: where a file goes that replays a step that is not finite.
+        after_epoch: called at the end of each epoch.
+
+    Raises:
+        OSError: the last checkpoint could not be written.
+    """
+    training, plan = session.training, session.training.plan
+    health = Health(session.model, training.rows, session.messages.append)
+    seen, told = [len(training.at.history)], [0]
+    with progress("training", plan.epochs) as show, stop_request() as stop:
+        def report(at: Position, speed: float) -> None:
+            if len(at.history) > seen[0]:
+                seen[0] = len(at.history)
+                health.look([row["loss"] for row in at.history])
+                after_epoch()
+            for text in session.messages[told[0]:]:
+                print(f"note: {text}", file=sys.stderr)
+            told[0] = len(session.messages)
+            show(at.epoch - 1 + len(at.losses) / training.minibatches, _note(at, speed))
+
+        try:
+            return Ended(training.run(lambda: bool(stop), report))
+        except NotFiniteError as error:
+            return _not_finite(training, error, folder)
+
+
+def _note(at: Position, speed: float) -> str:
+    last = at.history[-1] if at.history else {}
+    loss = math.fsum(at.losses) / len(at.losses) if at.losses else last.get("loss", math.nan)
+    parts = [f"loss {loss:.4f}"]
+    parts += [f"{n.replace('_', ' ')} {last[n]:.2%}" for n in ("accuracy",) if n in last]
+    return ", ".join([*parts, f"{speed:,.0f} rows/s"])
+
+
+def _not_finite(training: Training, error: NotFiniteError, folder: Path | None) -> Ended:
+    culprit: Culprit = find_culprit(training)
+    path = ""
+    if folder is not None:
+        name = folder / f"not-finite-{culprit.step:09d}.safetensors"
+        try:
+            path = str(write_replay(name, culprit, training, error))
+        except OSError as problem:
+            path = f"(not written: {problem.strerror})"
+    return Ended("not finite", str(culprit), path)
