@@ -20,9 +20,10 @@ from codegen.module import environment, inspect_text, one_line, write
 from codegen.pipeline import Compiled, compile_program
 from derive import __version__
 from derive.data import check_values
-from derive.errors import DataError, DeclarationError, unknown_name
+from derive.errors import DataError, DeclarationError
 from derive.files import write_atomically
-from derive.importing.state_dict import safetensors
+from derive.importing.state_dict import load_state_dict, read_arrays, safetensors
+from derive.inference import inference
 from derive.optimizers import sgd
 from derive.points import random_values
 from derive.program import Program, as_program
@@ -76,9 +77,7 @@ def deploy(network: Program | Any, values: Mapping[str, Any], path: str | Path,
     path = Path(path)
     if path.suffix != ".py":
         raise DeclarationError(f"a module's name ends in .py, got {path.name!r}")
-    program = inference(as_program(network), outputs)
-    names = program.losses
-    program = replace(program, losses=())
+    program, names = inference(as_program(network), outputs)
     weights = _weights(program, values)
     compiled = compile_program(program, sgd())
     text = _render(compiled, names, dtype, parallel, path)
@@ -91,67 +90,6 @@ def deploy(network: Program | Any, values: Mapping[str, Any], path: str | Path,
     write_atomically(beside, content)
     inputs = tuple(t.name for t in program.given if t.role not in ("parameter", "state"))
     return Deployed(path, beside, inputs, names)
-
-
-def inference(program: Program, outputs: str | Iterable[str] | None = None) -> Program:
-    """The equations that the outputs need; their names stand in ``losses`` of the result.
-
-    Raises:
-        DeclarationError: as `deploy` does.
-    """
-    forward = replace(program, gradients={}, steps=(), subjects={})
-    if outputs is None:
-        names = _predictions(forward)
-    else:
-        names = (outputs,) if isinstance(outputs, str) else tuple(outputs)
-    for name in names:
-        if name not in forward.defined:
-            raise unknown_name("output", name, forward.defined)
-    needed = forward.only(*names)
-    random = needed.role("random")
-    if random:
-        raise DeclarationError(
-            f"the outputs depend on random numbers ({random[0].name})",
-            expected="the network for inference",
-            mend="build it with training=False: dropout is then the identity",
-        )
-    moving = [s for s in forward.updates if s not in needed.tensors
-              and set(forward.only(forward.updates[s]).defined) & set(needed.defined)]
-    if moving:
-        raise DeclarationError(
-            f"the outputs use the moments of the batch, not the running ones ({moving[0]})",
-            expected="the network for inference",
-            mend="build it with training=False: batch norm then uses its running moments",
-        )
-    return replace(needed, losses=names, updates={})
-
-
-def _predictions(program: Program) -> tuple[str, ...]:
-    """What the losses are made of: declared tensors that need no label, nearest to a loss."""
-    labels = _labels(program)
-    found: dict[str, None] = {}
-    stack = list(program.losses)
-    seen = set()
-    while stack:
-        name = stack.pop()
-        if name in seen or name not in program.defined:
-            continue
-        seen.add(name)
-        clean = not labels & set(program.only(name).tensors)
-        if clean and name not in program.losses and not name.startswith("_"):
-            found[name] = None
-            continue
-        stack += program.defined[name].reads
-    tails = [n for n in found if not any(n in program.only(m).tensors for m in found if m != n)]
-    if not tails:
-        raise DeclarationError("which tensors are the outputs?", expected='outputs=["z2"]')
-    return tuple(n for n in program.defined if n in tails)
-
-
-def _labels(program: Program) -> set[str]:
-    from codegen.pipeline import label_inputs
-
-    return set(label_inputs(program))
 
 
 def _weights(program: Program, values: Mapping[str, Any]) -> Arrays:
@@ -208,8 +146,6 @@ def read_trained(path: str | Path, program: Program) -> Arrays:
     Raises:
         DataError: no such file, damaged, pickled, or arrays that fit nothing.
     """
-    from derive.importing.state_dict import load_state_dict, read_arrays
-
     arrays, _ = read_arrays(Path(path))
     for first in ("best/", ""):
         marks = (f"{first}parameter/", f"{first}state/")

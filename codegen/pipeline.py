@@ -23,6 +23,7 @@ from codegen.memory import Layout, Plan, flat_layout, plan_memory
 from codegen.pack import pack
 from codegen.schedule import Schedule, choose_batch, make_schedule
 from derive.errors import DerivationError
+from derive.inference import label_inputs
 from derive.optimizers import Optimizer
 from derive.program import Program
 
@@ -70,23 +71,6 @@ def equation_numbers(program: Program) -> dict[str, int]:
     own = [eq.name for eq in program.equations if eq.name not in packed]
     numbers = {name: n for n, name in enumerate(own, 1)}
     return numbers | {name: numbers[of] for name, of in packed.items()}
-
-
-def label_inputs(program: Program) -> tuple[str, ...]:
-    """Inputs that only the losses read, directly or through what was lifted out of them."""
-    def of_loss(name: str) -> bool:
-        tensor = program.tensors[name]
-        if name in program.losses:
-            return True
-        return tensor.origin is not None and tensor.origin[1] in program.losses
-
-    forward = program.forward
-    labels = []
-    for tensor in forward.inputs:
-        readers = [eq for eq in forward.equations if tensor.name in eq.reads]
-        if readers and all(of_loss(eq.name) for eq in readers):
-            labels.append(tensor.name)
-    return tuple(labels)
 
 
 def determined(program: Program, given: Iterable[str]) -> tuple[str, ...]:
