@@ -22,7 +22,7 @@ import numpy as np
 
 from derive.errors import DataError
 from derive.files import write_atomically
-from derive.importing.state_dict import safetensors
+from derive.importing.arrays import safetensors
 
 FORMAT = "chainrule checkpoint 1"
 _NAME = re.compile(r"step-(\d{12})\.safetensors")

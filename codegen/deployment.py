@@ -22,7 +22,8 @@ from derive import __version__
 from derive.data import check_values
 from derive.errors import DataError, DeclarationError
 from derive.files import write_atomically
-from derive.importing.state_dict import load_state_dict, read_arrays, safetensors
+from derive.importing.arrays import read_arrays, safetensors
+from derive.importing.state_dict import load_state_dict
 from derive.inference import inference
 from derive.optimizers import sgd
 from derive.points import random_values

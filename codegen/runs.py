@@ -123,7 +123,7 @@ def write_metrics(folder: Path, history: Sequence[Row]) -> dict[str, str]:
 def write_weights(path: Path, weights: Mapping[str, np.ndarray], notes: Mapping[str, str]
                   ) -> Path:
     """Parameters and states under their own names, as safetensors."""
-    from derive.importing.state_dict import safetensors
+    from derive.importing.arrays import safetensors
 
     arrays = {n.partition("/")[2]: np.ascontiguousarray(v) for n, v in weights.items()}
     write_atomically(path, bytes(safetensors().numpy.save(arrays, metadata=dict(notes))))

@@ -59,7 +59,7 @@ _HOME = {
     "derive.explain": ["explain"],
     "derive.symbols": ["Style"],
     "derive.importing": ["from_onnx", "load_state_dict"],
-    "derive.exporting": ["to_onnx"],
+    "derive.exporting": ["save_state_dict", "to_onnx"],
     "derive.flow.moments": ["moments", "gain"],
     "derive.flow.diagnose": ["diagnose"],
 }  # fmt: skip

@@ -19,7 +19,7 @@ from derive.adapters.rewriting import Change, Draft
 from derive.errors import DataError, DeclarationError, nearest
 from derive.files import write_atomically
 from derive.freezing import Patterns, matching, narrowed
-from derive.importing.state_dict import read_arrays, safetensors
+from derive.importing.arrays import read_arrays, safetensors
 from derive.nodes import Access, SumOver, accesses, walk
 from derive.program import Equation, Program, Tensor, as_program
 from derive.reference import evaluate

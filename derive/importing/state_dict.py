@@ -17,12 +17,12 @@ import numpy as np
 import sympy
 from sympy import Expr, Mul
 
-from derive.errors import DataError, MissingError, nearest
+from derive.errors import DataError, nearest
+from derive.importing.arrays import Arrays, read_arrays
 from derive.importing.builder import plain_name
 from derive.nodes import Access, Index, SumOver, accesses
 from derive.program import Equation, Program, Tensor, as_program
 
-Arrays = dict[str, np.ndarray]
 _IGNORED = ("num_batches_tracked", "position_ids")
 
 
@@ -54,12 +54,19 @@ def load_state_dict(
         MissingError: the package `safetensors` is not installed.
     """
     program = as_program(network)
+    matches = matched(program, stored_arrays(source), layout, names or {}, strict)
+    return {name: slot.filled(entry) for name, (slot, entry) in matches.items()}
+
+
+def matched(program: Program, stored: Arrays, layout: str,
+            names: Mapping[str, str | Sequence[str]], strict: bool) -> dict[str, Match]:
+    """For each parameter and state how it lies in a file, and what is stored for it."""
     if layout not in ("torch", "declared"):
         raise DataError(f"unknown layout {layout!r}", expected='"torch" or "declared"')
-    stored = _stored(source)
-    wanted = {t.name: _slot(program, t, layout) for t in program.role("parameter", "state")}
+    wanted = {t.name: tensor_slot(program, t, layout)
+              for t in program.role("parameter", "state")}
     entries = _entries(stored)
-    chosen = _named(wanted, stored, entries, names or {})
+    chosen = _named(wanted, stored, entries, names)
     taken = {str(e) for e in chosen.values()} | {
         k for e in chosen.values() for k in e.keys if not e.part}
     entries = [e for e in entries if str(e) not in taken and not set(e.keys) & taken]
@@ -73,12 +80,12 @@ def load_state_dict(
             got=", ".join(f"{k} {stored[k].shape}" for k in unused[:8]),
             mend="name them in names={…}, or pass strict=False to leave them out",
         )
-    return {name: slot.filled(chosen[name]) for name, slot in wanted.items()}
+    return {name: (slot, chosen[name]) for name, slot in wanted.items()}
 
 
 # -- what is stored -------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """An array for one tensor, made of one stored array or of several."""
 
     keys: tuple[str, ...]
@@ -90,7 +97,8 @@ class _Entry:
         return " + ".join(self.keys) + self.part
 
 
-def _stored(source: str | Path | Mapping[str, Any]) -> Arrays:
+def stored_arrays(source: str | Path | Mapping[str, Any]) -> Arrays:
+    """The arrays of a file or a mapping, checked to be finite numbers."""
     if isinstance(source, Mapping):
         found = {str(k): np.asarray(v) for k, v in source.items()}
     else:
@@ -104,69 +112,16 @@ def _stored(source: str | Path | Mapping[str, Any]) -> Arrays:
     return found
 
 
-def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """The arrays of a ``.safetensors`` or ``.npz`` file by name, and the notes kept with them.
-
-    Raises:
-        DataError: no such file, of another kind (pickled ones among them), or damaged.
-        MissingError: the package `safetensors` is not installed.
-    """
-    if path.suffix not in (".safetensors", ".npz"):
-        raise DataError(
-            f"{path.name!r} is not read: pickled files can run code",
-            expected="a .safetensors or .npz file",
-            mend="safetensors.torch.save_file(model.state_dict(), 'model.safetensors')",
-        )
-    if not path.is_file():
-        raise DataError(f"there is no file {str(path)!r}", expected="a file of weights")
-    if path.suffix == ".npz":
-        return _read_npz(path), {}
-    package = safetensors()
-    try:
-        with package.safe_open(str(path), "np") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-    except (package.SafetensorError, OSError, TypeError) as error:
-        raise DataError(f"{path.name!r} is no readable .safetensors file",
-                        got=str(error)[:200]) from None
-
-
-def safetensors() -> Any:
-    """The package, imported where it is needed.
-
-    Raises:
-        MissingError: it is not installed.
-    """
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise MissingError(
-            "reading and writing .safetensors needs the package safetensors, which is not "
-            "installed",
-            mend='python -m pip install "chainrule[import]"',
-        ) from error
-    return safetensors
-
-
-def _read_npz(path: Path) -> Arrays:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path.name!r} is no readable .npz file without pickled objects",
-                        got=str(error)[:200]) from None
-
-
-def _entries(stored: Arrays) -> list[_Entry]:
+def _entries(stored: Arrays) -> list[Entry]:
     """The stored arrays as tensors have them here: the two biases of an LSTM are one, the joint
     projection of an attention layer is three."""
-    out: list[_Entry] = []
+    out: list[Entry] = []
     for key, array in stored.items():
         stem, _, last = key.rpartition(".")
         dot = f"{stem}." if stem else ""
         if last in ("in_proj_weight", "in_proj_bias"):
             third = len(array) // 3
-            out += [_Entry((key,), array[n * third : (n + 1) * third], _kind(last, array),
+            out += [Entry((key,), array[n * third : (n + 1) * third], _kind(last, array),
                            f"[{n * third}:{(n + 1) * third}]") for n in range(3)]
             continue
         if last.startswith(("bias_ih", "bias_hh")):
@@ -176,9 +131,9 @@ def _entries(stored: Arrays) -> list[_Entry]:
             if weight is not None and len(weight) != 3 * weight.shape[1]:  # a GRU keeps them apart
                 if last.startswith("bias_ih") and other in stored:
                     total = array.astype(np.float64) + stored[other]
-                    out.append(_Entry((key, other), total, "bias"))
+                    out.append(Entry((key, other), total, "bias"))
                 continue
-        out.append(_Entry((key,), array, _kind(last, array)))
+        out.append(Entry((key,), array, _kind(last, array)))
     return out
 
 
@@ -194,9 +149,12 @@ def _kind(last: str, array: np.ndarray) -> str:
     return "gain" if array.ndim == 1 else "matrix"
 
 
+Match = tuple["Slot", Entry]
+
+
 # -- what is wanted -------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class _Slot:
+class Slot:
     """A tensor to be filled: how its dims are ordered in a file, and of which kind it is.
 
     ``order`` are its dims in the file's order; the first ``outputs`` of them and the others may
@@ -220,7 +178,7 @@ class _Slot:
         return any(_coarser(shape[:cut], outer) and _coarser(shape[cut:], inner)
                    for cut in range(len(shape) + 1))
 
-    def filled(self, entry: _Entry) -> np.ndarray:
+    def filled(self, entry: Entry) -> np.ndarray:
         """The array in the declared order of dims."""
         if not self.fits(entry.array.shape):
             raise DataError(
@@ -231,6 +189,10 @@ class _Slot:
             )
         array = np.asarray(entry.array, np.float64).reshape(self.stored_shape)
         return np.ascontiguousarray(np.transpose(array, np.argsort(self.order)))
+
+    def emptied(self, array: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """The array in a file's order of dims, its dims joined to a shape: `filled` backwards."""
+        return np.transpose(array, self.order).reshape(shape or self.stored_shape)
 
 
 def _coarser(shape: tuple[int, ...], own: tuple[int, ...]) -> bool:
@@ -245,7 +207,8 @@ def _coarser(shape: tuple[int, ...], own: tuple[int, ...]) -> bool:
     return False
 
 
-def _slot(program: Program, tensor: Tensor, layout: str) -> _Slot:
+def tensor_slot(program: Program, tensor: Tensor, layout: str) -> Slot:
+    """How a tensor lies in a file of a layout, and what it is to the equation that reads it."""
     sizes = [s for s in tensor.shape if not s.is_Integer]
     if sizes:
         raise DataError(f"the shape of {tensor.name!r} is not known", got=f"the size {sizes[0]}")
@@ -254,16 +217,16 @@ def _slot(program: Program, tensor: Tensor, layout: str) -> _Slot:
     plain = tuple(range(len(shape)))
     if eq is None or tensor.role == "state":
         kind = "running_var" if tensor.initial == "ones" else "running_mean"
-        return _Slot(tensor, shape, plain, len(shape), kind if tensor.role == "state" else "matrix")
+        return Slot(tensor, shape, plain, len(shape), kind if tensor.role == "state" else "matrix")
     access = next(a for a in accesses(eq.body) if a.name == tensor.name)
     around = _sum_around(eq.body, access)
     bound = set(around.bound) if around is not None else set()
     summed = [d for d in plain if access.where[d].free_symbols & bound]
     kind = _use(program, eq, access, bool(summed))
     if layout == "declared" or (around is not None and _transposed(around, access)):
-        return _Slot(tensor, shape, plain, len(shape), kind)
+        return Slot(tensor, shape, plain, len(shape), kind)
     outer = [d for d in plain if d not in summed]
-    return _Slot(tensor, shape, (*outer, *summed), len(outer), kind)
+    return Slot(tensor, shape, (*outer, *summed), len(outer), kind)
 
 
 def _sum_around(body: Expr, access: Access) -> SumOver | None:
@@ -295,10 +258,10 @@ def _use(program: Program, eq: Equation, access: Access, summed: bool) -> str:
 
 
 # -- which goes where -----------------------------------------------------------------------------
-def _named(wanted: Mapping[str, _Slot], stored: Arrays, entries: Sequence[_Entry],
-           names: Mapping[str, str | Sequence[str]]) -> dict[str, _Entry]:
+def _named(wanted: Mapping[str, Slot], stored: Arrays, entries: Sequence[Entry],
+           names: Mapping[str, str | Sequence[str]]) -> dict[str, Entry]:
     """The tensors that ``names`` speaks of, and those that are called as in the file."""
-    chosen: dict[str, _Entry] = {}
+    chosen: dict[str, Entry] = {}
     parts = {str(e): e for e in entries if e.part}
     for name, given in names.items():
         if name in wanted and isinstance(given, str) and given in parts:
@@ -316,25 +279,25 @@ def _named(wanted: Mapping[str, _Slot], stored: Arrays, entries: Sequence[_Entry
             raise DataError(f"the arrays for {name!r} cannot be added",
                             got=" and ".join(map(str, sorted(shapes))))
         total = np.sum([np.asarray(stored[k], np.float64) for k in keys], axis=0)
-        chosen[name] = _Entry(keys, total, "named")
+        chosen[name] = Entry(keys, total, "named")
     for key, array in stored.items():
         own = next((n for n in (key, plain_name(key)) if n in wanted), None)
         if own is not None and own not in chosen:
-            chosen[own] = _Entry((key,), array, "named")
+            chosen[own] = Entry((key,), array, "named")
     return chosen
 
 
-def _found(slots: Sequence[_Slot], entries: Sequence[_Entry]) -> dict[str, _Entry]:
+def _found(slots: Sequence[Slot], entries: Sequence[Entry]) -> dict[str, Entry]:
     """For each tensor the array of its kind and shape; equal ones in the order of their
     numbers."""
-    groups: dict[tuple[int, ...], list[_Slot]] = {}
+    groups: dict[tuple[int, ...], list[Slot]] = {}
     for slot in slots:
         fitting = tuple(n for n, e in enumerate(entries)
                         if e.kind == slot.kind and slot.fits(e.array.shape))
         if not fitting:
             raise _nothing_fits(slot, entries)
         groups.setdefault(fitting, []).append(slot)
-    chosen: dict[str, _Entry] = {}
+    chosen: dict[str, Entry] = {}
     for fitting, group in groups.items():
         candidates = sorted((entries[n] for n in fitting), key=lambda e: _natural(str(e)))
         same = len({re.sub(r"\d+", "#", str(e)) for e in candidates}) == 1
@@ -349,7 +312,7 @@ def _found(slots: Sequence[_Slot], entries: Sequence[_Entry]) -> dict[str, _Entr
     return chosen
 
 
-def _nothing_fits(slot: _Slot, entries: Sequence[_Entry]) -> DataError:
+def _nothing_fits(slot: Slot, entries: Sequence[Entry]) -> DataError:
     same = [e for e in entries if e.kind == slot.kind]
     return DataError(
         f"no stored array fits {slot.tensor.name!r}: the shapes disagree",

@@ -18,7 +18,7 @@ import codegen
 import derive as dr
 from codegen.cli import main
 from codegen.deployment import read_trained
-from derive.importing.state_dict import read_arrays
+from derive.importing.arrays import read_arrays
 from derive.inference import inference
 from derive.network import Network
 from derive.points import random_values

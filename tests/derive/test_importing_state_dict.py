@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import derive as dr
+from derive.importing.arrays import read_arrays
 
 RNG = np.random.default_rng(3)
 
@@ -183,3 +184,66 @@ def test_a_damaged_safetensors_file(tmp_path):
     net, _ = mlp()
     with pytest.raises(dr.DataError, match="no readable"):
         dr.load_state_dict(net, tmp_path / "w.safetensors")
+
+
+# -- and back -------------------------------------------------------------------------------------
+def lstm_and_attention():
+    """A module with every kind of joint array: gates, two biases, a joint projection, moments."""
+    net = dr.Network("all")
+    h = dr.lstm(net.input("x", "B", 3, 4), 4)
+    y = dr.multi_head_attention(h, 2)
+    b, t, d = y.indices
+    dr.dense(dr.batch_norm(net.define("mean", (b, d), dr.mean(y[b, t, d], t)), training=False), 5)
+    state = {"rnn.weight_ih_l0": f(16, 4), "rnn.weight_hh_l0": f(16, 4), "rnn.bias_ih_l0": f(16),
+             "rnn.bias_hh_l0": f(16), "att.in_proj_weight": f(12, 4), "att.in_proj_bias": f(12),
+             "att.out_proj.weight": f(4, 4), "att.out_proj.bias": f(4), "bn.weight": f(4),
+             "bn.bias": f(4), "bn.running_mean": f(4), "bn.running_var": abs(f(4)),
+             "bn.num_batches_tracked": np.array(7), "head.weight": f(5, 4), "head.bias": f(5)}
+    names = {"Wq1": "att.in_proj_weight[0:4]", "Wk1": "att.in_proj_weight[4:8]",
+             "Wv1": "att.in_proj_weight[8:12]", "cq1": "att.in_proj_bias[0:4]",
+             "ck1": "att.in_proj_bias[4:8]", "cv1": "att.in_proj_bias[8:12]",
+             "co1": "att.out_proj.bias", "c2": "bn.bias"}
+    return net, state, names
+
+
+def test_a_state_dict_like_another_has_its_names_shapes_and_numbers(tmp_path):
+    net, state, names = lstm_and_attention()
+    values = dr.load_state_dict(net, state, names=names)
+    path = dr.save_state_dict(net, values, tmp_path / "x.safetensors", like=state, names=names,
+                              dtype="float64")
+    written, notes = read_arrays(path)
+    assert notes == {"format": "pt"} and list(written) == sorted(state)
+    both = state["rnn.bias_ih_l0"] + state["rnn.bias_hh_l0"]  # they are one here
+    want = {**state, "rnn.bias_ih_l0": both, "rnn.bias_hh_l0": np.zeros(16)}
+    for key, array in want.items():
+        np.testing.assert_array_equal(written[key], array, err_msg=key)
+
+
+def test_without_another_they_are_called_after_the_equations(tmp_path):
+    net, _ = mlp()
+    values = {"W1": f(5, 5), "c1": f(5), "W2": f(5, 5), "c2": f(5)}
+    path = dr.save_state_dict(net, values, tmp_path / "x.safetensors", names={"W2": "last.weight"},
+                              dtype="float64")
+    written, _ = read_arrays(path)
+    assert set(written) == {"z1.weight", "z1.bias", "last.weight", "z2.bias"}
+    np.testing.assert_array_equal(written["z1.weight"], values["W1"].T)
+    again = dr.load_state_dict(net, path, names={"W1": "z1.weight", "W2": "last.weight",
+                                                 "c1": "z1.bias", "c2": "z2.bias"})
+    for name, array in values.items():
+        np.testing.assert_array_equal(again[name], array)
+
+
+@pytest.mark.parametrize("options, says", [
+    ({"values": {}}, "no value is given for W1"),
+    ({"path": "x.pt"}, "written as .safetensors"),
+    ({"names": {"W1": "w", "W2": "w"}}, "two tensors would be stored as 'w'"),
+    ({"like": {"a.weight": np.ones((5, 4))}}, "the shapes disagree"),
+])
+def test_what_cannot_be_stored_is_named(options, says, tmp_path):
+    net, _ = mlp()
+    values = {"W1": f(5, 5), "c1": f(5), "W2": f(5, 5), "c2": f(5)}
+    settings = {"values": values, "path": "x.safetensors", **options}
+    path = tmp_path / settings.pop("path")
+    with pytest.raises(dr.DataError, match=says):
+        dr.save_state_dict(net, settings.pop("values"), path, **settings)
+    assert not path.exists()
