@@ -55,8 +55,8 @@ class Health:
         batch = self._rows.take(self._places)
         values = self.model.forward(**batch)
         for unit in unit_health(program, values):
-            for kind, share in (("dead", unit.dead), ("saturated", unit.saturated)):
-                if share > 0.2:
+            for kind, share, most in (("dead", unit.dead, 0.2), ("saturated", unit.saturated, 0.5)):
+                if share > most:
                     found.append((f"{kind} {unit.name}", f"{share:.0%} of the units behind "
                                   f"{unit.name!r} are {kind}"))
         small = {n: v for n, v in self.model.parameters.items() if v.size <= LARGEST}

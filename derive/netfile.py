@@ -27,6 +27,7 @@ from typing import Any, cast
 from sympy import Expr
 
 from derive.errors import DeclarationError, nearest
+from derive.initialisation import PLAIN, SCHEMES, WITH_NUMBER
 from derive.naming import as_size
 from derive.netparse import KEYWORDS, NetFileError, Reader, Source, Token
 from derive.netprint import expression, index_list
@@ -137,8 +138,12 @@ class _Statements:
         settings: dict[str, Any] = {}
         while option := self.reader.take("int", "distribution", "initial"):
             if option == "initial":
-                word = self.reader.take("auto", "zeros", "ones")
-                settings["initial"] = word or self.reader.sum()
+                word = self.reader.take(*PLAIN, *SCHEMES, *WITH_NUMBER)
+                if word in (*PLAIN, *SCHEMES):
+                    settings["initial"] = word
+                    continue
+                number = self.reader.sum()
+                settings["initial"] = f"{word} {number.evalf(17)}" if word else number
             else:
                 settings["dtype" if option == "int" else option] = int if option == "int" else True
         if role == "random":

@@ -12,6 +12,7 @@ from derive.bodies import check_binding, guarded, no_fit
 from derive.differentiate import derive
 from derive.errors import DeclarationError, unknown_name, user_location
 from derive.functions import native
+from derive.initialisation import checked_initial
 from derive.naming import as_size, check_name, names_text, shape_text
 from derive.nodes import Access, Index, IntegerAccess, accesses, exact
 from derive.program import DType, Equation, Program, Role, Step, Tensor
@@ -130,8 +131,9 @@ class Network:
     def parameter(self, name: str, *dims: Index | int | str,
                   initial: str | float | Expr = "auto") -> Handle:
         """A trained tensor. ``initial``: "auto" (normal with variance 1/fan-in for weights, zero
-        for what is only added), "zeros", "ones", or the standard deviation of a normal."""
-        value = initial if isinstance(initial, str) else exact(initial)
+        for what is only added), "zeros", "ones", the standard deviation of a normal, or what
+        `derive.initialisation` names ("he", "xavier_uniform", "orthogonal", "constant 0.1")."""
+        value = checked_initial(initial) if isinstance(initial, str) else exact(initial)
         return self._tensor(name, dims, "parameter", initial=value)
 
     def state(self, name: str, *dims: Index | int | str, initial: str = "zeros") -> Handle:

@@ -19,6 +19,7 @@ from derive.flow.axes import fan_ins
 from derive.flow.integrals import number
 from derive.flow.propagate import propagate
 from derive.flow.relations import END, START, Flow, Relation, symbol
+from derive.initialisation import SCHEMES
 from derive.nodes import Access
 from derive.program import Group, Program, Tensor
 
@@ -142,6 +143,13 @@ def initial_variance(tensor: Tensor, fan: Expr | None, gain: int,
     """The variance that a drawn parameter is declared with; "auto" is gain/fan-in, or 1."""
     if tensor.initial == "auto":
         return gain / _size(fan, sizes) if fan is not None else 1.0
+    scheme = SCHEMES.get(str(tensor.initial))
+    if scheme is not None and fan is not None:
+        inside = _size(fan, sizes)
+        whole = math.prod(_size(size, sizes) for size in tensor.shape)
+        return scheme.variance(inside, whole // inside)
+    if str(tensor.initial).startswith("uniform "):
+        return float(str(tensor.initial).partition(" ")[2]) ** 2 / 3
     if isinstance(tensor.initial, str):
         raise DataError(f"{tensor.name!r} starts as {tensor.initial!r}, which is not random")
     return float(tensor.initial) ** 2

@@ -77,7 +77,8 @@ def symbol(kind: str, name: str) -> Symbol:
 
 def drawn(tensor: Tensor) -> bool:
     """Whether a parameter starts at random (against zeros, ones, or a bias's zero)."""
-    return tensor.role == "parameter" and tensor.initial not in ("zeros", "ones")
+    fixed = ("zeros", "ones", "constant")
+    return tensor.role == "parameter" and not str(tensor.initial).startswith(fixed)
 
 
 def random_parameters(program: Program) -> set[str]:
