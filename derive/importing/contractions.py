@@ -149,28 +149,46 @@ def _conv_transpose(builder: Builder, node: Node) -> Value:
     x, weight = builder.tensor(node, 0), builder.tensor(node, 1)
     dims = x.tensor.rank - 2
     w = _Windows(node, x, [whole_size(n, weight, str(node)) for n in weight.shape[2:]])
-    if node.attributes.get("group", 1) != 1 or "output_shape" in node.attributes or (
-        node.attributes.get("auto_pad", "NOTSET") != "NOTSET"
-    ):
-        raise DataError(f"{node}: groups, output_shape and auto_pad are not supported here")
-    extra = node.attributes.get("output_padding", [0] * dims)
-    sizes = [(n - 1) * s - a - z + d * (k - 1) + 1 + e for n, s, a, z, d, k, e in zip(
-        w.sizes, w.stride, w.before, w.after, w.dilation, w.kernel, extra)]
-    batch, channel, *spatial = x.indices
-    o, c, *rest = letters((batch,), _SPATIAL_3, weight.shape[1], channel.size, *sizes, *w.kernel)
+    groups = int(node.attributes.get("group", 1))
+    channels, outputs = int(weight.shape[0]), int(weight.shape[1])
+    if x.shape[1] != channels or channels % groups:
+        raise DataError(f"{node}: the channels of {x.name!r} do not fit {weight.name!r}",
+                        expected=f"{channels} channels in, a multiple of {groups}",
+                        got=f"{x.shape[1]}")
+    sizes, before = _transposed_sizes(node, w, dims)
+    batch, _, *spatial = x.indices
+    within = channels // groups
+    o, c, *rest = letters((batch,), _SPATIAL_3, outputs * groups, within, *sizes, *w.kernel)
     places, taps = rest[:dims], rest[dims:]
     where: list[Expr] = []
     guards: list[Expr] = []
-    for p, r, s, a, d, i in zip(places, taps, w.stride, w.before, w.dilation, spatial):
+    for p, r, s, a, d, i in zip(places, taps, w.stride, before, w.dilation, spatial):
         reached = p + a - d * r
         guards.append(sympy.Eq(sympy.Mod(reached, s), 0) if s > 1 else S.true)
         where.append(sympy.expand(reached / s))
         guards += inside(where[-1], i.size)
-    value = x.tensor.at(batch, c, *where) * weight[(c, o, *taps)]
+    source = c if groups == 1 else sympy.floor(o / outputs) * within + c
+    target = o if groups == 1 else sympy.Mod(o, outputs)
+    value = x.tensor.at(batch, source, *where) * weight.tensor.at(source, target, *taps)
     body: Expr = SumOver(Select(sympy.And(*guards), value), c, *taps)
     if builder.has(node, 2):
         body += builder.tensor(node, 2)[o]
     return builder.define(node, (batch, o, *places), body)
+
+
+def _transposed_sizes(node: Node, w: _Windows, dims: int) -> tuple[list[int], list[int]]:
+    """The sizes of the output and the padding in front, from the padding or from the sizes."""
+    extra = list(node.attributes.get("output_padding", [0] * dims))
+    reach = [(n - 1) * s + d * (k - 1) + 1 + e for n, s, d, k, e in zip(
+        w.sizes, w.stride, w.dilation, w.kernel, extra)]
+    auto = node.attributes.get("auto_pad", "NOTSET")
+    wanted = node.attributes.get("output_shape")
+    if wanted is None and auto in ("NOTSET", "VALID"):
+        return [n - a - z for n, a, z in zip(reach, w.before, w.after)], list(w.before)
+    sizes = [n * s for n, s in zip(w.sizes, w.stride)] if wanted is None else list(wanted)[-dims:]
+    cut = [max(0, n - size) for n, size in zip(reach, sizes)]
+    upper = auto == "SAME_UPPER"  # the odd one behind
+    return sizes, [n // 2 if upper else n - n // 2 for n in cut]
 
 
 @operator("MaxPool", "AveragePool")

@@ -84,8 +84,21 @@ class _Direction:
         return self.builder.define(self.node, self.free, body,
                                    part=f"{name}{self.tag}").tensor.access
 
+    def within(self) -> Expr:
+        """Whether a step lies inside its sequence, where the node has their lengths."""
+        if not self.builder.has(self.node, 4):
+            return S.true
+        return self.t < self.builder.tensor(self.node, 4)[self.b]
+
     def close(self, state: Handle, body: Expr) -> Handle:
-        return self.builder.net.define(state, self.free, body)
+        """The equation of a state. Beyond the end of a sequence it is kept: from the end on its
+        last value, or (from behind) its first."""
+        kept = state[self.before, self.b, self.j]
+        return self.builder.net.define(state, self.free, Select(self.within(), body, kept))
+
+    def shown(self, state: Handle) -> Expr:
+        """The state as the output has it: zero beyond the end of a sequence."""
+        return Select(self.within(), state.tensor.access)
 
 
 def _lstm(d: _Direction) -> tuple[Handle, ...]:
@@ -137,18 +150,17 @@ def _recurrent(builder: Builder, node: Node) -> tuple[Value | None, ...]:
     direction = node.attributes.get("direction", "forward")
     ways = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
     tags = [""] if len(ways) == 1 else ["_forward", "_backward"]
-    states = [
-        _CELLS[node.op](_Direction(builder, node, n, reverse, t, b, j, tags[n]))
-        for n, reverse in enumerate(ways)
-    ]
+    each = [_Direction(builder, node, n, reverse, t, b, j, tags[n])
+            for n, reverse in enumerate(ways)]
+    states = [_CELLS[node.op](direction) for direction in each]
     d = Index("d", len(ways))
 
     def stacked(values: Sequence[Expr]) -> Expr:
         return values[0] if len(values) == 1 else Select(sympy.Eq(d, 0), *values)
 
     wanted = [n < len(node.outputs) and node.outputs[n] != "" for n in range(3)]
-    y = builder.define(node, (t, d, b, j), stacked([s[0].tensor.access for s in states]),
-                       0) if wanted[0] else None
+    outputs = [way.shown(s[0]) for way, s in zip(each, states)]
+    y = builder.define(node, (t, d, b, j), stacked(outputs), 0) if wanted[0] else None
     ends = [S.Zero if reverse else t.size - 1 for reverse in ways]
     last = [
         builder.define(node, (d, b, j), stacked(
@@ -164,7 +176,6 @@ def _refuse_settings(builder: Builder, node: Node) -> None:
     names = node.attributes.get("activations")
     allowed = [_DEFAULT[node.op]] + ([["Relu"]] if node.op == "RNN" else [])
     wrong = {
-        "sequence_lens": builder.has(node, 4),
         "peepholes": builder.has(node, 7),
         "clip": "clip" in node.attributes,
         "layout 1": node.attributes.get("layout", 0) != 0,

@@ -151,6 +151,22 @@ CASES = [
     ("Pad", [f(3, 4), whole(1, 2, 2, 1)], {"mode": "reflect"}),
     ("Pad", [f(3, 4), whole(1, 2, 2, 1)], {"mode": "edge"}),
 ]
+RNG, _FIRST = np.random.default_rng(2), RNG  # the numbers of the tests above stay
+CASES += [
+    *[("ConvTranspose", [f(2, 6, 5), w(6, 2, 3), w(2 * g)], {"group": g, "strides": [2]})
+      for g in (2, 3, 6)],
+    ("ConvTranspose", [f(1, 4, 3, 4), w(4, 1, 2, 3)],
+     {"group": 2, "strides": [2, 1], "pads": [0, 1, 1, 1], "dilations": [2, 1]}),
+    *[("ConvTranspose", [f(2, 3, 5), w(3, 4, 4)], {"strides": [3], **a}) for a in (
+        {"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"auto_pad": "VALID"},
+        {"output_shape": [13]}, {"output_shape": [14], "auto_pad": "SAME_UPPER"})],
+    *[(op, [f(4, 3, 2), w(d, n * 5, 2), w(d, n * 5, 5), w(d, 2 * n * 5), lengths, f(d, 3, 5)],
+       {"outputs": 3 if op == "LSTM" else 2, "hidden_size": 5, "direction": way})
+      for op, n in (("LSTM", 4), ("GRU", 3), ("RNN", 1))
+      for way, d in (("forward", 1), ("reverse", 1), ("bidirectional", 2))
+      for lengths in (Weight([2, 4, 1], "int32"), np.array([4, 1, 3], "int32"))],
+]
+RNG = _FIRST
 
 
 def label(case):
@@ -227,8 +243,9 @@ def test_an_unknown_operator_is_named_with_its_node(tmp_path):
     ("Add", [f(2, 3), f(2, 4)], {}, "do not broadcast"),
     ("Reshape", [f(2, 3), whole(4, 2)], {}, "different numbers of elements"),
     ("Reshape", [f(2, 3), np.array([6])], {}, "computed at run time"),
-    ("LSTM", [f(4, 2, 3), w(1, 20, 3), w(1, 20, 5), w(1, 40), whole(4, 2)],
-     {"hidden_size": 5}, "sequence_lens is not supported"),
+    ("LSTM", [f(4, 2, 3), w(1, 20, 3), w(1, 20, 5), w(1, 40)],
+     {"hidden_size": 5, "clip": 2.0}, "clip is not supported"),
+    ("ConvTranspose", [LINE, w(4, 2, 3)], {"group": 3}, "a multiple of 3"),
     ("Softmax", [f(2, 3, 4)], {"opset": 11, "axis": 1}, "before opset 13"),
     ("Slice", [f(5), whole(3), whole(2)], {}, "nothing is left"),
 ])
