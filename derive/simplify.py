@@ -26,6 +26,7 @@ from derive.nodes import (
     walk,
 )
 from derive.program import Tensor
+from derive.randomness import uniform
 
 _PLACEHOLDERS: list[Symbol] = []
 
@@ -141,7 +142,7 @@ def one_from_distributions(expr: Expr, tensors: Mapping[str, Tensor]) -> Expr:
     return expr.xreplace(found) if found else expr
 
 
-_OPAQUE = (Access, Reduction, Select)
+_OPAQUE = (Access, Reduction, Select, uniform)  # what has indices in it is left as it is
 
 
 def collect(expr: Expr) -> Expr:

@@ -96,8 +96,12 @@ def _along(line: _Line, gradient: np.ndarray, noise: float) -> Judgement:
             telling = got == slope == 0 or bar <= 1e-3 * max(abs(got), abs(slope))
             if telling and abs(got - slope) <= bar:
                 return Judgement("agrees")
-    exact = Slopes(line.program, line.of, line.point, line.sizes, digits=50)
+    exact, quick = (Slopes(line.program, line.of, line.point, line.sizes, digits=digits)
+                    for digits in (50, 15))
     estimate = exact.along(line.name, line.way)
+    if any(wide < 3 and (fine + 1) % 256 != wide
+           for fine, wide in zip(quick.base[1], exact.base[1], strict=True)):
+        return Judgement("undecided", "on a kink, but for rounding")
     if not np.isfinite(estimate.value):
         return Judgement("undecided", estimate.trouble)
     if abs(got - estimate.value) <= 8 * estimate.error + 1e-9 * size + noise:

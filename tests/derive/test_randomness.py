@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import sympy
 from scipy import stats
+from sympy import Integer, Rational
 
 import derive as dr
 from derive.network import Network
+from derive.nodes import Access, IntegerAccess
 from derive.randomness import mix, uniform, uniform_value
 from derive.reference import evaluate
+from derive.simplify import collect
 
 
 def grid(seed: int, *sizes: int) -> np.ndarray:
@@ -63,3 +66,11 @@ def test_a_random_number_has_no_derivative():
     assert sympy.expand(derived["x"].body - 2 * x[i] * drawn) == 0
     out = evaluate(derived, {"x": np.ones(3), "seed": 5})
     np.testing.assert_array_equal(out["_d_x"], 2 * grid(5, 3))
+
+
+def test_algebra_leaves_the_arguments_of_a_random_number_as_they_are():
+    """They are solved index expressions; a common factor taken out of one is not read back."""
+    i, j = dr.indices("i:3 j:3")
+    number = uniform(IntegerAccess("seed"), Integer(2), i / 3 + j / 3 + Rational(1, 3))
+    a, b = Access("a", i), Access("b", j)
+    assert collect(a * number + a * b * number).atoms(uniform) == {number}
