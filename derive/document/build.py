@@ -10,6 +10,7 @@ from derive.document.backward import backward_section
 from derive.document.blackboard import numbers_section
 from derive.document.checks import check_section
 from derive.document.forms import Maker
+from derive.document.frozen import frozen_section
 from derive.document.sections import (
     conventions_section,
     cost_section,
@@ -72,6 +73,8 @@ def build_document(
         if optimizer is not None:
             sections.append(optimizer_section(maker, optimizer))
         sections.append(cost_section(maker))
+        frozen = frozen_section(maker)
+        sections += [frozen] if frozen is not None else []
     if kernel is not None:
         sections.append(kernel_section(maker, kernel))
     if detail != "summary" and maker.rules:

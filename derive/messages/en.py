@@ -16,6 +16,7 @@ MESSAGES = {
     "section.flow": "How signals and gradients flow",
     "section.optimizer": "The optimizer's step",
     "section.cost": "Cost",
+    "section.frozen": "What is frozen, and what that saves",
     "section.kernel": "The emitted kernel",
     "section.rules": "Appendix: the rules used",
     "section.contents": "Contents",
@@ -179,6 +180,15 @@ MESSAGES = {
     "cost.bytes": "Bytes moved", "cost.forward": "Forward in all", "cost.backward":
     "Backward in all", "cost.stored": "Kept for the backward pass: {bytes} bytes; "
     "prediction alone needs none of them.",
+    # frozen
+    "frozen.intro": "Not trained: {names}.",
+    "frozen.vanished": "So no adjoint is derived, stored or computed of {names}: nothing that is "
+    "trained needs it.",
+    "frozen.more": " and {count} more", "frozen.load": "Backward pass", "frozen.now":
+    "As it is", "frozen.all": "All trained", "frozen.equations": "Equations",
+    "frozen.operations": "Operations", "frozen.functions": "Functions", "frozen.adjoints":
+    "Bytes of adjoints", "frozen.kept": "Bytes kept from the forward pass",
+    "frozen.gradients": "Bytes of gradients, and of each moment of the optimizer",
     # optimizer, kernel
     "optimizer.intro": "One step of {name} for every parameter $p$ with its gradient $g$:",
     "kernel.intro": "The comments of the kernel carry the numbers of the equations above.",

@@ -334,3 +334,19 @@ def test_the_buffers_of_a_frozen_network_are_smaller(tmp_path):
 def test_what_cannot_be_frozen_is_named(call, says):
     with pytest.raises(dr.ChainruleError, match=re.escape(says)):
         call()
+
+
+@pytest.mark.parametrize("lang, heading", [("en", "What is frozen"), ("zh", "冻结了什么")])
+def test_the_document_shows_what_vanished_and_what_it_saved(lang, heading, tmp_path):
+    derived = dr.derive(mlp(), freeze=["W[12]", "c[12]"])
+    text = derived.document(tmp_path / "d.md", lang=lang).read_text(encoding="utf-8")
+    section = text[text.index(heading):].split("\n## ")[0]
+    rows = [re.split(r"\s*\|\s*", line)[2:4] for line in section.splitlines() if "|" in line][2:]
+    saved = dr.savings(derived)
+    shown = [[cell.replace("\u202f", "").replace("B", "*B") for cell in row] for row in rows]
+    for (now, full), part in zip(shown, ("equations", "operations", "functions", "adjoints",
+                                         "kept", "gradients")):
+        for cell, load in ((now, saved.now), (full, saved.full)):
+            assert cell.replace("*B", "").strip() == str(getattr(load, part)).replace("*B", "")
+    whole = dr.derive(mlp()).document(tmp_path / "w.md", lang=lang).read_text(encoding="utf-8")
+    assert heading not in whole
