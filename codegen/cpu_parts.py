@@ -15,6 +15,7 @@ from codegen.memory import Layout
 from codegen.optimizer import update_text
 from codegen.pipeline import Compiled
 from codegen.print_cpu import polynomial
+from derive.custom import stopped_parameters
 from derive.data import label_limits
 from derive.program import Program, Tensor
 
@@ -124,6 +125,8 @@ def _host_tables(compiled: Compiled, printers: Sequence[EntryPrinter], parallel:
         f"STATE_INITIAL = {_table(states)}",
         f"DISTRIBUTIONS = {tuple(t.name for t in program.tensors.values() if t.distribution)!r}",
         f"LABELS = {_table({n: str(s) for n, s in index_ranges(program).items()})}",
+        "# parameters below a stopped gradient: the slope of the loss is not their gradient",
+        f"STOPPED = {tuple(n for n in stopped_parameters(program) if n in program.gradients)!r}",
         "# operations in a step from which on a second thread pays (a launch costs 5 µs and more)",
         f"PARALLEL_FROM = {PARALLEL_FROM}",
     ]

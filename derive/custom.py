@@ -14,7 +14,7 @@ from derive.functions import REGISTRY, Elementary, native, stop_gradient
 from derive.lift import Names
 from derive.naming import check_name
 from derive.network import Handle
-from derive.nodes import Index
+from derive.nodes import Index, accesses
 from derive.operations import elementwise
 from derive.program import Equation, Program, Tensor
 from derive.simplify import opaque_atoms
@@ -119,6 +119,15 @@ def straight_through(value: Expr, through: Expr) -> Expr:
     """``value`` with the derivative of ``through`` (Bengio et al. 2013), for what has none of its
     own, such as a sign or a step."""
     return through + stop_gradient(value - through)
+
+
+def stopped_parameters(program: Program) -> tuple[str, ...]:
+    """The parameters that something under a `stop_gradient` depends on: the slope of the loss
+    along them is not their gradient, unless what is stopped is held (`hold_stopped`)."""
+    forward = program.only(*program.losses)
+    roots = {access.name for eq in forward.equations
+             for node in opaque_atoms(eq.body, (stop_gradient,)) for access in accesses(node)}
+    return tuple(t.name for t in forward.only(*roots).parameters) if roots else ()
 
 
 def hold_stopped(

@@ -156,3 +156,23 @@ def test_the_self_test_is_not_misled_by_the_kinks_of_wide_relu_layers(tmp_path):
     path = codegen.emit(dr.derive(net), tmp_path / "kernels.py", parallel=False)
     done = python(str(path), "--self-test")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("through", ["below", "everywhere"])
+def test_the_self_test_leaves_out_what_a_stopped_gradient_hides(tmp_path, through):
+    """The slope of the loss along W1 is not its gradient, by design: no false alarm, and said."""
+    net = dr.Network("straight through")
+    x = net.input("x", "B", 3)
+    z = dr.dense(x, 2)
+    b, j = z.indices
+    h = net.define("h", (b, j), dr.straight_through(z[b, j] ** 3, z[b, j]))
+    y = dr.dense(h, 2) if through == "below" else h
+    net.loss(dr.mean(y.tensor.access ** 2, *y.indices))
+    path = codegen.emit(dr.derive(net), tmp_path / "kernels.py", parallel=False)
+    done = python(str(path), "--self-test", NUMBA_DISABLE_JIT="1")
+    assert "below a stopped gradient: W1, c1\n" in done.stdout, done.stdout + done.stderr
+    if through == "below":
+        assert done.returncode == 0, done.stdout
+        assert "\nW2 " in done.stdout and "\nW1 " not in done.stdout
+    else:
+        assert done.returncode == 3 and "not decided" in done.stdout
