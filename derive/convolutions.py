@@ -7,19 +7,19 @@ y[(m - d u + c)/a] K[u]`` runs against the index: K is flipped. What lies outsid
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import sympy
-from sympy import Add, Expr, Integer, Mul
+from sympy import Add, Expr, Mul
 
 from derive import notation as n
 from derive.nodes import Access, Index, IntegerAccess, Select, SumOver
 from derive.notate import Builder, statement
 from derive.program import Equation, Tensor
 
-_MOST = 4096  # places at which a condition is compared
+_MOST = 1_000_000  # places at which a condition is compared
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ def _spatial(over: Expr, kernel: Expr, free: tuple[Index, ...], bound: tuple[Ind
         if len(mine) != 1 or len(summed) != 1 or len(inside) != 2:
             return None
         (f,), (g,) = mine, summed
+        if not _is_affine(where, (f, g)):
+            return None
         if kernel.where.count(g) != 1 or kernel.has(f) or where.coeff(f) <= 0:
             return None
         dims.append(_Dim(where, f, g))
@@ -114,18 +116,65 @@ def _only_bounds(guard: Expr, dims: list[_Dim], tensor: Tensor, over: Expr) -> b
     parts = sympy.And.make_args(guard) if guard != sympy.true else ()
     for dim in dims:
         pair = {dim.free, dim.bound}
-        own = [p for p in parts if p.free_symbols <= pair]
         extents = [dim.free.size, dim.bound.size, tensor.shape[over.where.index(dim.where)]]
         if not all(e.is_Integer for e in extents) or extents[0] * extents[1] > _MOST:
             return False
-        for f, g in itertools.product(range(int(extents[0])), range(int(extents[1]))):
-            env = {dim.free: Integer(f), dim.bound: Integer(g)}
-            place = dim.where.xreplace(env)
-            inside = place.is_Integer and 0 <= place < extents[2]
-            if inside != all(p.xreplace(env) == sympy.true for p in own):
-                return False
+        grid = np.meshgrid(np.arange(int(extents[0])), np.arange(int(extents[1])), indexing="ij")
+        env = dict(zip((dim.free, dim.bound), grid, strict=True))
+        place, below = _scaled(dim.where, env)
+        inside = (place % below == 0) & (place >= 0) & (place < int(extents[2]) * below)
+        allowed = np.ones_like(inside)
+        for part in parts:
+            if part.free_symbols <= pair:
+                holds = _holds(part, env)
+                if holds is None:
+                    return False
+                allowed &= holds
+        if not (inside == allowed).all():
+            return False
     known = [{d.free, d.bound} for d in dims]
     return all(any(p.free_symbols <= pair for pair in known) for p in parts)
+
+
+def _is_affine(expr: Expr, over: Iterable[Index]) -> bool:
+    """Whether an expression is a sum of rational multiples of these indices and a constant."""
+    coefficients = {index: sympy.expand(expr).coeff(index) for index in over}
+    rest = sympy.expand(expr - sum(c * index for index, c in coefficients.items()))
+    return rest.is_Rational is True and all(c.is_Rational for c in coefficients.values())
+
+
+def _scaled(expr: Expr, env: Mapping[Index, np.ndarray]) -> tuple[np.ndarray, int]:
+    """An affine expression times its denominator, on a grid, and that denominator."""
+    constant, *_ = expr.as_coeff_Add()
+    found = {index: expr.coeff(index) for index in env}
+    below = sympy.ilcm(1, *(sympy.Rational(c).q for c in (constant, *found.values())))
+    total = np.full(next(iter(env.values())).shape, int(constant * below))
+    for index, coefficient in found.items():
+        total = total + int(coefficient * below) * env[index]
+    return total, int(below)
+
+
+_COMPARE = {
+    sympy.Ge: np.greater_equal, sympy.Gt: np.greater, sympy.Le: np.less_equal, sympy.Lt: np.less,
+    sympy.Eq: np.equal,
+}  # fmt: skip
+
+
+def _holds(condition: Expr, env: Mapping[Index, np.ndarray]) -> np.ndarray | None:
+    """Where a comparison of affine expressions, or of a remainder, holds on a grid."""
+    compare = _COMPARE.get(type(condition))
+    if compare is None:
+        return None
+    if isinstance(condition.lhs, sympy.Mod) and condition.rhs.is_Integer:
+        inner, modulus = condition.lhs.args
+        if not modulus.is_Integer or not _is_affine(inner, env):
+            return None
+        value, below = _scaled(sympy.expand(inner), env)
+        return compare(value % (int(modulus) * below), int(condition.rhs) * below)
+    difference = sympy.expand(condition.lhs - condition.rhs)
+    if not _is_affine(difference, env):
+        return None
+    return compare(_scaled(difference, env)[0], 0)
 
 
 def _made(eq: Equation, total: SumOver, over: Expr, kernel: Expr, dims: list[_Dim]
