@@ -56,7 +56,7 @@ def split(rows: Rows, test_share: float, seed: int, validation_share: float = 0.
     labels = next((np.asarray(a) for a in rows.arrays.values()
                    if a.dtype.kind in "iu" and a.ndim == 1), None)
     classes = labels if labels is not None else np.zeros(len(rows), int)
-    stream = np.random.default_rng(np.random.SeedSequence([seed, 0]))
+    stream = np.random.default_rng(seed)
     chosen: list[list[np.ndarray]] = [[], [], []]
     for each in np.unique(classes):
         members = stream.permutation(np.flatnonzero(classes == each))
@@ -74,7 +74,8 @@ def split(rows: Rows, test_share: float, seed: int, validation_share: float = 0.
         raise DataError(
             "all rows to train on are of one class", expected="labels of at least two classes",
             got=f"{len(train)} rows of the class {labels[train][0]}")
-    return Parts(rows.part(train), rows.part(validation), rows.part(test_rows))
+    return Parts(rows.part(stream.permutation(train)), rows.part(validation),
+                 rows.part(test_rows))
 
 
 def standardised(parts: Parts, name: str) -> Parts:
@@ -142,6 +143,11 @@ def _own_data(model: ModelFile) -> Parts | dict[str, np.ndarray]:
             f"{', '.join(SHIPPED)}, or a function data() in {model.path.name}",
         )
     found = model.data()
+    parts_of = found if isinstance(found, tuple) else (found,)
+    if not all(isinstance(part, Mapping) for part in parts_of) or len(parts_of) > 2:
+        raise DataError(f"data() in {model.path.name} gives something else",
+                        expected="arrays by input name, or two such (to train on, to test on)",
+                        got=type(found).__name__)
     if isinstance(found, tuple):
         train, test = (Rows({n: np.asarray(a) for n, a in part.items()}) for part in found)
         return Parts(train, test.part(np.zeros(0, int)), test)

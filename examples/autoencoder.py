@@ -21,12 +21,13 @@ y = dr.dense(dr.dense(code, 64, dr.relu), 64, dr.sigmoid)
 net.loss(dr.mean_squared_error(y, x))
 
 
-def data() -> tuple[np.ndarray, np.ndarray]:
+def data() -> tuple[dict, dict]:
     from codegen.datasets import scikit_learn, split
+    from codegen.rows import Rows
 
     images, labels = scikit_learn("digits")
-    parts = split({"x": images / 16, "t": labels}, 0.2, seed=0)
-    return parts.train["x"], parts.test["x"]
+    parts = split(Rows({"x": images / 16, "t": labels}), 0.2, seed=0)
+    return {"x": parts.train.take()["x"]}, {"x": parts.test.take()["x"]}
 
 
 def principal_components(train: np.ndarray, test: np.ndarray) -> float:
@@ -43,7 +44,7 @@ def main(out: Path = Path("out")) -> None:
     d.document(out / "autoencoder.html", force=True)
     model = codegen.compile(d, optimizer=dr.adam(lr=2e-3), parallel=False)
     model.initialize(seed=0)
-    train, test = data()
+    train, test = (part["x"] for part in data())
     model.fit({"x": train}, epochs=150, batch=32, seed=0)
     error, linear = model.loss(x=test), principal_components(train, test)
     print(f"mean squared error on test images {error:.4f}, principal components {linear:.4f}")

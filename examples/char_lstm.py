@@ -34,6 +34,18 @@ def pieces(codes: np.ndarray, shift: int = 0) -> dict[str, np.ndarray]:
     return {"x": cut[0], "t": cut[1]}
 
 
+def codes() -> list[np.ndarray]:
+    """The text as numbers of letters, the last tenth apart."""
+    every = np.array([LETTERS.index(c) for c in TEXT])
+    return np.split(every, [len(every) * 9 // 10])
+
+
+def data() -> tuple[dict, dict]:
+    """For ``chainrule train``: pieces that are the same in each epoch."""
+    train, test = codes()
+    return pieces(train), pieces(test)
+
+
 def bits_of_counts(train: np.ndarray, test: np.ndarray) -> float:
     """Bits per character of the table of pairs."""
     counts = np.ones((len(LETTERS), len(LETTERS)))
@@ -46,8 +58,7 @@ def main(out: Path = Path("out")) -> None:
     out.mkdir(exist_ok=True)
     d = dr.derive(net)
     d.document(out / "char_lstm.html", force=True)
-    codes = np.array([LETTERS.index(c) for c in TEXT])
-    train, test = np.split(codes, [len(codes) * 9 // 10])
+    train, test = codes()
     model = codegen.compile(d, optimizer=dr.adam(lr=4e-3), parallel=False)
     model.initialize(seed=0)
     for epoch in range(6):

@@ -24,10 +24,11 @@ net.loss(dr.cross_entropy(z, t))
 
 def data() -> tuple[dict, dict]:
     from codegen.datasets import scikit_learn, split
+    from codegen.rows import Rows
 
     images, labels = scikit_learn("digits")
-    parts = split({"x": images.reshape(-1, 1, 8, 8) / 16, "t": labels}, 0.2, seed=0)
-    return parts.train, parts.test
+    parts = split(Rows({"x": images.reshape(-1, 1, 8, 8) / 16, "t": labels}), 0.2, seed=0)
+    return parts.train.take(), parts.test.take()
 
 
 def main(out: Path = Path("out")) -> None:

@@ -30,10 +30,11 @@ net.loss(64 * dr.binary_cross_entropy(z, x) + dr.gaussian_kl(mean, spread))
 
 def data() -> tuple[np.ndarray, np.ndarray]:
     from codegen.datasets import scikit_learn, split
+    from codegen.rows import Rows
 
     images, labels = scikit_learn("digits")
-    parts = split({"x": images / 16, "t": labels}, 0.2, seed=0)
-    return parts.train["x"], parts.test["x"]
+    parts = split(Rows({"x": images / 16, "t": labels}), 0.2, seed=0)
+    return parts.train.take()["x"], parts.test.take()["x"]
 
 
 def independent_pixels(train: np.ndarray, test: np.ndarray) -> float:
