@@ -16,6 +16,7 @@ from typing import Any
 import sympy
 from sympy import Add, Expr, Integer, Mul, S, Symbol
 
+from codegen.blend import blend
 from codegen.contraction import Contraction, Shapes, conjuncts, contraction, guarded
 from codegen.fuse import fuse
 from codegen.loops import (
@@ -286,7 +287,7 @@ def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shape
             assert part is not None
             eq = _with_index(eq, task.part, part)
         body += lowering.equation(eq)
-    fused = fuse(sharpen(body))
+    fused = blend(fuse(sharpen(body)), shapes)
     equations = [eq for task in tasks for eq in task.group.equations]
     cites = tuple((numbers[eq.name], str(eq)) for eq in equations)
     name = f"k{numbers[equations[0].name]}_{equations[0].name.strip('_')}"

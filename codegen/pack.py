@@ -63,7 +63,7 @@ class Packing:
 
     def term(self, eq: Equation, term: Expr) -> Expr:
         window = _window(term)
-        if window is None:
+        if window is None or self.is_product_as_it_is(eq, term):
             return term
         choices = [c for c in (self.patches(eq, window), self.partial(eq, window)) if c]
         if not choices:
@@ -131,6 +131,12 @@ class Packing:
         at = tensor.at(*kept, *rest, *moved)
         value: Expr = Select(sympy.And(*w.conditions), at, 0)
         return tensor, made, w.factor * (SumOver(value, *outer) if outer else value)
+
+    def is_product_as_it_is(self, eq: Equation, term: Expr) -> bool:
+        """Whether a term whose places are shifted only is a product already."""
+        sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
+        factor = Mul(*(f for f in Mul.make_args(term) if f is not sums[0]))
+        return contraction(eq.target, factor, sums[0], self.shapes, None) is not None
 
     def is_product(self, eq: Equation, factor: Expr, node: SumOver, tensor: Tensor) -> bool:
         shapes = {**self.shapes, tensor.name: tensor.shape}

@@ -1,7 +1,7 @@
 """The code generator's stages in order: this file reads as the architecture.
 
     program        equations (derive.Program), only those that an entry point needs
-    → packed       products over windows as plain products               (pack.py)
+    → packed       products over windows as plain products      (taps.py, pack.py)
     → schedule     phases of tasks, each split over one index            (schedule.py)
     → memory       a place for every tensor in a few flat buffers        (memory.py)
     → loops        one loop-nest tree for each task            (lower.py, ranges.py, fuse.py)
@@ -22,6 +22,7 @@ from codegen.lower import group_tasks, lower_tasks
 from codegen.memory import Layout, Plan, flat_layout, plan_memory
 from codegen.pack import pack
 from codegen.schedule import Schedule, choose_batch, make_schedule
+from codegen.taps import single_taps
 from derive.errors import DerivationError
 from derive.inference import label_inputs
 from derive.optimizers import Optimizer
@@ -120,7 +121,7 @@ def compile_program(program: Program, optimizer: Optimizer,
     parameters = flat_layout(kept, "p")
     trained = flat_layout([t for t in kept if t.name in program.gradients], "p").total
     states = flat_layout(program.role("state"), "s")
-    packed = pack(program)
+    packed = pack(single_taps(program))
     roots: dict[str, tuple[str, ...]] = {
         "forward": determined(packed.forward, _data(program)),
     }
@@ -176,7 +177,7 @@ def show(program: Program, stage: str, optimizer: Optimizer | None = None) -> st
     if stage == "simplified":
         return str(program)
     if stage == "packed":
-        return str(pack(program))
+        return str(pack(single_taps(program)))
     compiled = compile_program(program, optimizer or sgd())
     if stage == "text":
         return render(compiled)

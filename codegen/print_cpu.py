@@ -32,7 +32,7 @@ from derive.nodes import Index, IntegerAccess, accesses, bound_indices
 RESERVED = frozenset(
     """np math os sys time json F DTYPE numba njit prange range len min max abs float int bool
     print part parts lo hi p d s n w o batch order step settings flat total loss gradient forward
-    update epoch gemm at mix main exact I kernel thin view True False None""".split()
+    update epoch gemm at mix pick main exact inlined I U kernel thin view True False None""".split()
 )
 _OWN = re.compile(r"(k\d+_|gather_|power\d|moment_|fast_).*|.*_(phase.*|flat|all|batch|split)")
 
@@ -64,7 +64,7 @@ class KernelPrinter:
         for size in kernel.sizes:
             names[size] = identifier(str(size), taken)
         self.sizes = [names[s] for s in kernel.sizes]
-        self.scalars = ScalarPrinter(names, own=vectorised)
+        self.scalars = ScalarPrinter(names, own=vectorised, unsigned="U")
         self.names = names
         self.lines: list[str] = []
         self.sliced = sliced(kernel)
@@ -100,12 +100,15 @@ class KernelPrinter:
         start, stop = self.scalars.index(node.start), self.scalars.index(node.stop)
         if self.sliced and node.index == self.kernel.part:
             start, stop = "0", "hi - lo"
+        inner = any(isinstance(n, Loop) for n in statements(node.body))
+        self.scalars.suspect, self.scalars.late = None if inner else node.index, start != "0"
         if node.down:
             extent = f"range({stop} - 1, {start} - 1, -1)"
         else:
             extent = f"range({stop})" if start == "0" else f"range({start}, {stop})"
         self.line(depth, f"for {self.names[node.index]} in {extent}:")
         self.block(node.body, depth + 1)
+        self.scalars.suspect = None
 
     @statement.register
     def _let(self, node: Let, depth: int) -> None:
@@ -195,7 +198,7 @@ def _indices(body: tuple[Statement, ...]) -> list[Index]:
 
 def function(name: str, arguments: Sequence[str], printer: ScalarPrinter, body: Expr) -> str:
     """A small function of scalars that kernels call."""
-    return f"@kernel\ndef {name}({', '.join(arguments)}):\n    return {printer.value(body)}"
+    return f"@inlined\ndef {name}({', '.join(arguments)}):\n    return {printer.value(body)}"
 
 
 def polynomial(expr: Expr, names: dict[object, str] | None = None) -> str:

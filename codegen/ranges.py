@@ -29,7 +29,7 @@ from codegen.loops import (
     expressions,
     statements,
 )
-from derive.nodes import Access, Index, IntegerAccess, Select
+from derive.nodes import Access, Index, IntegerAccess, Select, accesses
 
 UNROLLED = 8  # values of an index up to which a loop over it may become one body for each
 UNSWITCHED = 2  # guards that go around one loop: each doubles the code
@@ -72,7 +72,36 @@ def _sharpened(node: Statement) -> tuple[Statement, ...]:
     if any(isinstance(inner, Loop | Product) for inner in statements(node.body)):
         inner = sharpen(node.body)
         return (replace(node, body=inner),)
-    return _unswitched(node, UNSWITCHED)
+    return _unswitched(_strip(node), UNSWITCHED)
+
+
+def _strip(loop: Loop) -> Loop:
+    """A loop whose index is divided by a constant, in steps of that constant."""
+    quotients = {f for node in statements(loop.body) for e in expressions(node)
+                 for f in e.atoms(sympy.floor) if loop.index in f.free_symbols}
+    steps = {sympy.denom(f.args[0].coeff(loop.index)) for f in quotients}
+    if len(steps) != 1 or loop.start != 0 or loop.down or loop.stop != loop.index.size:
+        return loop
+    (step,) = steps
+    if not (loop.stop.is_Integer and 1 < step <= UNROLLED and loop.stop % step == 0):
+        return loop
+    outer = Index(loop.index.name, loop.stop / step)
+    body = tuple(s for n in range(int(step))
+                 for s in substitute(loop.body, {loop.index: step * outer + n}))
+    return Loop(outer, S.Zero, outer.size, _values_first(body))
+
+
+def _values_first(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
+    """All values before the first is stored, where no store feeds another: the compiler cannot
+    see that the tensors read are not the one that is written."""
+    stores = [s for s in body if isinstance(s, Store) and s.op == "="]
+    written = {s.target.name for s in stores}
+    if len(stores) < len(body) or any(a.name in written for s in stores
+                                      for a in accesses(s.value)):
+        return body
+    names = [sympy.Symbol(f"_t{n}", extended_real=True) for n in range(len(stores))]
+    lets = [Let(name, s.value) for name, s in zip(names, stores, strict=True)]
+    return (*lets, *(replace(s, value=name) for name, s in zip(names, stores, strict=True)))
 
 
 # -- one body for each value ----------------------------------------------------------------------

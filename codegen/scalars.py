@@ -12,6 +12,7 @@ from collections.abc import Callable
 import sympy
 from sympy import Expr, Integer, Mod, Rational, S, Symbol
 
+from codegen.blend import Blend
 from derive.errors import ChainruleError
 from derive.functions import Elementary, sample_settings
 from derive.nodes import Access, Index, IntegerAccess, Reduction, Select
@@ -42,13 +43,17 @@ class ScalarPrinter:
     """Prints scalars; ``names`` maps tensors, indices, sizes and locals to identifiers.
 
     ``functions`` collects the elementary functions used: the module defines each once.
-    ``own`` gives a target's own texts for a function of the library.
+    ``own`` gives a target's own texts for a function of the library, ``unsigned`` is the type
+    of a place that might look negative: one that moves with the innermost
+    index ``suspect``, whose loop does not begin at 0 where ``late``.
     ``rank0`` says how a tensor without dims is read (``L[0]``, or a plain variable).
     """
 
     def __init__(self, names: dict[object, str], cast: str = "F",
-                 own: OwnFunctions | None = None) -> None:
-        self.names, self.cast, self.own = names, cast, own
+                 own: OwnFunctions | None = None, unsigned: str = "") -> None:
+        self.names, self.cast, self.own, self.unsigned = names, cast, own, unsigned
+        self.suspect: Index | None = None
+        self.late = False
         self.functions: dict[str, type[Elementary] | int | str] = {}
         self.bare: set[str] = set()
 
@@ -102,7 +107,15 @@ class ScalarPrinter:
         name = self.names.get(access.name, access.name)
         if not access.where:
             return name if access.name in self.bare else f"{name}[0]"
-        return f"{name}[{', '.join(self.index(e) for e in access.where)}]"
+        return f"{name}[{', '.join(self._place(e) for e in access.where)}]"
+
+    def _place(self, expr: Expr) -> str:
+        """An index in brackets; unsigned where it moves with ``suspect`` (Python counts negative
+        ones from the end, and a loop with that question in it is not made vectors of)."""
+        text = self.index(expr)
+        moves = self.unsigned and self.suspect in expr.free_symbols and not expr.has(Access)
+        moves = moves and (expr != self.suspect or self.late)
+        return f"{self.unsigned}({text})" if moves else text
 
     # -- conditions -------------------------------------------------------------------------
     def condition(self, expr: Expr) -> str:
@@ -152,6 +165,10 @@ class ScalarPrinter:
         if isinstance(expr, Select):
             return (f"({self.value(expr.yes)} if {self.condition(expr.condition)} "
                     f"else {self.value(expr.no)})")
+        if isinstance(expr, Blend):
+            self.functions["pick"] = PICK
+            condition, yes, no = expr.args
+            return f"pick({self.condition(condition)}, {self.value(yes)}, {self.value(no)})"
         if expr.is_number:
             return self.number(expr)
         if expr.is_integer and _is_index(expr):
@@ -264,6 +281,10 @@ class ScalarPrinter:
         return f"{self.cast}((float({key} >> np.uint64({32 - RESOLUTION})) + 0.5)/{2**RESOLUTION})"
 
 
+PICK = """@inlined
+def pick(condition, yes, no):
+    \"\"\"One of two values that were both computed.\"\"\"
+    return yes if condition else no"""
 RANDOM = f"""@kernel
 def mix(key, number):
     \"\"\"One more argument folded into a random number: see derive.randomness.\"\"\"

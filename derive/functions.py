@@ -81,7 +81,8 @@ class sigmoid(Elementary):
     @classmethod
     def stable(cls, x: Expr, *settings: Expr) -> Expr:
         # exp of a positive number would overflow in single precision from 89 on
-        return Select(x >= 0, 1 / (1 + exp(-x)), exp(x) / (1 + exp(x)))
+        small = exp(-absolute(x))
+        return Select(x >= 0, 1, small) / (1 + small)
 
     @classmethod
     def derive(cls, x: Expr, y: Expr, *settings: Expr) -> Expr:
@@ -235,8 +236,8 @@ class gelu(Elementary):
     @classmethod
     def stable(cls, x: Expr, *settings: Expr) -> Expr:
         # 1 + erf cancels for negative x (SymPy turns erfc(-x) back into it, hence absolute)
-        tail = x * sympy.erfc(absolute(x) / sqrt(2)) / 2
-        return Select(x < 0, tail, x * (1 + sympy.erf(x / sqrt(2))) / 2)
+        tail = sympy.erfc(absolute(x) / sqrt(2))
+        return x * Select(x < 0, tail, 2 - tail) / 2
 
     @classmethod
     def derive(cls, x: Expr, y: Expr, *settings: Expr) -> Expr:
