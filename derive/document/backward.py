@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from derive.boxes import Token, row
+from derive.document.combined import combined
 from derive.document.forms import Maker
 from derive.document.record import Entry, Helper, Use
 from derive.document.tree import Block, Display, Math, Paragraph, Ref, Section, Span, Spans, listed
 from derive.local import index_plan
 from derive.nodes import Access, Index, SumOver, rename
 from derive.notate import Builder
+from derive.program import Equation
+from derive.text import expression_text
+
+_LONGEST = 300  # letters of a closed form that is shown
 
 
 def backward_section(maker: Maker, only: set[str] | None = None) -> Section:
@@ -213,3 +218,19 @@ class _Told:
         number = maker.new_number(entry.name)
         self.blocks.append(maker.shown(entry.equation, number, gradient, note,
                                        maker.detail != "summary"))
+        if maker.detail != "summary":
+            self._combined(entry.equation)
+
+    def _combined(self, eq: Equation) -> None:
+        """The closed form, where adjoints of statistics can be put in."""
+        maker = self.maker
+        made = combined(maker.program, eq)
+        if made is None or len(expression_text(made.body)) > _LONGEST:
+            return
+        self.blocks.append(Paragraph(maker.words(
+            "backward.combined", numbers=maker.refs(made.used))))
+        self.blocks.append(Display((((), maker.equals(eq.target, eq.indices, made.body)),)))
+        for total, mean, of in made.zeros:
+            self.blocks.append(Paragraph(maker.words(
+                "backward.centred", sum=maker.expr(total, eq.indices), mean=maker.symbol(mean),
+                of=maker.symbol(of)), quiet=True))

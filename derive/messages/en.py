@@ -106,6 +106,8 @@ MESSAGES = {
     "where values are added, each gets the adjoint as it is; where they are multiplied, each gets "
     "it times the other; what is read several times gets the sum of all contributions; and of a "
     "maximum, only the largest gets it.",
+    "backward.combined": "With {numbers} put in and the common factor in front, this is",
+    "backward.centred": "{sum} is 0 and was left out: {mean} is the mean of {of}.",
     "backward.recursion": "a recursion in {index}, worked from {first} to {last}: beyond its end "
     "the adjoint is 0",
     "forward.recursion": "a recursion in {index}, worked from {first} to {last}",

@@ -89,6 +89,8 @@ MESSAGES = {
     "backward.intro": "参数与损失之间的每个张量都有一个伴随。它们按相反的顺序求出，每个只求一次，"
     "由读取它的各量的伴随得到。反复出现的有四种情形：相加的各量原样得到伴随；相乘的各量得到伴随乘以另一因子；"
     "多次被读取的量得到全部贡献之和；取最大值时只有最大者得到伴随。",
+    "backward.combined": "代入 {numbers} 并提出公因子，得",
+    "backward.centred": "{sum} 为 0，已略去：{mean} 是 {of} 的平均值。",
     "backward.recursion": "关于 {index} 的递推，从 {first} 算到 {last}：超出末端伴随为 0",
     "forward.recursion": "关于 {index} 的递推，从 {first} 算到 {last}",
     "convention.slices": "带下标的粗体符号是固定这些下标后剩下的部分："
