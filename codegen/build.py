@@ -43,7 +43,9 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
     """
     _known("target", target, TARGETS)
     _known("dtype", dtype, DTYPES)
-    compiled = compile_program(program, optimizer or sgd())
+    chosen = optimizer or sgd()
+    # settings are handed over at run time: another learning rate finds the same compiled module
+    compiled = compile_program(program, replace(chosen, settings=dict.fromkeys(chosen.settings, 1)))
     count = _threads(threads)
     split = count > 1 if parallel == "auto" else bool(parallel)
     kernels = load(render(compiled, dtype, split, cache=True), directory)
@@ -51,7 +53,9 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
     def only(part: Program) -> Model:
         return _forward_model(part, compiled.optimizer, dtype, directory)
 
-    return Model(compiled, kernels, count if split else 1, only)
+    model = Model(compiled, kernels, count if split else 1, only)
+    model.set(**chosen.settings)
+    return model
 
 
 def _forward_model(part: Program, optimizer: Optimizer, dtype: str,

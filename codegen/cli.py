@@ -102,6 +102,13 @@ def _ran(result: Any) -> Outcome:
     return codes.get(result.ended.reason, OK), result.to_dict(), str(result)
 
 
+def do_search(args: argparse.Namespace) -> Outcome:
+    from codegen.search import search
+
+    result = search(Path(args.config), Path(args.out), args.processes, args.trials)
+    return OK, result.to_dict(), str(result)
+
+
 def do_report(args: argparse.Namespace) -> Outcome:
     from codegen.reports import report
 
@@ -258,6 +265,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("resume", do_resume, "go on with a run that was stopped", model=False)
     sub.add_argument("run", help="the run's folder")
     sub.add_argument("--epochs", type=int, help="how many in all, instead of the run's own number")
+    sub = verb("search", do_search, "choose settings of a run: a configuration with a section "
+               "[search]", model=False)
+    sub.add_argument("config", help="the configuration in TOML")
+    sub.add_argument("--out", default="search", help="folder of the search, which goes on where "
+                     "it was")
+    sub.add_argument("--processes", type=int, default=1, help="how many work side by side")
+    sub.add_argument("--trials", type=int, help="how many in all")
     sub = verb("report", do_report, "what a run reached, in words and as a page", model=False)
     sub.add_argument("run", help="the run's folder")
     sub = verb("replay", do_replay, "take a step again that was not finite", model=False)

@@ -122,7 +122,7 @@ def read_config(path: Path) -> RunConfig:
         raise DeclarationError(f"{path.name} is not TOML: {error}") from error
     if "model" not in stored:
         raise DeclarationError(f"{path.name} names no model", expected='model = "net.py"')
-    known = {"model", "out", "optimizer", *_SECTIONS}
+    known = {"model", "out", "optimizer", "search", *_SECTIONS}
     for name in stored:
         if name not in known:
             raise unknown_name(f"section of {path.name}", name, known)
@@ -141,7 +141,7 @@ def read_config(path: Path) -> RunConfig:
 
 
 def _beside(folder: Path, source: str) -> str:
-    return str(folder / source) if (folder / source).exists() else source
+    return str(folder / source) if source and (folder / source).exists() else source
 
 
 def _made(kind: Any, values: Mapping[str, Any], where: str) -> Any:
