@@ -130,8 +130,13 @@ def do_deploy(args: argparse.Namespace) -> Outcome:
     program = load_model(args.model).program
     out = args.out or f"{Path(args.model).stem}_inference.py"
     with progress(f"writing {out}"):
-        done = deploy(program, read_trained(args.weights, program), out, args.output,
-                      args.dtype, force=args.force)
+        values = read_trained(args.weights, program)
+        if Path(out).suffix == ".onnx":
+            from derive.exporting import to_onnx
+
+            to_onnx(program, values, out, args.output, args.dtype)
+            return OK, {"onnx": out}, f"wrote {out}"
+        done = deploy(program, values, out, args.output, args.dtype, force=args.force)
     return OK, done.to_dict(), str(done)
 
 
@@ -278,9 +283,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("file", help="the file not-finite-….safetensors of a run")
     sub.add_argument("--model", help="the network, where its file has moved")
 
-    sub = verb("deploy", do_deploy, "write a trained network as one module for inference")
+    sub = verb("deploy", do_deploy, "write a trained network for inference: one module, or ONNX")
     sub.add_argument("weights", help="what training saved: .npz or .safetensors")
-    sub.add_argument("-o", "--out", help="the module's file; the weights are written beside it")
+    sub.add_argument("-o", "--out", help="the module's file (the weights are written beside it), or a "
+                     "name in .onnx")
     sub.add_argument("--output", action="append", metavar="NAME",
                      help="a tensor to compute (again for more; what the loss reads by default)")
     sub.add_argument("--dtype", default="float32", choices=["float32", "float64"])

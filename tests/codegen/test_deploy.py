@@ -221,6 +221,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["outputs"] == ["z1"]
     assert Path("out.safetensors").is_file()
     assert main(["deploy", "net.py", "nothing.npz"]) == 2
+    pytest.importorskip("onnx")
+    assert main(["deploy", "net.py", "weights.npz", "-o", "out.onnx"]) == 0
+    assert dr.from_onnx("out.onnx")[1].keys() == {"W1", "c1"}
 
 
 def test_weights_are_read_from_runs_checkpoints_and_state_dicts(tmp_path):
