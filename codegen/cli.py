@@ -285,8 +285,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("deploy", do_deploy, "write a trained network for inference: one module, or ONNX")
     sub.add_argument("weights", help="what training saved: .npz or .safetensors")
-    sub.add_argument("-o", "--out", help="the module's file (the weights are written beside it), or a "
-                     "name in .onnx")
+    sub.add_argument("-o", "--out", help="the module's file, with the weights written beside it; "
+                     "or a name in .onnx")
     sub.add_argument("--output", action="append", metavar="NAME",
                      help="a tensor to compute (again for more; what the loss reads by default)")
     sub.add_argument("--dtype", default="float32", choices=["float32", "float64"])
