@@ -1,7 +1,7 @@
 """Bodies of equations as ONNX nodes: one entry for each kind of node, as in the evaluator.
 
-In: an expression and the `Scope` around it. Out: a `Value`. A sum of products is an Einsum (a
-MatMul where it is one), an access at plain indices is the array itself, any other a Gather.
+In: an expression and the `Scope` around it. Out: a `Value`. A sum of products is an Einsum (or a
+MatMul, or a Conv), an access at plain indices is the array itself, any other a Gather.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 
 from derive import functions
 from derive.exporting.graph import Graph, Value, refusal
+from derive.exporting.windows import convolution
 from derive.functions import Elementary
 from derive.nodes import (
     Access,
@@ -365,6 +366,9 @@ def _product(expr: SumOver, inner: Scope) -> Value | None:
     number = Mul(*(f for f in Mul.make_args(expr.body) if f not in factors))
     if len(factors) != 2 or any(isinstance(f, sympy.Pow) and f.exp.is_negative for f in factors):
         return None
+    found = _convolved(factors, expr.bound, inner)
+    if found is not None:
+        return found if number == 1 else inner.join("Mul", found, inner.value(number))
     values = [inner.value(f) for f in factors]
     if not all(any(i in v.axes for v in values) for i in expr.bound):
         return None
@@ -378,6 +382,18 @@ def _product(expr: SumOver, inner: Scope) -> Value | None:
                                 equation=f"{spell[0]},{spell[1]}->{spell[2]}")
     found = Value(name, axes)
     return found if number == 1 else inner.join("Mul", found, inner.value(number))
+
+
+def _convolved(factors: Sequence[Expr], bound: Sequence[Index], inner: Scope) -> Value | None:
+    graph = inner.graph
+    if graph.loop or graph.dtype != np.float32:  # onnxruntime convolves in single precision only
+        return None
+    found = convolution(factors, bound, graph.program)
+    if found is None:
+        return None
+    settings: dict[str, Any] = dict(found.settings)
+    name = graph.node("Conv", found.data, found.kernel, **settings)
+    return Value(name, found.axes)
 
 
 def _matmul(values: Sequence[Value], bound: Sequence[Index], axes: tuple[Index, ...],

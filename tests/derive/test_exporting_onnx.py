@@ -158,6 +158,34 @@ def test_products_are_matrix_products_and_weights_stand_under_their_names(tmp_pa
     assert batch == "B"
 
 
+@pytest.mark.parametrize("setting", [
+    (3, 1, 0, 1), (3, 2, 1, 1), (2, 3, 2, 2), (4, 2, 1, 1), (1, 2, 0, 1), (3, 3, 0, 1),
+], ids=str)
+def test_sums_over_windows_are_convolutions(setting, tmp_path):
+    kernel, stride, padding, dilation = setting
+    x = dr.Network("n").input("x", "B", 2, 9, 8)
+    y = dr.conv2d(x, 3, kernel, stride=stride, padding=padding, dilation=dilation)
+    assert_same(y.network.program(), [y.name], tmp_path / "y.onnx")
+    nodes = [n.op_type for n in onnx.load(tmp_path / "y.onnx").graph.node]
+    assert "Conv" in nodes and not {"Gather", "Einsum"} & set(nodes)
+
+
+def test_what_only_looks_like_a_convolution_is_none(tmp_path):
+    """A window that is cut, one that begins before its padding, a shared index."""
+    net = dr.Network("n")
+    b, o, c, p, r = dr.indices("b:B o:2 c:3 p:4 r:3")
+    x, k, square = net.input("x", b, c, dr.indices("n:9")), net.parameter("K", o, c, r), \
+        net.parameter("S", c, c.renamed("d"), r)
+    bodies = {"cut": dr.where(p + r < 4, x[b, c, p + r], 0) * k[o, c, r],
+              "late": x[b, c, p + r + 1] * k[o, c, r], "back": x[b, c, p - r + 4] * k[o, c, r],
+              "turned": x[b, c, p + r] * k[o, c, 2 - r]}
+    for name, body in bodies.items():
+        net.define(name, (b, o, p), dr.sum(body, c, r))
+    net.define("diagonal", (b, c, p), dr.sum(x[b, c, p + r] * square[c, c, r], r))
+    assert_same(net.program(), [*bodies, "diagonal"], tmp_path / "y.onnx")
+    assert "Conv" not in [n.op_type for n in onnx.load(tmp_path / "y.onnx").graph.node]
+
+
 @pytest.mark.parametrize("make, says", [
     (lambda x: dr.dropout(x, 0.5, x.network.random("seed")), "depend on random numbers"),
     (dr.batch_norm, "the moments of the batch"),
