@@ -15,8 +15,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from sympy import Expr, Symbol
-from sympy.logic.boolalg import Boolean
 
+from codegen.hoist import Hoist
+from codegen.matrix_update import matrices, matrix_texts
 from codegen.memory import Layout
 from codegen.print_cpu import RESERVED
 from codegen.scalars import ScalarPrinter
@@ -26,41 +27,6 @@ from derive.optimizers import Optimizer
 from derive.program import Equation
 
 BLOCKS = 64
-
-
-class _Hoist:
-    """Replaces maximal subexpressions that no element enters by names."""
-
-    def __init__(self) -> None:
-        self.known: dict[Expr, Symbol] = {}
-
-    def __call__(self, expr: Expr) -> Expr:
-        if _constant(expr):
-            if expr.is_number:
-                return expr
-            return self.known.setdefault(expr, Symbol(f"_c{len(self.known) + 1}", real=True))
-        if not expr.args or isinstance(expr, Access):
-            return expr
-        if expr.is_Add or expr.is_Mul:
-            still = [a for a in expr.args if _constant(a)]
-            rest = [a for a in expr.args if not _constant(a)]
-            if len(still) > 1:
-                return expr.func(self(expr.func(*still)), *map(self, rest))
-        return expr.func(*(self(a) if isinstance(a, Expr) else self.condition(a)
-                           for a in expr.args))
-
-    def condition(self, expr: Any) -> Any:
-        """The same inside a condition."""
-        if not isinstance(expr, Boolean):
-            return expr
-        return expr.func(*(self(a) if isinstance(a, Expr) else self.condition(a)
-                           for a in expr.args))
-
-
-def _constant(expr: Expr) -> bool:
-    return all(not a.where for a in expr.atoms(Access)) and not (
-        expr.free_symbols - {s for a in expr.atoms(Access) for s in a.free_symbols}
-    )
 
 
 @dataclass
@@ -129,7 +95,7 @@ class _Printer:
              bodies: dict[str, Expr]) -> list[str]:
         """A function over the elements lo .. hi: locals of the equations that ``wanted`` need,
         then the lines ``last``."""
-        hoist = _Hoist()
+        hoist = Hoist()
         self.names[self.index] = "i"
         element = ScalarPrinter(self.names)
         lines = [f"        {n} = {element.value(hoist(bodies[n]).xreplace(self.locals))}"
@@ -186,6 +152,10 @@ def _norm(eq: Equation, index: Any) -> _Norm:
     return _Norm(eq, summand, eq.body.xreplace({node: Access("_total")}), bool(eq.indices))
 
 
+def trained_names(layout: Layout, trained: int) -> list[str]:
+    return [n for n, slot in layout.slots.items() if int(slot.offset) < trained]
+
+
 def segments(optimizer: Optimizer, layout: Layout, trained: int, each: bool
              ) -> tuple[list[tuple[int, int]], list[list[float]]]:
     """Pieces of the flat arrays with one set of settings (each of one tensor, where asked for),
@@ -194,7 +164,7 @@ def segments(optimizer: Optimizer, layout: Layout, trained: int, each: bool
     Raises:
         DeclarationError: a pattern of a group fits no parameter.
     """
-    names = [n for n, slot in layout.slots.items() if int(slot.offset) < trained]
+    names = trained_names(layout, trained)
     for pattern, _ in optimizer.groups:
         if not any(fnmatchcase(n, pattern) for n in names):
             guess = nearest(pattern, names)
@@ -204,11 +174,14 @@ def segments(optimizer: Optimizer, layout: Layout, trained: int, each: bool
     starts = [int(layout.slots[n].offset) for n in names] + [trained]
     pieces: list[tuple[int, int]] = []
     factors: list[list[float]] = []
+    apart = matrices(optimizer, layout, trained)
     for name, lo, hi in zip(names, starts, starts[1:], strict=False):
+        if name in apart:
+            continue
         own = dict.fromkeys(optimizer.settings, 1.0)
         for pattern, values in optimizer.groups:
             own.update(values if fnmatchcase(name, pattern) else {})
-        if not each and factors and factors[-1] == list(own.values()):
+        if not each and factors and factors[-1] == list(own.values()) and pieces[-1][1] == lo:
             pieces[-1] = (pieces[-1][0], hi)
         else:
             pieces.append((lo, hi))
@@ -223,7 +196,9 @@ def update_text(optimizer: Optimizer, layout: Layout, trained: int, parallel: bo
     pieces, factors = segments(optimizer, layout, trained,
                                any(norm.each for norm in printer.norms))
     texts = [printer.norm(n) for n in range(len(printer.norms))] + [printer.part()]
-    if len(pieces) == 1 and not optimizer.groups:
+    if not pieces:
+        own, table = "settings", ["SEGMENTS = np.zeros((0, 2), np.int64)"]
+    elif len(pieces) == 1 and not optimizer.groups and not optimizer.matrix:
         own, table = "settings", [f"SEGMENTS = np.array([[0, {trained}]])"]
     else:
         own = "settings*FACTORS[piece]"
@@ -231,18 +206,24 @@ def update_text(optimizer: Optimizer, layout: Layout, trained: int, parallel: bo
                  f"SEGMENTS = np.array({list(map(list, pieces))})",
                  f"FACTORS = np.array({factors})"]
     texts.insert(0, "\n".join(table))
+    calls: list[str] = []
+    if optimizer.matrix is not None:
+        text, functions, calls = matrix_texts(optimizer, layout, trained)
+        texts.append(text)
+        printer.functions.update(functions)
     for ending in (("", "_split") if parallel else ("",)):
-        texts.append("\n".join(_whole(printer, own, ending)))
+        texts.append("\n".join(_whole(printer, own, ending, calls)))
     return texts, printer.functions
 
 
-def _whole(printer: _Printer, own: str, ending: str) -> list[str]:
-    """The update of all segments: norms in blocks, then the elements in parts."""
+def _whole(printer: _Printer, own: str, ending: str, calls: Sequence[str]) -> list[str]:
+    """The update of matrices, then of all segments: norms in blocks, the elements in parts."""
     split, flat = bool(ending), ["p", "d", *printer.moments]
     joined = ", ".join(["step", "settings", *flat])
     lines = ["@njit(parallel=True, **OPTIONS)" if split else "@kernel",
              f"def update{ending}(parts, {joined}):"]
     each = "prange" if split else "range"
+    lines += [f"    {call}" for call in calls]
     if printer.norms:
         lines.append("    count = SEGMENTS.shape[0]")
         lines += printer.head()

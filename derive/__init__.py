@@ -43,6 +43,7 @@ _HOME = {
         "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "adamw",
         "adamax", "nadam", "radam", "lion", "lamb", "Optimizer", "Rule", "rule",
     ],
+    "derive.muon": ["muon"],
     "derive.schedules": ["Schedule", "cosine", "exponential", "one_cycle", "warmup"],
     "derive.metrics": ["metric", "measure"],
     "derive.differentiate": ["derive"],

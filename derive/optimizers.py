@@ -45,18 +45,23 @@ OPTIONS = ("clip_value", "clip_norm", "coupled", "decay", "average", "groups")
 class Optimizer:
     """An update rule with its settings: ``program`` over flat tensors of size P.
 
-    ``groups``: for a pattern of parameters' names, factors of some settings.
+    ``groups``: for a pattern of parameters' names, factors of some settings. ``matrix``: another
+    program, over the elements of a matrix, for parameters of at least two dims whose name fits the
+    pattern ``matrices``.
     """
 
     name: str
     program: Program
     settings: dict[str, float]
     groups: tuple[tuple[str, dict[str, float]], ...] = ()
+    matrix: Program | None = None
+    matrices: str = "*"
 
     @property
     def moments(self) -> tuple[str, ...]:
         """The states that the rule keeps, in order."""
-        return tuple(t.name for t in self.program.role("state"))
+        programs = (self.program, *((self.matrix,) if self.matrix is not None else ()))
+        return tuple(dict.fromkeys(t.name for p in programs for t in p.role("state")))
 
 
 class Rule:
@@ -205,6 +210,8 @@ def make_optimizer(spec: Mapping[str, Any]) -> Optimizer:
     Raises:
         DeclarationError: no such rule, schedule or setting; the nearest name is suggested.
     """
+    import derive.muon  # noqa: F401  (enters its rule)
+
     rest: dict[str, Any] = dict(spec)
     name = rest.pop("rule", "adam")
     if name not in REGISTRY:
