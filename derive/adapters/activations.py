@@ -52,7 +52,7 @@ class Scaling:
         for name in _targets(draft, program, self.tensors):
             tensor, dims = draft.tensors[name], draft.feature_dims(name)
             own = [tensor.indices[d] for d in dims]
-            scale = draft.parameter(f"l_{name}", own, "ones")
+            scale = draft.parameter(name, f"l_{name}", own, "ones")
             folded = _folded(draft, name, dims, scale)
             body = scale.at(*own) * tensor.access
             new = draft.define(f"{name}_scaled", tensor.indices, body, after=name)
@@ -167,10 +167,10 @@ class Bottleneck:
         rest = [i for d, i in enumerate(tensor.indices) if d not in dims]
         m = fresh_index(draft[name], "m", self.size)
         spread = 1 / sympy.sqrt(Mul(*(i.size for i in own)))
-        down = draft.parameter(f"{name}_down", (*own, m), spread)
-        shift = draft.parameter(f"{name}_down_c", (m,), "zeros")
-        up = draft.parameter(f"{name}_up", (m, *own), "zeros")
-        last = draft.parameter(f"{name}_up_c", own, "zeros")
+        down = draft.parameter(name, f"{name}_down", (*own, m), spread)
+        shift = draft.parameter(name, f"{name}_down_c", (m,), "zeros")
+        up = draft.parameter(name, f"{name}_up", (m, *own), "zeros")
+        last = draft.parameter(name, f"{name}_up_c", own, "zeros")
         product = SumOver(tensor.access * down.at(*own, m), *own) + shift.at(m)
         z = draft.define(f"{name}_low", (*rest, m), product, after=name)
         h = draft.define(f"{name}_low_h", (*rest, m), ACTIVATIONS[self.activation](z.access),

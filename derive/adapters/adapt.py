@@ -201,24 +201,37 @@ def adapt(network: Program | Any, *adapters: Adapter, train: Patterns = ()) -> A
         raise DeclarationError("adapt needs adapters", expected='adapt(net, dr.lora("W*"))')
     narrowed(base, [t.name for t in base.parameters])  # a loss, and no gradients yet
     now, changes = base, []
+    owners: dict[str, str] = {}
     for adapter in adapters:
         draft = Draft.of(now)
         changes.append(adapter.apply(draft, now))
         now = draft.program(now)
+        owners |= draft.owners
     own = {n for c in changes for n in (*c.parameters, *c.trained)}
     own |= set(matching(base, train))
     trained = tuple(t.name for t in now.parameters if t.name in own)
-    return Adapted(base, _trained_only(now, base, trained), tuple(changes), trained)
+    return Adapted(base, _trained_only(now, base, trained, owners), tuple(changes), trained)
 
 
-def _trained_only(now: Program, base: Program, trained: Sequence[str]) -> Program:
+def _trained_only(now: Program, base: Program, trained: Sequence[str],
+                  owners: Mapping[str, str]) -> Program:
     """The losses' subjects: of several losses each keeps to what it changed before, and to the
-    adapters that it reaches."""
-    if not base.subjects:
-        return narrowed(now, trained)
-    subjects = dict(base.subjects)
-    known = {t.name for t in base.parameters}
-    for loss, names in subjects.items():
-        reached = now.only(loss).tensors
-        subjects[loss] = (*names, *(n for n in trained if n not in known and n in reached))
+    adapters beside that."""
+    subjects = {
+        loss: (*names, *(n for n in owners if _nearest_parameters(base, owners[n]) & set(names)))
+        for loss, names in base.subjects.items()
+    }
     return narrowed(replace(now, subjects=subjects), trained)
+
+
+def _nearest_parameters(base: Program, name: str) -> set[str]:
+    """A parameter itself, or those that the equation of a tensor reads (or what it reads, …)."""
+    todo, seen = [name], set()
+    while todo:
+        found = {n for n in todo if n in base.tensors and base.tensors[n].role == "parameter"}
+        if found:
+            return found
+        seen |= set(todo)
+        todo = [r for n in todo if n in base.defined for r in base.defined[n].reads
+                if r not in seen]
+    return set()

@@ -8,13 +8,22 @@ follows from the equations: products, convolutions, embeddings, gates, tied weig
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 import sympy
 from sympy import Add, Expr, Mul
 
-from derive.adapters.rewriting import Change, Draft, cofactor, fresh_index, not_in_product, uses
+from derive.adapters.rewriting import (
+    PENALTY,
+    Change,
+    Draft,
+    cofactor,
+    fresh_index,
+    not_in_product,
+    uses,
+)
 from derive.errors import DeclarationError
 from derive.freezing import matching
 from derive.nodes import Access, Index, Reduction, SumOver, exact, walk
@@ -55,6 +64,9 @@ def lora(*weights: str, rank: int = 8, alpha: float | None = None,
     """
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise DeclarationError("the rank of LoRA is a whole number of at least 1", got=repr(rank))
+    number = isinstance(alpha, int | float) and math.isfinite(alpha)
+    if alpha is not None and (not number or isinstance(alpha, bool)):
+        raise DeclarationError("alpha is a number", got=repr(alpha))
     if initial not in ("zeros", "normal"):
         raise DeclarationError(f"B cannot start as {initial!r}", expected='"zeros" or "normal"')
     if not weights:
@@ -123,9 +135,9 @@ def _factors(draft: Draft, weight: Tensor, inputs: tuple[int, ...], settings: Lo
     first = [weight.indices[d] for d in inputs]
     last = [i for d, i in enumerate(weight.indices) if d not in inputs]
     spread = 1 / sympy.sqrt(Mul(*(i.size for i in first)))
-    low = draft.parameter(f"{weight.name}_A", (*first, r), spread)
+    low = draft.parameter(weight.name, f"{weight.name}_A", (*first, r), spread)
     start = "zeros" if settings.initial == "zeros" else 1 / sympy.sqrt(sympy.Integer(r.size))
-    high = draft.parameter(f"{weight.name}_B", (r, *last), start)
+    high = draft.parameter(weight.name, f"{weight.name}_B", (r, *last), start)
     return _Factors(weight, inputs, low, high, settings.alpha / settings.rank)
 
 
@@ -160,7 +172,7 @@ def _turned(eq: Equation, access: Access, sums: list[SumOver], factors: _Factors
         raise DeclarationError(
             f"the uses of {access.name!r} sum over different dims of it",
             expected=f"dims {sorted(inputs)}, or the others in a transposed use",
-            got=f"dims {sorted(bound[0])} in {eq}", where=eq.where,
+            got=f"dims {sorted(bound[0])} in {eq}", mend=PENALTY, where=eq.where,
         )
     return bound[0] == outputs
 

@@ -151,7 +151,7 @@ def _prefixed(draft: Draft, name: str, axis: int, stem: str, length: int) -> Ten
     u = tensor.indices[axis]
     dims = [d for d in draft.feature_dims(name) if d != axis]
     own = [tensor.indices[d] for d in dims]
-    learned = draft.parameter(f"P_{stem}", (Index(u.name, length), *own), Integer(1))
+    learned = draft.parameter(name, f"P_{stem}", (Index(u.name, length), *own), Integer(1))
     wide = Index(u.name, u.size + length)
     indices = tuple(wide if d == axis else i for d, i in enumerate(tensor.indices))
     where = tuple(wide - length if d == axis else i for d, i in enumerate(tensor.indices))

@@ -17,6 +17,7 @@ from derive.nodes import Access, Index, Select, accesses, bound_indices
 from derive.program import Equation, Program, Tensor
 
 Merge = tuple[Equation, ...]
+PENALTY = "if this is a penalty on the weight: the weight is frozen now, leave it out of the loss"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Draft:
     tensors: dict[str, Tensor]
     equations: list[Equation]
     added: list[str] = field(default_factory=list)
+    owners: dict[str, str] = field(default_factory=dict)  # what each new parameter stands beside
 
     @classmethod
     def of(cls, program: Program) -> Draft:
@@ -64,10 +66,13 @@ class Draft:
             name = f"{stem}{number}"
         return name
 
-    def parameter(self, stem: str, indices: Sequence[Index], initial: str | Expr) -> Tensor:
+    def parameter(self, owner: str, stem: str, indices: Sequence[Index],
+                  initial: str | Expr) -> Tensor:
+        """A new parameter that belongs to a weight or to a tensor (its ``owner``)."""
         tensor = Tensor(self.name_for(stem), distinct(indices), role="parameter", initial=initial)
         self.tensors[tensor.name] = tensor
         self.added.append(tensor.name)
+        self.owners[tensor.name] = owner
         return tensor
 
     def define(self, stem: str, indices: Sequence[Index], body: Expr, before: str | None = None,
@@ -177,5 +182,5 @@ def not_in_product(name: str, eq: Equation) -> DeclarationError:
     return DeclarationError(
         f"{name!r} is no factor of a product in the equation of {eq.name!r}",
         expected=f"{name}[…] multiplied by something and summed, or looked up by a gather",
-        got=str(eq), where=eq.where,
+        got=str(eq), mend=PENALTY, where=eq.where,
     )

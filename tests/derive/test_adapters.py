@@ -201,6 +201,32 @@ def test_a_prefix_before_a_causal_mask():
     assert ((p > 0) == np.tri(3, 5, 2, dtype=bool)).all()
 
 
+def test_each_of_several_losses_keeps_to_its_own_adapters():
+    """A generator and a discriminator: the second's loss reads the first's output."""
+    net = dr.Network("gan")
+    made = dr.dense(net.input("z", "B", 2), 3, dr.tanh)
+    score = dr.dense(made, 2, dr.tanh)
+    b, j = score.indices
+    net.loss(dr.mean(score[b, j] ** 2, b, j), "LD", wrt=[net["W2"], net["c2"]])
+    net.loss(dr.mean((1 - score[b, j]) ** 2, b, j), "LG", wrt=[net["W1"], net["c1"]])
+    adapted = dr.adapt(net, dr.lora("W1", "W2", rank=1), dr.ia3("h1", "z2"))
+    assert adapted.program().subjects == {
+        "LD": ("W2_A", "W2_B", "l_z2"), "LG": ("W1_A", "W1_B", "l_h1")}
+    for loss in ("LD", "LG"):
+        derived = dr.derive(adapted, of=loss)
+        assert tuple(derived.gradients) == adapted.program().subjects[loss]
+        assert disagreement(adapted.program(), derived, seed=1, of=loss) is None
+
+
+def test_a_penalty_on_a_weight_that_gets_frozen_is_refused():
+    net = dr.Network("n")
+    z = dr.dense(net.input("x", "B", 3), 2)
+    b, j = z.indices
+    net.loss(dr.mean(z[b, j] ** 2, b, j) + dr.l2(net["W1"]))
+    with pytest.raises(dr.DeclarationError, match="if this is a penalty on the weight"):
+        dr.adapt(net, dr.lora("W1", rank=1))
+
+
 # -- saving ---------------------------------------------------------------------------------------
 def test_adapters_are_saved_apart_and_come_back(tmp_path):
     adapted = dr.adapt(labelled(), dr.lora("Wq*", rank=2), train=["W3", "c5"])
@@ -239,6 +265,7 @@ def test_what_cannot_be_adapted_is_named(adapters, says):
 
 @pytest.mark.parametrize("make", [
     lambda: dr.lora("W", rank=0), lambda: dr.lora("W", initial="ones"), dr.lora,
+    lambda: dr.lora("W", alpha=float("nan")), lambda: dr.lora("W", alpha="2"),
     lambda: dr.prefix(length=0), lambda: dr.bottleneck("y", activation="softmax"),
     lambda: dr.bottleneck("y", size=-1), dr.ia3,
 ])
