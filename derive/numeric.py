@@ -126,15 +126,19 @@ class Slopes:
             return Estimate(0.0, 0.0)
         h = 2.0**-5 * max(1.0, float(np.max(np.abs(self.values[name])))) / norm
         middle, best = float(self.base[0]), Estimate(float("nan"), float("inf"), "a kink is near")
-        levels: list[_Level] = []
+        levels: list[_Level] = []  # of steps halved one after the other
         for _ in range(_LEVELS):
             ends = [self._at({name: self.values[name] + s * h * direction}) for s in (1, -1)]
-            if all(pattern == self.base[1] for _, pattern in ends):
-                up, down = float(ends[0][0]), float(ends[1][0])
+            up, down = float(ends[0][0]), float(ends[1][0])
+            if not np.isfinite(up - down):  # beyond the domain: a smaller step may be within it
+                levels.clear()
+                if not np.isfinite(best.error):
+                    best = Estimate(float("nan"), float("inf"), "not finite nearby")
+            elif any(pattern != self.base[1] for _, pattern in ends):
+                levels.clear()
+            else:
                 noise = 2 * self._rounding() * max(abs(up), abs(down), abs(middle)) / h
                 levels.append(_Level(h, (up - down) / (2 * h), up - 2 * middle + down, noise))
-                if not np.isfinite(levels[-1].slope):
-                    return Estimate(float("nan"), float("inf"), "not finite nearby")
                 if noise > best.error:  # smaller steps can only have wider bars
                     break
             h /= 2
