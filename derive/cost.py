@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -83,6 +84,9 @@ def _expression(expr: Expr) -> tuple[Expr, Expr]:
     return operations, functions + 1
 
 
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def pretty_count(value: Expr) -> str:
     """A count as people write it: thousands apart, sizes kept as letters."""
     value = sympy.expand(value)
@@ -92,7 +96,8 @@ def pretty_count(value: Expr) -> str:
     shown = []
     for term in terms:
         number, rest = term.as_coeff_Mul()
-        letters = str(rest).replace("**", "^").replace("*", "\u202f") if rest != 1 else ""
+        letters = re.sub(r"\*\*(\d+)", lambda m: m[1].translate(_RAISED), str(rest)) \
+            .replace("*", "\u202f") if rest != 1 else ""
         digits = pretty_count(Integer(number)) if number.is_Integer else str(number)
         digits = "" if number == 1 and letters else digits
         shown.append(f"{digits}\u202f{letters}" if digits and letters else digits or letters)

@@ -23,6 +23,7 @@ from derive.matrix_sums import (
     chain,
     check,
     contraction,
+    diagonal,
     flip,
     indices,
     is_inverse,
@@ -248,6 +249,9 @@ class Recogniser:
     def select(self, expr: Select, row: Edge, col: Edge) -> Node:
         condition = expr.condition
         if indices(condition) and self.is_fixed(condition):
+            for branch in (expr.yes, expr.no):
+                if branch != 0 and not {row, col} - {None} <= branch.free_symbols:
+                    raise NoFormError  # one number for many entries
             return n.Choice(Builder(self.eq.indices).condition(condition),
                             self.form(expr.yes, row, col), self.form(expr.no, row, col))
         if expr.no != 0:
@@ -262,7 +266,8 @@ class Recogniser:
         ))
         if expr.yes == 1:
             return bracket
-        return n.Hadamard((bracket, self.form(expr.yes, row, col)))
+        both = (bracket, self.form(expr.yes, row, col))
+        return n.product(both) if row is None and col is None else n.Hadamard(both)
 
     def one_hot(self, condition: Expr, sides: tuple[Expr, Expr], row: Edge, col: Edge
                 ) -> Node | None:
@@ -347,10 +352,10 @@ class Recogniser:
             check(self, [(row, None), (None, col)])
             return n.Chain((left, flip(right)))
         middle = self.hadamard(both, row, col)
-        parts: list[Node] = [n.Call("diag", (left,))] if left is not None else []
+        parts: list[Node] = [diagonal(left)] if left is not None else []
         parts.append(middle)
         if right is not None:
-            parts.append(n.Call("diag", (right,)))
+            parts.append(diagonal(right))
         return chain(parts)
 
     def hadamard(self, factors: list[Expr], row: Edge, col: Edge) -> Node:
@@ -365,7 +370,8 @@ class Recogniser:
         above = [f for f in factors if not is_inverse(f)]
         below = [1 / f for f in factors if is_inverse(f)]
         nodes = [self.form(f, row, col) for f in above]
-        top = nodes[0] if len(nodes) == 1 else n.Hadamard(tuple(nodes)) if nodes else n.ONE
+        scalar = row is None and col is None
+        top = n.product(nodes) if scalar or len(nodes) < 2 else n.Hadamard(tuple(nodes))
         if not below:
             return top
         under = [self.form(f, row, col) for f in below]

@@ -84,11 +84,17 @@ def over_slices(forms: Recogniser, factors: list[Expr], index: Index, bound: tup
     forms.fixed.add(index)
     left = tuple(i for i in bound if i != index)
     inner = SumOver(Mul(*factors), *left)
-    body, condition = inner, None
+    body: Expr = inner
+    condition: Node | None = None
     if isinstance(inner, Select) and inner.no == 0:
+        if not forms.is_fixed(inner.condition):
+            raise NoFormError
         body, condition = inner.yes, Builder(forms.eq.indices).condition(inner.condition)
-    made = forms.form(body, row, col)
+    made: Node = forms.form(body, row, col)
     forms.fixed.discard(index)
+    if condition is None and isinstance(made, n.Choice) and made.no == n.ZERO:
+        condition = made.condition
+        made = made.yes
     return n.Big("sum", (n.Name(index.name, "index"),), made, condition)
 
 
@@ -121,7 +127,7 @@ def along(forms: Recogniser, path: list[Index], nodes: Mapping[frozenset[Index],
         parts.append(made)
         edges.append((here, there))
         if there is not last and alone[there]:
-            parts.append(n.Call("diag", (forms.hadamard(alone[there], there, None),)))
+            parts.append(diagonal(forms.hadamard(alone[there], there, None)))
             edges.append((there, there))
     if last in bound:
         parts.append(closing(forms, alone[last], last))
@@ -179,6 +185,13 @@ def flip(node: Node) -> Node:
     return node.body if isinstance(node, n.Transposed) else n.Transposed(node)
 
 
+def diagonal(vector: Node) -> Node:
+    """The diagonal matrix of a vector; a condition stands in front of it."""
+    if isinstance(vector, n.Choice) and vector.no == n.ZERO:
+        return n.Choice(vector.condition, diagonal(vector.yes), n.ZERO)
+    return n.Call("diag", (vector,))
+
+
 _ENTRYLESS = {"onehot", "diag", "rowmax", "rowmin"}  # functions that do not act on each entry
 _SCALAR = {"tr", "norm", "max", "min"}
 
@@ -225,6 +238,9 @@ def _transposes(node: object) -> int:
 def chain(parts: list[Node]) -> Node:
     flat: list[Node] = []
     for part in parts:
+        if isinstance(part, n.Choice) and part.no == n.ZERO:  # a condition stands in front
+            inside = [part.yes if p is part else p for p in parts]
+            return n.Choice(part.condition, chain(inside), n.ZERO)
         flat.extend(part.factors if isinstance(part, n.Chain) else (part,))
     return flat[0] if len(flat) == 1 else n.Chain(tuple(flat))
 

@@ -32,7 +32,6 @@ from derive.functions import REGISTRY, Elementary
 from derive.graph import Node, Picture, draw
 from derive.nodes import Access, Index, MaxOver, MinOver, Reduction, Select
 from derive.notate import Builder
-from derive.program import Equation as ProgramEquation
 from derive.program import Program, Tensor
 from derive.rules import RULES
 
@@ -217,16 +216,14 @@ def graph_picture(maker: Maker, value: Callable[[str], str] = lambda name: "") -
     arrows = [(keys[r], keys[eq.name])
               for eq in maker.forward for r in eq.reads if r in keys]
     position = {node.key: k for k, node in enumerate(nodes)}
-    loops = {(eq.name, r) for eq in program.equations for r in eq.reads if _is_loop(program, eq, r)}
+    together = {eq.name: group for group in program.groups if group.recurrent
+                for eq in group.equations}  # a recurrence has arrows that lead back
     arrows = [
         (a, b) for a, b in dict.fromkeys(arrows)
-        if a != b and (position[a] < position[b] or (b, a) in loops)
+        if a != b and (position[a] < position[b] or (
+            a in together and together[a] is together.get(b)))
     ]
     return draw(nodes, arrows)
-
-
-def _is_loop(program: Program, eq: ProgramEquation, read: str) -> bool:
-    return read in program.defined and eq.name in program.defined[read].reads
 
 
 def _adjoint_name(maker: Maker, name: str) -> str | None:
@@ -358,7 +355,7 @@ def _function_table(maker: Maker) -> Table | None:
     heads = tuple(words(f"rules.{h}") for h in ("function", "derivative", "definition"))
     if not any(proof for *_, proof in rows):
         heads, rows = heads[:2], [row[:2] for row in rows]
-    return Table(heads, tuple(rows), "lll")
+    return Table(heads, tuple(rows), "l" * len(heads))
 
 
 def _own_output(f: Expr, x: sympy.Symbol) -> Expr:

@@ -45,7 +45,7 @@ def _ledger(maker: Maker, kinks: list[tuple[Kink, list[str]]]) -> Table:
         at = words("stability.tie") if kink.at == "ties" else (Code(kink.at),)
         taken = words("stability.shared") if kink.at == "ties" else (Code(kink.taken),)
         if kink.function == "selection":
-            taken = words("stability.branch")
+            at, taken = words("stability.border"), words("stability.branch")
         rows.append(((Code(kink.function),), at, taken, maker.refs(names[:6])))
     heads = ("function", "at", "taken", "equations")
     return Table(tuple(words(f"stability.{h}") for h in heads), tuple(rows), "llll")

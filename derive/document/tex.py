@@ -27,9 +27,11 @@ from derive.document.template import render
 from derive.graph import picture_tikz
 from derive.latex import box_latex, escape
 
+_SIDES = {"l": r"\raggedright", "r": r"\raggedleft", "c": r"\centering"}
 _LINE = 64.0  # letters of a formula that fit a line
 _SIGNS = {
     "×": r"$\times$", "·": r"$\cdot$", "…": r"\dots{}", "−": r"$-$", "“": "``", "”": "''",
+    **{c: rf"\textsuperscript{{{k}}}" for k, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
     "\u202f": r"\,", "ℓ": r"$\ell$", "→": r"$\to$", "’": "'", "–": "--", "≤": r"$\leq$",
 }  # fmt: skip
 
@@ -162,8 +164,14 @@ def _(block: t.Table) -> str:
     total = [max((_length(row[k]) for row in (block.head, *block.rows)), default=1)
              for k in range(len(block.head))]
     columns = list(align)
-    if sum(total) > 76:  # the widest column of text breaks its lines
-        widest = max(range(len(columns)), key=lambda k: (align[k] == "l", wide[k]))
+    widest = max(range(len(columns)), key=lambda k: (align[k] == "l", wide[k]))
+    if sum(total) - total[widest] > 64:  # every column breaks its lines
+        shares = [min(max(size, 11.0), 40.0) for size in total]
+        columns = [
+            rf">{{{_SIDES[align[k]]}\arraybackslash}}p{{{0.86 * own / sum(shares):.3f}\linewidth}}"
+            for k, own in enumerate(shares)
+        ]
+    elif sum(total) > 76:  # the widest column of text does
         rest = sum(total) - total[widest]
         columns[widest] = rf"p{{{max(0.2, 0.9 - rest / 78):.2f}\linewidth}}"
     head = " & ".join(rf"\textbf{{{_spans(cell)}}}" for cell in block.head)

@@ -152,6 +152,7 @@ MESSAGES = {
     "differently at some of them; the choice is made before the derivation and shows in it.",
     "stability.function": "Function", "stability.at": "Where", "stability.taken": "Taken",
     "stability.equations": "Equations", "stability.tie": "where elements tie",
+    "stability.border": "where its condition changes",
     "stability.shared": "each of $n$ elements that tie gets $\\frac{1}{n}$",
     "stability.branch": "the derivative of the branch that is taken",
     "flow.intro": "A forecast for the start of training: root mean squares over wide layers with "

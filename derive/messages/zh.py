@@ -129,6 +129,7 @@ MESSAGES = {
     "取法在推导之前确定，并体现在推导中。",
     "stability.function": "函数", "stability.at": "位置", "stability.taken": "取值",
     "stability.equations": "方程", "stability.tie": "并列之处",
+    "stability.border": "条件改变之处",
     "stability.shared": "并列的 $n$ 个元素各得 $\\frac{1}{n}$",
     "stability.branch": "所取分支的导数",
     "flow.intro": "训练开始时的预测：宽层、均值为 0 的独立权重下的均方根；"
