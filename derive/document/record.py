@@ -122,6 +122,9 @@ class _Teller:
     def _finish(self, last: Step) -> None:
         steps = self.steps.pop(last.target)
         of = self._of(last, steps)
+        equation = self.program.defined.get(last.target) if last.rule == "adjoint" else None
+        if last.rule == "adjoint" and equation is None:
+            return  # an adjoint that nothing needed
         if last.rule != "adjoint":
             self.adjoints[of] = (last.indices, last.after)
         chains = [s for s in steps if s.occurrence is not None and s.rule != "indices"]
@@ -133,9 +136,6 @@ class _Teller:
         )
         sums = [s for s in steps if s.rule == "accumulate"]
         collected = [s for s in steps if s.rule == "collect"]
-        equation = self.program.defined.get(last.target) if last.rule == "adjoint" else None
-        if last.rule == "adjoint" and equation is None:
-            return  # an adjoint that nothing needed
         self.told.append(Entry(
             last.target, of, last.indices, uses, any(s.rule == "seed" for s in steps),
             sums[0].after if sums else None, collected[0].after if collected else None,

@@ -301,13 +301,13 @@ def kernel_section(maker: Maker, kernel: str) -> Section:
 
 def optimizer_section(maker: Maker, optimizer: object) -> Section:
     """``optimizer`` is a `derive.optimizers.Optimizer`."""
-    program: Program = optimizer.program  # type: ignore[attr-defined]
-    own = Maker(program, maker.words, maker.detail, maker.style)
     blocks: list[Block] = [Paragraph(maker.words(
         "optimizer.intro", name=optimizer.name))]  # type: ignore[attr-defined]
-    for eq in program.equations:
-        shown = own.shown(eq, explain=False)
-        blocks.append(Equation(None, shown.index))
+    for program in optimizer.programs:  # type: ignore[attr-defined]
+        own = Maker(program, maker.words, maker.detail, maker.style)
+        for eq in program.equations:
+            shown = own.shown(eq, explain=False)
+            blocks.append(Equation(None, shown.index))
     return Section(maker.words("section.optimizer"), "optimizer", 1, tuple(blocks))
 
 

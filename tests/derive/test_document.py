@@ -15,6 +15,7 @@ import derive as dr
 from derive.document import build_document, equation_numbers, write_document
 from derive.document.html import html_text
 from derive.document.markdown import markdown_text
+from derive.document.plain import plain_text
 from derive.document.tex import tex_text
 from derive.document.tree import Display, Equation, Section
 from derive.errors import DataError, MissingError
@@ -287,6 +288,91 @@ def test_long_arrows_bend_around_other_nodes():
                 left, top = picture.places[node.key]
                 apart = abs(x_ - left) > picture.widths[node.key] / 2 or abs(y_ - top) > 23
                 assert apart, f"{arrow} runs through {node.key}"
+
+
+def picture_of(program):
+    document = build_document(program)
+    return next(s for s in document.sections if s.anchor == "graph").blocks[0].picture
+
+
+def test_a_tensor_that_nothing_forward_reads_is_not_in_the_picture():
+    """An input of a second loss, and generated helpers, are tensors without a node."""
+    net = dr.Network("two losses")
+    x, w = net.input("x", "B", 3), net.parameter("w", 3)
+    other = net.input("other", "B")
+    b, i = x.indices
+    net.loss(dr.mean(dr.max(x[b, i] * w[i], i), b), "L1")
+    net.loss(dr.mean(other[b] * x[b, i] * w[i], b, i), "L2")
+    for loss in ("L1", "L2"):
+        picture = picture_of(dr.derive(net, of=loss))
+        keys = {node.key for node in picture.nodes}
+        assert all(a in keys and b in keys for a, b in picture.arrows)
+
+
+def test_an_adjoint_that_nothing_needs_is_not_told():
+    """A recurrence from which no gradient goes on: its adjoint was begun and dropped."""
+    net = dr.Network("stopped")
+    t, b = dr.indices("t:3 b:2")
+    w = net.parameter("w", b)
+    h = net.declare("h", t, b, initial=0)
+    net.define(h, (t, b), dr.tanh(h[t - 1, b] / 2 + dr.stopped(w[b])))
+    net.loss(dr.sum(h[t, b] ** 2, t, b) + dr.sum(w[b] ** 2, b))
+    html = html_text(build_document(dr.derive(net)))
+    assert 'id="adjoint-w"' in html and 'id="adjoint-h"' not in html
+
+
+@pytest.mark.parametrize("layer", [dr.elman, dr.gru, dr.lstm])
+def test_a_recurrence_has_an_arrow_that_leads_back(layer):
+    net = dr.Network("recurrent")
+    y = layer(net.input("x", "B", 3, 2), 4)
+    net.loss(dr.mean(y[tuple(y.indices)] ** 2, *y.indices))
+    picture = picture_of(dr.derive(net))
+    order = {node.key: k for k, node in enumerate(picture.nodes)}
+    assert any(order[a] > order[b] for a, b in picture.arrows)
+    document = markdown_text(build_document(dr.derive(net)))
+    assert "worked from $`0`$ to $`2`$" in document  # forward
+    assert "worked from $`2`$ to $`0`$" in document  # backward, in reversed time
+
+
+def test_the_reader_s_settings_are_kept_throughout():
+    program = derived("softmax_classifier")
+    style = dr.Style(names={"h": "y_hat"}, indices={"b": "n"}, layout="numerator",
+                     samples="columns", adjoint="delta")
+    text = markdown_text(build_document(program, style=style))
+    assert r"\hat{\mathbf{y}}" in text and r"\hat{y}_{nj}" in text
+    assert "the samples of a batch are the columns" in text and "numerator layout" in text
+    assert r"\delta_{z;nk}" in text and r"\bar{z}" not in text
+    assert r"\mathbf{z} = \mathbf{W}_{2}^{\top}\,\hat{\mathbf{y}}" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [({"layout": "numerater"}, "did you mean 'numerator'"), ({"samples": "row"}, "rows"),
+     ({"adjoint": "hat"}, "bar or delta"), ({"names": {"h": r"\write18"}}, "name of a symbol")],
+)
+def test_a_setting_that_is_none_is_refused(settings, match):
+    with pytest.raises(dr.DeclarationError, match=match):
+        dr.Style(**settings)
+
+
+def test_a_setting_for_a_name_that_is_not_there_is_refused():
+    program = derived("softmax_classifier")
+    for style in (dr.Style(names={"hh": "a"}), dr.Style(indices={"q": "n"})):
+        with pytest.raises(dr.ChainruleError, match="is not declared"):
+            build_document(program, style=style)
+
+
+def test_a_document_tells_how_gradients_flow():
+    net = dr.Network("deep")
+    h = net.input("x", "B", 16)
+    for _ in range(8):
+        h = dr.dense(h, 16, dr.sigmoid)
+    net.loss(dr.squared_error(h, net.input("t", "B", 16)))
+    document = build_document(dr.derive(net), flow=True)
+    section = next(s for s in document.sections if s.anchor == "flow")
+    assert "vanishes" in plain_text(section)
+    for lang in languages():
+        parsed(html_text(build_document(dr.derive(net), flow=True, lang=lang)))
 
 
 LAYERS = {

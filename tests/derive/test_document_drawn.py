@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import derive as dr
 from derive.document import write_document
 from tests.networks import NETWORKS
+from tests.programs import random_network, reached
 
 DRAWN = ["softmax_classifier", "strided_convolution", "recurrent", "batch_norm", "maximum"]
 _BAD = re.compile(r"^!|Overfull|undefined|multiply defined|Missing character", re.MULTILINE)
@@ -46,6 +49,32 @@ def test_latex_compiles_without_warnings_that_matter(tmp_path, name):
     wide = [w for line in found for w in re.findall(r"Overfull \\hbox \(([\d.]+)pt", line)]
     assert all(float(w) < 5 for w in wide), found
     assert not [line for line in found if "Overfull" not in line], found
+
+
+@tex
+@pytest.mark.parametrize("seed", range(3))
+def test_the_latex_of_a_random_program_compiles(tmp_path, seed):
+    program = random_network(random.Random(seed + 100).choice).program()
+    if not reached(program):
+        pytest.skip("the loss reaches no parameter")
+    style = dr.Style(samples=("rows", "columns")[seed % 2], layout=("numerator", "denominator")[
+        seed % 2])
+    derived = dr.derive(program, reached(program), of=program.losses[0])
+    log = pdflatex(write_document(derived, tmp_path / "a.tex", detail="full", style=style))
+    found = [line for line in log.splitlines() if _BAD.search(line) and "Overfull" not in line]
+    assert (tmp_path / "a.pdf").exists() and not found, found
+
+
+@tex
+def test_a_network_with_its_numbers_compiles(tmp_path):
+    net = dr.Network("one three one")
+    x, t = net.input("x", 1), net.input("t", 1)
+    net.loss(dr.squared_error(dr.dense(dr.dense(x, 3, dr.sigmoid), 1, dr.sigmoid), t))
+    program = dr.derive(net)
+    values = {p.name: np.linspace(-1, 1, int(np.prod([int(s) for s in p.shape]))).reshape(
+        [int(s) for s in p.shape]) for p in program.given}
+    log = pdflatex(write_document(program, tmp_path / "a.tex", values=values))
+    assert not [line for line in log.splitlines() if _BAD.search(line)]
 
 
 @tex
