@@ -32,7 +32,7 @@ from derive.functions import REGISTRY, Elementary
 from derive.graph import Node, Picture, draw
 from derive.nodes import Access, Index, MaxOver, MinOver, Reduction, Select
 from derive.notate import Builder
-from derive.program import Program, Tensor
+from derive.program import Tensor
 from derive.rules import RULES
 
 
