@@ -8,7 +8,7 @@ is transposed. What has no such form gives None; `derive.einsum` then names the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 
 import sympy
@@ -41,7 +41,8 @@ from derive.nodes import (
 )
 from derive.notate import Builder
 from derive.notation import Node
-from derive.program import Equation, Tensor
+from derive.orientation import Orientation
+from derive.program import Equation
 
 
 @dataclass(frozen=True)
@@ -51,32 +52,6 @@ class MatrixForm:
     statement: n.Statement
     shapes: tuple[str, ...] = ()
     transposed: tuple[Transposition, ...] = ()
-
-
-@dataclass(frozen=True)
-class Orientation:
-    """How a reader's matrices lie beside what is stored.
-
-    ``columns``: the samples of a batch, of the size ``batch``, are columns. ``numerator``: what is
-    in ``gradients`` (adjoints) is transposed. ``times``: the indices of recurrences, at which
-    tensors are cut into slices first.
-    """
-
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    batch: Expr | None = None
-    columns: bool = False
-    numerator: bool = False
-    gradients: frozenset[str] = frozenset()
-    times: frozenset[Index] = frozenset()
-
-    def turned(self, name: str, position: int) -> bool:
-        """Whether the symbol of a tensor (or a slice of it) means the transpose of what is
-        stored; ``position`` is the first of its dims that is left."""
-        tensor = self.tensors.get(name)
-        if tensor is None or tensor.dtype == "int":
-            return False
-        column = self.columns and tensor.shape[position] == self.batch
-        return column != (self.numerator and name in self.gradients)
 
 
 def matrix_form(eq: Equation, orientation: Orientation | None = None) -> MatrixForm | None:

@@ -17,8 +17,8 @@ import sympy
 
 from derive import notation as n
 from derive.functions import REGISTRY
-from derive.matrix import Orientation
 from derive.nodes import Access
+from derive.orientation import Orientation
 from derive.program import Program
 
 _COMPARE = {

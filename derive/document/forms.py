@@ -22,10 +22,11 @@ from derive.document.tree import Math, Ref, Span, Spans, Words, listed
 from derive.einsum import einsum_text
 from derive.errors import unknown_name
 from derive.layout import Setter
-from derive.matrix import Orientation, matrix_form, whole
+from derive.matrix import matrix_form, whole
 from derive.nodes import Access, Index, bound_indices
 from derive.notate import Builder, statement
 from derive.notation import Node, walk
+from derive.orientation import Orientation
 from derive.program import Equation, Program
 from derive.symbols import Style, Symbols
 from derive.text import node_text
