@@ -5,9 +5,20 @@
 
 The encoder (Wang et al. 2020, as sentence-transformers distribute it) is declared in equations and
 its published weights are loaded by PyTorch's names. Low-rank updates of the queries and values and
-a new last layer are trained, 0.4 % of the numbers; everything else is frozen, and the backward
+a new last layer are trained, 0.2 % of the numbers; everything else is frozen, and the backward
 pass is that of the adapters alone. The text is real: the first sentences of the documentation that
-ships inside SciPy, with the subpackage as class.
+ships inside SciPy, with the subpackage as class; 707 sentences to train on, 177 held out.
+
+Measured beside what the equations predict (batches of 16, Adam, one thread of a busy machine):
+
+                              gradients and moments     operations   seconds of    held-out
+                              predicted     measured     of a step    an epoch    sentences
+    everything trained       270.8 MB      270.8 MB         100 %     20 to 23       93.8 %
+    low-rank updates         0.479 MB      0.484 MB          56 %     13 to 14       91.0 %
+    the last layer alone     0.037 MB      0.037 MB          28 %         6.5        91.5 %
+
+(three to five epochs). On so small and easy a set the last layer alone does as well as the updates,
+and word counts with logistic regression (scikit-learn, TF-IDF of words and pairs) reach 91.0 %.
 """
 
 import importlib
@@ -86,6 +97,17 @@ def sentences() -> list[tuple[str, int]]:
     return list(found.items())
 
 
+def _plain(text: str) -> str:
+    """Lower case, accents taken off."""
+    letters = unicodedata.normalize("NFD", text.lower())
+    return "".join(c for c in letters if unicodedata.category(c) != "Mn")
+
+
+def _is_sign(c: str) -> bool:
+    plain = c.isascii() and not c.isalnum() and not c.isspace()
+    return plain or unicodedata.category(c).startswith("P")
+
+
 class WordPiece:
     """Words of lower-case letters, digits and single signs, each cut into the longest pieces that
     the vocabulary has (Wu et al. 2016; pieces inside a word begin with ##)."""
@@ -94,10 +116,8 @@ class WordPiece:
         self.number = {w: n for n, w in enumerate(file.read_text(encoding="utf-8").split("\n"))}
 
     def tokens(self, text: str) -> list[int]:
-        plain = "".join(c for c in unicodedata.normalize("NFD", text.lower())
-                        if unicodedata.category(c) != "Mn")
-        words = re.findall(r"[^\W_]+|[^\w\s]|_", plain)
-        pieces = [p for word in words for p in self.pieces(word)]
+        spaced = "".join(f" {c} " if _is_sign(c) else c for c in _plain(text))
+        pieces = [p for word in spaced.split() for p in self.pieces(word)]
         return [self.number["[CLS]"], *pieces[: TOKENS - 2], self.number["[SEP]"]]
 
     def pieces(self, word: str) -> list[int]:
