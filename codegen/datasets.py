@@ -86,7 +86,8 @@ def standardised(parts: Parts, name: str) -> Parts:
 
     def scaled(rows: Rows) -> Rows:
         arrays = rows.take()
-        return Rows({**arrays, name: (arrays[name] - mean) / deviation})
+        return Rows({**arrays, name: (arrays[name] - mean) / deviation}, None,
+                    rows.original(np.arange(len(rows))))
 
     return Parts(scaled(parts.train), scaled(parts.validation), scaled(parts.test))
 

@@ -55,13 +55,15 @@ class Health:
         batch = self._rows.take(self._places)
         values = self.model.forward(**batch)
         for unit in unit_health(program, values):
-            for kind, share, most in (("dead", unit.dead, 0.2), ("saturated", unit.saturated, 0.5)):
-                if share > most:
+            ways = (("dead", unit.dead, 0.2), ("saturated", unit.saturated, 0.5))
+            for kind, share, most in ways:
+                if share > most:  # a dead unit is saturated, too: said once
                     found.append((f"{kind} {unit.name}", f"{share:.0%} of the units behind "
                                   f"{unit.name!r} are {kind}"))
+                    break
         small = {n: v for n, v in self.model.parameters.items() if v.size <= LARGEST}
         for weight in conditioning(program, small):
-            if weight.condition > CONDITION:
+            if weight.largest > 0 and weight.condition > CONDITION:
                 found.append((f"condition {weight.name}",
                               f"{weight.name!r} is ill-conditioned: its singular values go from "
                               f"{weight.largest:.3g} to {weight.smallest:.3g}"))

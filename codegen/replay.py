@@ -25,7 +25,7 @@ from derive.reference import evaluate
 @dataclass(frozen=True)
 class Culprit:
     """Where numbers stopped being finite: ``step`` counts updates from 1, ``rows`` are those of
-    the batch, ``tensor`` the first one that is NaN or infinite, with ``what`` is wrong there."""
+    the batch (as they were read), ``tensor`` the first one that is NaN or infinite, with ``what`` is wrong there."""
 
     step: int
     epoch: int
@@ -51,9 +51,13 @@ def find_culprit(training: Training) -> Culprit:
         found = _one_step(training, snapshot, rows)
         if found is not None:
             return found
-    return Culprit(model.steps + 1, snapshot.epoch, tuple(map(int, snapshot.order)),
+    return Culprit(model.steps + 1, snapshot.epoch, _numbers(training, snapshot.order),
                    training.model.program.losses[0], "the loss is not finite",
                    {n: v.copy() for n, v in model.places.items()}, {})
+
+
+def _numbers(training: Training, rows: np.ndarray) -> tuple[int, ...]:
+    return tuple(map(int, training.rows.original(rows)))
 
 
 def _one_step(training: Training, snapshot: Snapshot, rows: np.ndarray) -> Culprit | None:
@@ -66,7 +70,7 @@ def _one_step(training: Training, snapshot: Snapshot, rows: np.ndarray) -> Culpr
         loss, gradient = model.gradient(batch, draw)
         if not math.isfinite(loss) or not np.isfinite(gradient).all():
             tensor, what = name_tensor(model, batch, loss, gradient)
-            return Culprit(updates + 1, snapshot.epoch, tuple(map(int, own)), tensor, what,
+            return Culprit(updates + 1, snapshot.epoch, _numbers(training, own), tensor, what,
                            before, batch)
         part = gradient * gradient.dtype.type(len(own) / len(rows))
         total = part if at == 0 else total + part
@@ -80,7 +84,7 @@ def _one_step(training: Training, snapshot: Snapshot, rows: np.ndarray) -> Culpr
     for key, view in model.places.items():
         view[...] = before[key]
     model.restored(updates, snapshot.seed)
-    return Culprit(updates + 1, snapshot.epoch, tuple(map(int, rows)), name,
+    return Culprit(updates + 1, snapshot.epoch, _numbers(training, rows), name,
                    f"the update makes {name!r} infinite or NaN, from a finite gradient",
                    before, batch)
 

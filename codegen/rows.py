@@ -23,10 +23,12 @@ BLOCK = 1 << 24  # bytes that are read at a time
 
 @dataclass(frozen=True)
 class Rows:
-    """Arrays by input name; ``numbers`` are the rows that belong, None for all of them."""
+    """Arrays by input name; ``numbers`` are the rows that belong, None for all of them; ``origin``
+    is where these rows stood in the data as they were read."""
 
     arrays: Mapping[str, np.ndarray]
     numbers: np.ndarray | None = None
+    origin: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(a) if np.ndim(a) else None for name, a in self.arrays.items()}
@@ -51,8 +53,14 @@ class Rows:
     def part(self, places: np.ndarray) -> Rows:
         """Some of these rows; copied where all is in memory."""
         if self.resident and self.numbers is None:
-            return Rows({n: a[places] for n, a in self.arrays.items()})
+            return Rows({n: a[places] for n, a in self.arrays.items()}, None,
+                        self.original(places))
         return Rows(self.arrays, places if self.numbers is None else self.numbers[places])
+
+    def original(self, places: np.ndarray) -> np.ndarray:
+        """The numbers that rows had in the data as they were read."""
+        known = self.numbers if self.origin is None else self.origin
+        return places if known is None else known[places]
 
     def take(self, places: np.ndarray | None = None) -> Arrays:
         """Rows at some places (all of them by default), in that order, in memory."""

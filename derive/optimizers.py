@@ -58,10 +58,14 @@ class Optimizer:
     matrices: str = "*"
 
     @property
+    def programs(self) -> tuple[Program, ...]:
+        """The program over a flat index, and the one for matrices where there is one."""
+        return (self.program,) if self.matrix is None else (self.program, self.matrix)
+
+    @property
     def moments(self) -> tuple[str, ...]:
         """The states that the rule keeps, in order."""
-        programs = (self.program, *((self.matrix,) if self.matrix is not None else ()))
-        return tuple(dict.fromkeys(t.name for p in programs for t in p.role("state")))
+        return tuple(dict.fromkeys(t.name for p in self.programs for t in p.role("state")))
 
 
 class Rule:
