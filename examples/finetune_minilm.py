@@ -14,7 +14,7 @@ Measured beside what the equations predict (batches of 16, Adam, one thread of a
                               gradients and moments     operations   seconds of    held-out
                               predicted     measured     of a step    an epoch    sentences
     everything trained       270.8 MB      270.8 MB         100 %     20 to 23       93.8 %
-    low-rank updates         0.479 MB      0.484 MB          56 %     13 to 14       91.0 %
+    low-rank updates         0.479 MB      0.479 MB          56 %     13 to 14       91.0 %
     the last layer alone     0.037 MB      0.037 MB          28 %         6.5        91.5 %
 
 (three to five epochs). On so small and easy a set the last layer alone does as well as the updates,
