@@ -25,7 +25,8 @@ from derive.reference import evaluate
 @dataclass(frozen=True)
 class Culprit:
     """Where numbers stopped being finite: ``step`` counts updates from 1, ``rows`` are those of
-    the batch (as they were read), ``tensor`` the first one that is NaN or infinite, with ``what`` is wrong there."""
+    the batch (as they were read), ``tensor`` the first one that is NaN or infinite, with ``what``
+    is wrong there."""
 
     step: int
     epoch: int
