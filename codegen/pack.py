@@ -8,8 +8,9 @@ meet in one dim. Two rewritings make one of it, each with one tensor more:
   ``Q[b,o,r,p] = sum over c of ( x[b,c,p] * K[o,c,r] )``, and the windows are summed over Q
   (col2im, which is what a convolution's adjoint with respect to its input becomes).
 
-What takes fewer operations, the new tensor's own included, is chosen. Convolution has no case of its own here: any equation of this form,
-with any stride, dilation or reversal, is treated alike, in one dim or several.
+What takes fewer operations, the new tensor's own included, is chosen. Convolution has no case of
+its own here: any equation of this form, with any stride, dilation or reversal, is treated alike, in
+one dim or several.
 """
 
 from __future__ import annotations

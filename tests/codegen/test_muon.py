@@ -1,4 +1,4 @@
-"""Muon: the published iteration, as equations and as kernels; what is no matrix has another rule."""
+"""Muon: the published iteration as equations and as kernels; other tensors have another rule."""
 
 from __future__ import annotations
 
