@@ -241,8 +241,9 @@ class Recogniser:
         ))
         if expr.yes == 1:
             return bracket
-        both = (bracket, self.form(expr.yes, row, col))
-        return n.product(both) if row is None and col is None else n.Hadamard(both)
+        inside = self.form(expr.yes, row, col)
+        scalar = not expr.yes.free_symbols & {row, col}
+        return n.product((inside, bracket)) if scalar else n.Hadamard((bracket, inside))
 
     def one_hot(self, condition: Expr, sides: tuple[Expr, Expr], row: Edge, col: Edge
                 ) -> Node | None:

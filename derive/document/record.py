@@ -132,7 +132,8 @@ class _Teller:
         uses = tuple(
             Use(self.program.defined[c.source], c, g, self.adjoints[c.source])
             for c, g in zip(chains, gathers, strict=True)
-            if c.source is not None
+            # an adjoint that was dropped contributed 0
+            if c.source in self.adjoints
         )
         sums = [s for s in steps if s.rule == "accumulate"]
         collected = [s for s in steps if s.rule == "collect"]
