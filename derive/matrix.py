@@ -242,6 +242,8 @@ class Recogniser:
         if expr.yes == 1:
             return bracket
         inside = self.form(expr.yes, row, col)
+        if not condition.free_symbols & {row, col}:
+            return n.product((bracket, inside))
         scalar = not expr.yes.free_symbols & {row, col}
         return n.product((inside, bracket)) if scalar else n.Hadamard((bracket, inside))
 
