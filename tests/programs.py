@@ -34,7 +34,7 @@ _FUNCTIONS: tuple[Callable[[Expr], Expr], ...] = (
     lambda e: dr.log(2 + dr.sin(e)), lambda e: 1 / (2 + dr.cos(e)), dr.identity,
     lambda e: dr.clip(e, -0.5, 0.75), lambda e: dr.maximum(e, dr.sin(e) / 2),
     lambda e: dr.minimum(e**2, 1 - e), dr.stopped, lambda e: dr.straight_through(e**3, e),
-    lambda e: _piecewise(e),
+    lambda e: _piecewise(e),  # noqa: PLW0108  (it stands below)
 )
 
 
