@@ -8,11 +8,13 @@ literal would lift the whole expression to double precision.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import lcm
 
 import sympy
 from sympy import Expr, Integer, Mod, Rational, S, Symbol
 
 from codegen.blend import Blend
+from derive.affine import denominator
 from derive.errors import ChainruleError
 from derive.functions import Elementary, sample_settings
 from derive.nodes import Access, Index, IntegerAccess, Reduction, Select
@@ -137,7 +139,12 @@ class ScalarPrinter:
             divisor = self._factor(below * expr.args[0].args[1])
             return f"({self.index(sympy.expand(above))}) % {divisor} {sign} 0"
         whole = all(a.is_integer or _is_index(a) for a in expr.args)
-        left, right = (self.index(a) if whole else self.value(a) for a in expr.args)
+        sides = [sympy.expand(a) for a in expr.args] if whole else list(expr.args)
+        scale = lcm(*map(denominator, sides)) if whole else 1
+        if scale != 1:  # fractions of indices are compared as whole numbers, never rounded
+            left, right = (self.index(sympy.expand(scale * a)) for a in sides)
+        else:
+            left, right = (self.index(a) if whole else self.value(a) for a in expr.args)
         return f"{left} {sign} {right}"
 
     def _inner_condition(self, expr: Expr) -> str:

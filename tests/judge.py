@@ -20,6 +20,7 @@ from derive.program import Program
 from derive.reference import evaluate
 
 _EPS = float(np.finfo(np.float64).eps)
+_LARGEST = 1e8  # the cosine of more has lost half its digits
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class _Line:
         moved = {**self.point, self.name: self.point[self.name] + step * self.way}
         return float(evaluate(self.program, moved, [self.of], self.sizes)[self.of])
 
+    def largest(self) -> float:
+        """The largest value on the way, in absolute terms."""
+        found = evaluate(self.program, self.point, None, self.sizes).values()
+        return max(float(np.nanmax(np.abs(a), initial=0.0)) for a in found)
+
     def slopes(self) -> Iterator[tuple[float, float]]:
         """Slopes from ever smaller steps, each with the rounding in it."""
         for h in (1e-3, 1e-4, 1e-5):
@@ -96,6 +102,8 @@ def _along(line: _Line, gradient: np.ndarray, noise: float) -> Judgement:
             telling = got == slope == 0 or bar <= 1e-3 * max(abs(got), abs(slope))
             if telling and abs(got - slope) <= bar:
                 return Judgement("agrees")
+    if line.largest() > _LARGEST:
+        return Judgement("undecided", "values so large that rounding decides")
     exact, quick = (Slopes(line.program, line.of, line.point, line.sizes, digits=digits)
                     for digits in (50, 15))
     estimate = exact.along(line.name, line.way)

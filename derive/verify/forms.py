@@ -447,6 +447,8 @@ class Forms(Algebra):
             return self.exp(self.scale(self._rebuild_monomial(f[1], values, expand), e))
         if kind == "P":
             return self.power(self.rebuild(dict(f[1]), values, expand), e)
+        if kind in "NC":
+            return self.monomial([(self.table.number(f), e)])
         terms = self.rebuild(dict(f[2]), values, expand)
         if kind == "I":
             return self.pos(terms) if f[1] == "pos" else self.zero(terms)

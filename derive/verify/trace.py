@@ -242,9 +242,9 @@ class Tracer:
             from derive.verify.trace_functions import stacked
 
             return stacked([self.array(v) for v in value], 0)
-        if not isinstance(value, np.ndarray | np.generic | int | float | list | tuple | bool):
+        if not isinstance(value, Dim | np.ndarray | np.generic | int | float | list | tuple):
             raise NotTraced(f"an operand of type {type(value).__name__}", where=self.here())
-        array = np.asarray(value)
+        array = np.asarray(int(value) if isinstance(value, Dim) else value)
         if array.ndim == 0:
             expr = number(value if isinstance(value, Dim) else array.item())
             kind = "bool" if expr in (sympy.true, sympy.false) else (
@@ -281,7 +281,7 @@ def _in_thread(plain: Callable[..., Any], make: Callable[..., Any]) -> Callable[
     return call
 
 
-def _length(value: Any) -> int:
+def _length(value: Any) -> Any:
     if isinstance(value, Traced) and value.indices:
         return value.shape[0]
     return len(value)

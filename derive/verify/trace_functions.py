@@ -22,7 +22,7 @@ from derive.verify.trace_ops import (
     reduced,
 )
 from derive.verify.trace_shapes import reshape
-from derive.verify.traced import NotTraced, Traced, apart, as_number, is_condition, number
+from derive.verify.traced import Dim, NotTraced, Traced, apart, as_number, is_condition, number
 
 _TABLE: dict[Any, Callable[..., Any]] = {}
 
@@ -522,7 +522,7 @@ def _eye(plain: Any, N: Any, M: Any = None, **options: Any) -> Traced:
 
 
 def _arange(plain: Any, *args: Any, **options: Any) -> Any:
-    if len(args) != 1 or not isinstance(args[0], int) or options.get("dtype") is not None:
+    if len(args) != 1 or not isinstance(args[0], int | Dim) or options.get("dtype") is not None:
         return plain(*args, **options)
     base = _made(None, args[0], sympy.S.Zero, "int")
     base.body = base.indices[0]

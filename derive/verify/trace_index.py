@@ -88,9 +88,9 @@ def _place(array: Traced, index: Index, part: int | Dim | Expr) -> Expr:
     if isinstance(part, Expr):
         return part
     n, expr = int(part), part.expr if isinstance(part, Dim) else Integer(int(part))
-    size = array._tracer.dim(index.size)
-    if not -size <= n < int(size):
-        raise IndexError(f"index {n} is out of bounds for a dim of size {int(size)}")
+    size = int(array._tracer.dim(index.size))
+    if not -size <= n < size:
+        raise IndexError(f"index {n} is out of bounds for a dim of size {size}")
     return expr if n >= 0 else index.size + expr
 
 

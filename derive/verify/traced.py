@@ -6,6 +6,7 @@ protocols; indexing, views and assignment in place are in `derive.verify.trace_i
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -26,58 +27,37 @@ class NotTraced(ChainruleError):
     """Something in the function cannot become an equation."""
 
 
-class Dim(int):
-    """A size that remembers its name: ``x.shape[0]`` is 3 to Python and B to an equation."""
+class Dim:
+    """A size that remembers its name: ``x.shape[0]`` counts as 3 and reads as B.
 
-    expr: Expr
+    No `int`, for ``1.0 / n`` of an int forgets where n came from before anyone is asked.
+    """
 
-    def __new__(cls, value: int, expr: Expr) -> Dim:
-        made = super().__new__(cls, value)
-        made.expr = expr
-        return made
+    def __init__(self, value: int, expr: Expr) -> None:
+        self.value, self.expr = value, expr
 
-    def _with(self, other: Any, work: Callable[[Any, Any], Any], swap: bool = False) -> Any:
-        if not isinstance(other, int) or isinstance(other, bool):
-            return NotImplemented
-        pair = (int.__int__(self), int.__int__(other))
-        exprs = (self.expr, other.expr if isinstance(other, Dim) else Integer(int(other)))
-        if swap:
-            pair, exprs = pair[::-1], exprs[::-1]
-        return Dim(work(*pair), sympy.expand(work(*exprs)))
+    def __index__(self) -> int:
+        return self.value
 
-    def __add__(self, other: Any) -> Any:
-        return self._with(other, lambda a, b: a + b)
+    __int__ = __index__
 
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Any:
-        return self._with(other, lambda a, b: a - b)
-
-    def __rsub__(self, other: Any) -> Any:
-        return self._with(other, lambda a, b: a - b, swap=True)
-
-    def __mul__(self, other: Any) -> Any:
-        return self._with(other, lambda a, b: a * b)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Any) -> Any:
-        return self._quotient(self, other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return self._quotient(other, self)
-
-    def __pow__(self, other: Any, modulus: Any = None) -> Any:
-        return Traced.scalar(self.expr) ** other if modulus is None else NotImplemented
-
-    def _quotient(self, one: Any, two: Any) -> Any:
-        if isinstance(one, Traced) or isinstance(two, Traced) or not all(
-                isinstance(x, int | float) for x in (one, two)):
-            return NotImplemented
-        return Traced.scalar(number(one) / number(two))
+    def __neg__(self) -> Dim:
+        return Dim(-self.value, -self.expr)
 
     def __float__(self) -> float:
-        return float(int.__int__(self))
+        return float(self.value)
+
+    def __bool__(self) -> bool:
+        return self.value != 0
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __repr__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, form: str) -> str:
+        return format(self.value, form)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if any(isinstance(x, Traced) for x in inputs) or method != "__call__":
@@ -86,6 +66,48 @@ class Dim(int):
 
         plain = [Traced.scalar(x.expr) if isinstance(x, Dim) else x for x in inputs]
         return call_ufunc(ufunc, method, plain, options)
+
+    if TYPE_CHECKING:  # set below
+        def __mul__(self, other: Any) -> Any: ...
+
+
+def _sized(name: str, work: Callable[[Any, Any], Any], whole: bool) -> None:
+    """An operator of `Dim`: with whole numbers a size again, else a symbolic number."""
+    def operate(one: Any, two: Any) -> Any:
+        pair = [x.value if isinstance(x, Dim) else x for x in (one, two)]
+        if not all(isinstance(x, int | float | np.number) for x in pair):
+            return NotImplemented
+        found = work(number(one), number(two))
+        if whole and all(isinstance(x, int | np.integer) for x in pair):
+            return Dim(work(*(int(x) for x in pair)), sympy.expand(found))
+        return Traced.scalar(found)
+
+    def forward(self: Dim, other: Any) -> Any:
+        return operate(self, other)
+
+    def backward(self: Dim, other: Any) -> Any:
+        return operate(other, self)
+
+    setattr(Dim, f"__{name}__", forward)
+    setattr(Dim, f"__r{name}__", backward)
+
+
+def _compared(name: str) -> None:
+    def compare(self: Dim, other: Any) -> Any:
+        if isinstance(other, Dim):
+            other = other.value
+        return getattr(self.value, name)(other)
+
+    setattr(Dim, name, compare)
+
+
+for _name, _work, _whole in (
+        ("add", operator.add, True), ("sub", operator.sub, True), ("mul", operator.mul, True),
+        ("floordiv", operator.floordiv, True), ("mod", operator.mod, True),
+        ("truediv", operator.truediv, False), ("pow", operator.pow, False)):
+    _sized(_name, _work, _whole)
+for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
+    _compared(_name)
 
 
 class Traced:

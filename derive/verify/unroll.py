@@ -58,7 +58,8 @@ def unrolling(program: Program, sizes: Mapping[str, int], whole: frozenset[str] 
     for name, chosen in axes.items():
         count = 1
         for axis in chosen:
-            count *= int(program.tensors[name].shape[axis].subs(taken))
+            size = program.tensors[name].shape[axis]
+            count *= int(size.xreplace({s: taken[s.name] for s in size.free_symbols}))
         if count > _ELEMENTS:
             raise Undecided(f"{name} has {count} elements along the axes that are read at "
                             "numbers: too many to write out")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sympy
 
 import derive as dr
 from derive.program import Program
@@ -225,3 +226,14 @@ def test_text_of_quotients_and_remainders():
     assert printer.index((i - 1) / 2) == "(i - 1) // 2"
     assert printer.index(Mod((i + 2) / 2, 2)) == "(i + 2) % 4 // 2"
     assert printer.condition(Eq(Mod(i / 2, 2, evaluate=False), 0)).startswith("(i) % 4 == 0")
+
+
+def test_fractions_of_indices_are_compared_as_they_are(tmp_path):
+    """(k/4 + 1/4)² < 3/4 - k/4: neither side is rounded to a whole number first."""
+    net = dr.Network("n")
+    (k,) = (dr.indices("k:5"),)
+    w = net.parameter("w", k)
+    quarter = (1 + k) / sympy.Integer(4)
+    y = net.define("y", (k,), dr.where(quarter**2 < 1 - quarter, w[k], w[k] ** 2))
+    net.loss(dr.sum(y[k], k))
+    agrees(net.program(), tmp_path, 1e-10, dtype="float64")

@@ -302,7 +302,7 @@ def mlp() -> Network:
     (["W1"], {"_d_W1"}),  # its bias still needs the way back
     (["W2", "c2"], {"_d_W2", "_d_c2"}),
     (["W[12]", "c[12]"], {"_d_W1", "_d_c1", "_d_z1", "_d_h1", "_d_W2", "_d_c2", "_d_z2", "_d_h2"}),
-], ids=str)
+], ids=lambda x: " ".join(sorted(x)))
 def test_exactly_what_serves_frozen_parameters_alone_vanishes(frozen, gone):
     full, pruned = dr.derive(mlp()), dr.derive(mlp(), freeze=frozen)
     assert set(full.defined) - set(pruned.defined) == gone

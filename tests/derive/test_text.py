@@ -92,9 +92,12 @@ def test_what_is_printed_has_the_value_of_the_equation(name):
     assert check_lines(dr.derive(NETWORKS[name]())) >= 2
 
 
-@pytest.mark.parametrize("seed", [0, 2, 3, 9, 11, 16, 21, 29])
+@pytest.mark.parametrize("seed", range(1, 13))
 def test_what_is_printed_of_a_random_program_has_its_value(seed):
-    program = random_network(random.Random(seed).choice).program()
+    try:
+        program = random_network(random.Random(seed).choice).program()
+    except dr.ChainruleError:
+        pytest.skip("the generator drew what a declaration refuses")
     if not reached(program):
         pytest.skip("the loss reaches no parameter")
     derived = dr.derive(program, reached(program), of=program.losses[0])
