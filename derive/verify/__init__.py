@@ -50,7 +50,7 @@ def verify(
     program = as_program(net)
     derived = program if program.gradients else derive(program)
     function = Hand(hand, derived)
-    known = default_sizes(derived, sizes)
+    known = _telling_sizes(derived, sizes)
     point = dict(values) if values is not None else random_values(derived, seed, known)
     given = function(point)
     report = check(derived, point, gradients=given, seed=seed)
@@ -70,7 +70,20 @@ def _findings(
 
 def _other_sizes(program: Program) -> dict[str, int]:
     """Other sizes than the first point's, so that a factor 3 and a factor B are told apart."""
-    return {name: size + 1 for name, size in default_sizes(program).items()}
+    return {name: size + 1 for name, size in _telling_sizes(program).items()}
+
+
+def _telling_sizes(program: Program, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Sizes that no axis of a fixed size has: with a batch of 3 rows of 3 features, ``len(x)`` and
+    ``x.shape[1]`` would agree. Two rows are too few: a batch norm of them is ±1."""
+    taken = {int(s) for t in program.tensors.values() for s in t.shape if s.is_Integer}
+    found = default_sizes(program, sizes)
+    for name in [n for n in found if n not in (sizes or {})]:
+        free = (n for n in (found[name], *range(3, 3 + len(taken) + len(found)))
+                if n > 2 and n not in taken)
+        found[name] = next(free)
+        taken.add(found[name])
+    return found
 
 
 def assert_gradient(net: Any, hand: Callable[..., Any], **options: Any) -> None:
