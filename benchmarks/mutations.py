@@ -26,6 +26,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -55,6 +56,8 @@ import derive as dr
 from derive.verify.hand import HandError
 
 checking = import_module("derive.check")  # `derive.check` itself is the function
+verifying = import_module("derive.verify")
+_SEARCH = "explain_differences"
 
 SCALES = (0, -2, 2, -4, 4, -6, 6, -8, 8)
 _CLUELESS = re.compile(r"in no pattern|no single change|undecided")
@@ -109,10 +112,24 @@ def located(report: Any, mutant: Mutant, found: Effect) -> tuple[str, str]:
     return "change", said
 
 
-def mutation_records(one: Hand, part: float) -> Iterator[dict[str, Any]]:
-    """What becomes of each mutant of one right gradient."""
-    every = list(mutants(one.tree))
-    for number, mutant in enumerate(share(every, part, len(one.name))):
+@contextmanager
+def verdict_only(on: bool) -> Iterator[None]:
+    """The verdict without the search for the mistake, which takes most of the time."""
+    before = getattr(verifying, _SEARCH, None)
+    if on and before is not None:
+        setattr(verifying, _SEARCH, lambda *args, **options: ())
+    try:
+        yield
+    finally:
+        if on and before is not None:
+            setattr(verifying, _SEARCH, before)
+
+
+def mutation_records(one: Hand, part: float, searched: float = 1.0) -> Iterator[dict[str, Any]]:
+    """What becomes of each mutant of one right gradient; of a part of them with its place."""
+    chosen = share(list(mutants(one.tree)), part, len(one.name))
+    with_place = set(map(id, share(chosen, searched, len(one.name))))
+    for number, mutant in enumerate(chosen):
         found = effect(mutant.tree, one)
         power = SCALES[number % len(SCALES)]
         record = {"network": one.name, "kind": mutant.kind, "effect": found.kind,
@@ -123,16 +140,17 @@ def mutation_records(one: Hand, part: float) -> Iterator[dict[str, Any]]:
             continue
         function = compiled(source_of(mutant.tree, power), one.main, power)
         start = time.process_time()
-        record["verdict"], report = verdict_of(scaled(one.name, power), function)
+        with verdict_only(id(mutant) not in with_place):
+            record["verdict"], report = verdict_of(scaled(one.name, power), function)
         record["seconds"] = time.process_time() - start
         if found.kind == "differs":
             record["wrong"] = list(found.wrong)
             plain = compiled(source_of(mutant.tree), one.main)
             given = values(plain, one.parameters, points(one.name)[0])
             record.update(rules(one.name).detects(given, 10.0**power))
-            if record["verdict"] == "wrong":
+            if record["verdict"] == "wrong" and id(mutant) in with_place:
                 record["located"], record["said"] = located(report, mutant, found)
-            else:
+            elif record["verdict"] != "wrong":
                 record["said"] = str(report)[:200]
         yield record
 
@@ -163,12 +181,12 @@ def variant_records(one: Hand, count: int) -> Iterator[dict[str, Any]]:
         yield record
 
 
-def measure(task: tuple[str, float, int]) -> list[dict[str, Any]]:
+def measure(task: tuple[str, float, float, int]) -> list[dict[str, Any]]:
     """All records of one right gradient."""
-    name, part, variants = task
+    name, part, searched, variants = task
     checking.Slopes = OnceSlopes
     one = hand(name)
-    return [*mutation_records(one, part), *variant_records(one, variants)]
+    return [*mutation_records(one, part, searched), *variant_records(one, variants)]
 
 
 # -- the tables -------------------------------------------------------------------------------
@@ -210,7 +228,7 @@ def _detected(record: dict[str, Any]) -> bool:
 
 
 def _localisation(title: str, wrong: list[dict[str, Any]]) -> str:
-    judged = [r for r in wrong if r["verdict"] == "wrong"]
+    judged = [r for r in wrong if "located" in r]
     places = Counter(r["located"] for r in judged)
     named = places["line"] + places["change"]
     return (f"{title}: {named} of {len(judged)} ({_percent(named, len(judged))}): "
@@ -222,7 +240,7 @@ _CHECKERS = ("torch", "jax", "pytensor")
 
 
 def _row(name: str, rows: list[dict[str, Any]]) -> str:
-    judged = [r for r in rows if r["verdict"] == "wrong"]
+    judged = [r for r in rows if "located" in r]
     named = sum(r["located"] in ("line", "change") for r in judged)
     cells = [_percent(sum(map(_detected, rows)), len(rows)), _percent(named, len(judged)),
              *(_percent(sum(r[c] for r in rows), len(rows)) for c in _CHECKERS)]
@@ -256,6 +274,8 @@ def _false_alarms(right: list[dict[str, Any]]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--share", type=float, default=1.0, help="of the mutants of each gradient")
+    parser.add_argument("--located", type=float, default=1.0,
+                        help="of these, for which the place is asked too (most of the time)")
     parser.add_argument("--variants", type=int, default=30, help="rewritten ones of each gradient")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=(), help="names of right gradients")
@@ -269,7 +289,8 @@ def main() -> None:
     if options.read:
         print(summary([json.loads(s) for s in options.read.read_text().splitlines()]))
         return
-    tasks = [(one.name, options.share, options.variants) for one in hands(tuple(options.only))]
+    tasks = [(one.name, options.share, options.located, options.variants)
+             for one in hands(tuple(options.only))]
     records: list[dict[str, Any]] = []
     start = time.process_time()
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:

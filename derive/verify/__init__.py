@@ -1,8 +1,9 @@
 """A verdict on a gradient that somebody derived by hand.
 
-`verify` calls the hand-written function at random points, compares every gradient with numeric
-differentiation of the network's own equations (`derive.check`), and looks for the one change of
-the derived program that turns it into what was handed in (`derive.verify.edits`).
+`verify` calls the hand-written function at random points, compares every gradient at the one where
+it strays most (`derive.verify.where`) with numeric differentiation of the network's own equations
+(`derive.check`), and looks for the one change of the derived program that turns it into what was
+handed in (`derive.verify.edits`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import numpy as np
 
 from derive.check import check
 from derive.differentiate import derive
-from derive.points import default_sizes, random_values
+from derive.points import random_values
 from derive.program import Program, as_program
 from derive.verify.edits import explain_differences
 from derive.verify.hand import Hand
 from derive.verify.report import Finding, VerifyReport
+from derive.verify.where import telling_point, telling_sizes
 
 
 def verify(
@@ -50,8 +52,7 @@ def verify(
     program = as_program(net)
     derived = program if program.gradients else derive(program)
     function = Hand(hand, derived)
-    known = _telling_sizes(derived, sizes)
-    point = dict(values) if values is not None else random_values(derived, seed, known)
+    point = dict(values) if values is not None else telling_point(derived, function, seed, sizes)
     given = function(point)
     report = check(derived, point, gradients=given, seed=seed)
     wrong = [row.name for row in report.rows if row.verdict == "fail"]
@@ -70,20 +71,7 @@ def _findings(
 
 def _other_sizes(program: Program) -> dict[str, int]:
     """Other sizes than the first point's, so that a factor 3 and a factor B are told apart."""
-    return {name: size + 1 for name, size in _telling_sizes(program).items()}
-
-
-def _telling_sizes(program: Program, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Sizes that no axis of a fixed size has: with a batch of 3 rows of 3 features, ``len(x)`` and
-    ``x.shape[1]`` would agree. Two rows are too few: a batch norm of them is ±1."""
-    taken = {int(s) for t in program.tensors.values() for s in t.shape if s.is_Integer}
-    found = default_sizes(program, sizes)
-    for name in [n for n in found if n not in (sizes or {})]:
-        free = (n for n in (found[name], *range(3, 3 + len(taken) + len(found)))
-                if n > 2 and n not in taken)
-        found[name] = next(free)
-        taken.add(found[name])
-    return found
+    return {name: size + 1 for name, size in telling_sizes(program).items()}
 
 
 def assert_gradient(net: Any, hand: Callable[..., Any], **options: Any) -> None:

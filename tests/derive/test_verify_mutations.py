@@ -46,6 +46,23 @@ def test_a_right_gradient_written_differently_is_never_called_wrong(name: str):
     assert [r["verdict"] for r in records] == ["ok"] * 5, [r.get("source") for r in records]
 
 
+HIDDEN = [  # at a batch of three rows; at margins that are all active; at units that are all alive
+    ("softmax_difference", "len(x)", "x.shape[-1]"),
+    ("hinge", "z = x @ W1 + c1", "z = -(x @ W1 + c1)"),
+    ("autoencoder", "dy @ W2.T * (z > 0)", "dy @ W2.T * (z > -0.05)"),
+]
+
+
+@pytest.mark.parametrize(("name", "right", "wrong"), HIDDEN, ids=[h[0] for h in HIDDEN])
+def test_a_mistake_that_one_point_would_hide_is_seen(name: str, right: str, wrong: str):
+    one = mutation_support.hand(name)
+    source = mutation_support.source_of(one.tree)
+    assert right in source, source
+    function = mutation_support.compiled(source.replace(right, wrong), one.main)
+    with mutations.verdict_only(True):
+        assert mutations.verdict_of(one.program, function)[0] == "wrong"
+
+
 def test_a_change_that_changes_no_value_is_no_mistake():
     one = mutation_support.hand("softmax_jacobian")
     kinds = {m.before + " -> " + m.after: mutation_support.effect(m.tree, one).kind
