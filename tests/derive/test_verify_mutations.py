@@ -47,7 +47,7 @@ def test_a_right_gradient_written_differently_is_never_called_wrong(name: str):
 
 
 HIDDEN = [  # at a batch of three rows; at margins that are all active; at units that are all alive
-    ("softmax_difference", "len(x)", "x.shape[-1]"),
+    ("softmax_difference", "p /= len(x)", "p /= x.shape[-1]"),
     ("hinge", "z = x @ W1 + c1", "z = -(x @ W1 + c1)"),
     ("autoencoder", "dy @ W2.T * (z > 0)", "dy @ W2.T * (z > -0.05)"),
 ]
