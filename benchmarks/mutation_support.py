@@ -43,7 +43,7 @@ class Hand:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        return tuple(t.name for t in self.program.parameters)
+        return tuple(self.program.gradients)
 
 
 def hands(names: tuple[str, ...] = ()) -> list[Hand]:
@@ -144,7 +144,8 @@ def points(name: str) -> tuple[dict[str, np.ndarray], ...]:
 def values(function: Callable[..., Any], names: tuple[str, ...],
            point: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The gradients by name; raises whatever the function raises, ValueError for a wrong shape."""
-    result = function(**{n: np.array(a) for n, a in point.items()})
+    taken = inspect.signature(function).parameters
+    result = function(**{n: np.array(point[n]) for n in taken})
     if not isinstance(result, Mapping):
         result = dict(zip(names, result, strict=True))
     out = {}
@@ -213,8 +214,8 @@ def high_values(tree: ast.Module, one: Hand, at: int) -> dict[str, Any]:
     exact = ast.fix_missing_locations(_Exactly().visit(ast.parse(ast.unparse(tree))))
     function = compiled(ast.unparse(exact), one.main, numpy=HighNumPy(), _div=_div,
                         _mpf=mpmath.mpf)
-    point = {n: _exact(a) for n, a in points(one.name)[at].items()}
-    result = function(**point)
+    point = points(one.name)[at]
+    result = function(**{n: _exact(point[n]) for n in inspect.signature(function).parameters})
     if not isinstance(result, Mapping):
         result = dict(zip(one.parameters, result, strict=True))
     return {n: np.asarray(result[n]) for n in one.parameters}
@@ -237,6 +238,12 @@ class Effect:
     size: float = 0.0
 
 
+def _size(right: Mapping[str, Any], name: str) -> Any:
+    """The largest entry; a gradient that is zero by symmetry is measured by the others."""
+    largest = {n: max((abs(v) for v in a.flat), default=0) for n, a in right.items()}
+    return max(largest[name], max(largest.values()) / 1000)
+
+
 def effect(tree: ast.Module, one: Hand) -> Effect:
     """Compare with the right gradient in float64, and where that is not enough at 50 digits."""
     source = ast.unparse(tree)
@@ -251,7 +258,7 @@ def effect(tree: ast.Module, one: Hand) -> Effect:
                 change = np.abs(found[n].astype(float) - right[n])
                 if not np.isfinite(change).all():
                     return Effect("refused")
-                size = float(change.max() / (np.abs(right[n]).max() or 1.0))
+                size = float(change.max() / _size(right, n))
                 biggest[n] = max(biggest.get(n, 0.0), size)
     except Exception:
         return Effect("refused")
@@ -262,7 +269,7 @@ def effect(tree: ast.Module, one: Hand) -> Effect:
             for at in range(2):
                 high, right_ = high_values(tree, one, at), right_high(one.name, at)
                 for n in close:
-                    scale = max((abs(v) for v in right_[n].flat), default=0) or 1
+                    scale = _size(right_, n)
                     gap = max((abs(a - b) for a, b in
                                zip(high[n].flat, right_[n].flat, strict=True)), default=0)
                     if gap > mpmath.mpf("1e-35") * scale:
