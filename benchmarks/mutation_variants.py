@@ -11,7 +11,8 @@ import copy
 import random
 from collections.abc import Iterator
 
-from mutation_catalogue import Node, _called, _expr, _indexing, _is, _number, _numbered, _Swap
+from mutation_catalogue import Swap, indexing, numbered
+from mutation_kinds import Node, called, expr, is_number, is_op
 
 _TEXTS = {  # by operator: the expression again, from its two operands
     ast.Add: ("b + a", "a - (-b)", "-(-a - b)", "(2 * a + 2 * b) / 2"),
@@ -28,32 +29,32 @@ _TEXTS = {  # by operator: the expression again, from its two operands
 def _of_operands(n: ast.BinOp) -> Iterator[Node]:
     a, b = n.left, n.right
     for text in _TEXTS.get(type(n.op), ()):
-        yield _expr(text, a=a, b=b)
-    if _is(n, ast.Mult):
+        yield expr(text, a=a, b=b)
+    if is_op(n, ast.Mult):
         for one, other in ((a, b), (b, a)):
             if isinstance(other, ast.BinOp) and isinstance(other.op, ast.Add | ast.Sub):
-                yield ast.BinOp(_expr("a * b", a=one, b=other.left), other.op,
-                                _expr("a * b", a=one, b=other.right))  # distributed
-        if _is(a, ast.Mult):
-            yield _expr("a * (b * c)", a=a.left, b=a.right, c=b)
-    if _is(n, ast.Add) and _is(a, ast.Add):
-        yield _expr("a + (b + c)", a=a.left, b=a.right, c=b)
-    if _is(n, ast.Sub) and _is(b, ast.Pow) and _number(a) and a.value == 1 \
-            and _number(b.right) and b.right.value == 2:
-        yield _expr("(1 - h) * (1 + h)", h=b.left)
-    if _is(n, ast.Pow) and _number(b) and b.value == 2:
-        yield _expr("a * a", a=a)
-    if _is(n, ast.Div):
-        if _is(a, ast.Mult):
-            yield _expr("a * (b / c)", a=a.left, b=a.right, c=b)
+                yield ast.BinOp(expr("a * b", a=one, b=other.left), other.op,
+                                expr("a * b", a=one, b=other.right))  # distributed
+        if is_op(a, ast.Mult):
+            yield expr("a * (b * c)", a=a.left, b=a.right, c=b)
+    if is_op(n, ast.Add) and is_op(a, ast.Add):
+        yield expr("a + (b + c)", a=a.left, b=a.right, c=b)
+    if is_op(n, ast.Sub) and is_op(b, ast.Pow) and is_number(a) and a.value == 1 \
+            and is_number(b.right) and b.right.value == 2:
+        yield expr("(1 - h) * (1 + h)", h=b.left)
+    if is_op(n, ast.Pow) and is_number(b) and b.value == 2:
+        yield expr("a * a", a=a)
+    if is_op(n, ast.Div):
+        if is_op(a, ast.Mult):
+            yield expr("a * (b / c)", a=a.left, b=a.right, c=b)
         if isinstance(a, ast.BinOp) and isinstance(a.op, ast.Add | ast.Sub):
-            yield ast.BinOp(_expr("a / b", a=a.left, b=b), a.op, _expr("a / b", a=a.right, b=b))
-    if _is(n, ast.MatMult) and isinstance(b, ast.BinOp) and isinstance(b.op, ast.Add | ast.Sub):
-        yield ast.BinOp(_expr("a @ b", a=a, b=b.left), b.op, _expr("a @ b", a=a, b=b.right))
+            yield ast.BinOp(expr("a / b", a=a.left, b=b), a.op, expr("a / b", a=a.right, b=b))
+    if is_op(n, ast.MatMult) and isinstance(b, ast.BinOp) and isinstance(b.op, ast.Add | ast.Sub):
+        yield ast.BinOp(expr("a @ b", a=a, b=b.left), b.op, expr("a @ b", a=a, b=b.right))
 
 
 def _of_call(n: ast.Call) -> Iterator[Node]:
-    name, method = _called(n), isinstance(n.func, ast.Attribute)
+    name, method = called(n), isinstance(n.func, ast.Attribute)
     owner = n.func.value if isinstance(n.func, ast.Attribute) else None
     numpy = isinstance(owner, ast.Name) and owner.id == "np"
     a = (n.args[0] if numpy and n.args else owner)
@@ -61,34 +62,34 @@ def _of_call(n: ast.Call) -> Iterator[Node]:
     zero = len(first) == 1 and isinstance(first[0], ast.Constant) and first[0].value == 0
     if name in ("sum", "mean") and method and a is not None:
         if zero and not any(k.arg == "keepdims" for k in n.keywords):
-            yield _expr("sum(a[k] for k in range(len(a)))" if name == "sum" else
+            yield expr("sum(a[k] for k in range(len(a)))" if name == "sum" else
                         "a.sum(axis=0) / len(a)", a=a)
             if name == "sum":
-                yield _expr("np.ones(len(a)) @ a", a=a)
-                yield _expr("a.mean(axis=0) * len(a)", a=a)
-                yield _expr("np.add.reduce(a, axis=0)", a=a)
+                yield expr("np.ones(len(a)) @ a", a=a)
+                yield expr("a.mean(axis=0) * len(a)", a=a)
+                yield expr("np.add.reduce(a, axis=0)", a=a)
         if not numpy:  # np.sum(a, …) for a.sum(…)
-            yield ast.Call(_expr(f"np.{name}"), [a, *n.args], n.keywords)
-        yield _expr("v / 2 + v / 2", v=n)
+            yield ast.Call(expr(f"np.{name}"), [a, *n.args], n.keywords)
+        yield expr("v / 2 + v / 2", v=n)
     if name == "exp" and numpy:
-        yield _expr("1 / np.exp(-a)", a=n.args[0])
-        yield _expr("np.exp(a / 2) * np.exp(a / 2)", a=n.args[0])
+        yield expr("1 / np.exp(-a)", a=n.args[0])
+        yield expr("np.exp(a / 2) * np.exp(a / 2)", a=n.args[0])
     if name == "sigmoid":
-        yield _expr("1 - f", f=_with(n, _expr("-a", a=n.args[0])))
-        yield _expr("(1 + np.tanh(a / 2)) / 2", a=n.args[0])
-        yield _expr("np.exp(a) / (1 + np.exp(a))", a=n.args[0])
+        yield expr("1 - f", f=_with(n, expr("-a", a=n.args[0])))
+        yield expr("(1 + np.tanh(a / 2)) / 2", a=n.args[0])
+        yield expr("np.exp(a) / (1 + np.exp(a))", a=n.args[0])
     if name == "tanh" and numpy:
-        yield _expr("-np.tanh(-a)", a=n.args[0])
-        yield _expr("(np.exp(a) - np.exp(-a)) / (np.exp(a) + np.exp(-a))", a=n.args[0])
+        yield expr("-np.tanh(-a)", a=n.args[0])
+        yield expr("(np.exp(a) - np.exp(-a)) / (np.exp(a) + np.exp(-a))", a=n.args[0])
     if name == "sqrt" and numpy:
-        yield _expr("a ** 0.5", a=n.args[0])
+        yield expr("a ** 0.5", a=n.args[0])
     if name == "square" and numpy:
-        yield _expr("a * a", a=n.args[0])
+        yield expr("a * a", a=n.args[0])
     if name == "maximum" and numpy:
-        yield _expr("np.where(a > b, a, b)", a=n.args[0], b=n.args[1])
-        yield _expr("a * (a > b)", a=n.args[0], b=n.args[1])
+        yield expr("np.where(a > b, a, b)", a=n.args[0], b=n.args[1])
+        yield expr("a * (a > b)", a=n.args[0], b=n.args[1])
     if name == "dot" and numpy:
-        yield _expr("a @ b", a=n.args[0], b=n.args[1])
+        yield expr("a @ b", a=n.args[0], b=n.args[1])
     if name == "einsum" and len(n.args) == 3 and isinstance(n.args[0], ast.Constant):
         left, out = n.args[0].value.split("->")
         one, other = left.split(",")
@@ -118,8 +119,8 @@ def rewritten(tree: ast.Module, seed: int) -> ast.Module:
     """A variant by one to four rewrites, chosen by a seed."""
     choose = random.Random(seed)
     for _ in range(choose.randint(1, 4)):
-        base = _numbered(tree)
-        inside = _indexing(base)
+        base = numbered(tree)
+        inside = indexing(base)
         places: list[tuple[int, Node | list[ast.stmt]]] = []
         for node in ast.walk(base):
             number = node._number  # type: ignore[attr-defined]
@@ -132,5 +133,5 @@ def rewritten(tree: ast.Module, seed: int) -> ast.Module:
         if not places:
             break
         number, new = choose.choice(places)
-        tree = ast.fix_missing_locations(_Swap(number, new).visit(base))
+        tree = ast.fix_missing_locations(Swap(number, new).visit(base))
     return ast.parse(ast.unparse(tree))

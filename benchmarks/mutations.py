@@ -59,7 +59,7 @@ checking = import_module("derive.check")  # `derive.check` itself is the functio
 verifying = import_module("derive.verify")
 _SEARCH = "explain_differences"
 
-SCALES = (0, -2, 2, -4, 4, -6, 6, -8, 8)
+SCALES = ((0, -4, 6), (-2, 4, -8), (2, -6, 8))  # powers of ten; each network gets three of them
 _CLUELESS = re.compile(r"in no pattern|no single change|undecided")
 
 
@@ -131,7 +131,7 @@ def mutation_records(one: Hand, part: float, searched: float = 1.0) -> Iterator[
     with_place = set(map(id, share(chosen, searched, len(one.name))))
     for number, mutant in enumerate(chosen):
         found = effect(mutant.tree, one)
-        power = SCALES[number % len(SCALES)]
+        power = _power(one, number)
         record = {"network": one.name, "kind": mutant.kind, "effect": found.kind,
                   "size": found.size, "line": mutant.line, "before": mutant.before[:120],
                   "after": mutant.after[:120], "scale": power}
@@ -155,6 +155,10 @@ def mutation_records(one: Hand, part: float, searched: float = 1.0) -> Iterator[
         yield record
 
 
+def _power(one: Hand, number: int) -> int:
+    return SCALES[sum(map(ord, one.name)) % 3][number % 3]
+
+
 def variant_records(one: Hand, count: int) -> Iterator[dict[str, Any]]:
     """What becomes of right gradients that are written differently."""
     seen: set[str] = set()
@@ -166,7 +170,7 @@ def variant_records(one: Hand, count: int) -> Iterator[dict[str, Any]]:
         if source in seen or effect(tree, one).kind != "equal":
             continue
         seen.add(source)
-        power = SCALES[seed % len(SCALES)]
+        power = _power(one, seed)
         function = compiled(source_of(tree, power), one.main, power)
         start = time.process_time()
         verdict, report = verdict_of(scaled(one.name, power), function)
