@@ -56,7 +56,8 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
         "functions": function_texts(functions) or ["# none"],
         "kernels": kernels,
         "phases": [text for p in printers for text in p.phases()],
-        "entries": [text for p in printers for text in p.entry_texts()],
+        "entries": [text for p in printers for text in p.entry_texts()]
+        + (gradient.section_texts() if gradient else []),
         "update": update if gradient else ["# none: a forward pass only"],
         "epoch": epoch_texts(compiled, gradient, parallel) if gradient else ["# none"],
         "tables": _host_tables(compiled, printers, parallel),

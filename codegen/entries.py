@@ -7,7 +7,7 @@ from typing import Any
 
 from sympy import Expr, Integer, Symbol
 
-from codegen.loops import Kernel, Loop, Store
+from codegen.loops import Kernel, Loop, Product, Store, statements
 from codegen.memory import GIVEN
 from codegen.pipeline import Compiled, Entry
 from codegen.print_cpu import KernelPrinter, identifier, polynomial, view
@@ -103,6 +103,32 @@ class EntryPrinter:
         return ["\n".join(["@thin", f"def {name}(parts, {arguments}):", *calls, last])
                 for name, calls in made]
 
+    @property
+    def sections(self) -> list[tuple[int, list[Kernel]]]:
+        """What runs between two looks from outside: a phase over rows, or one kernel of pieces."""
+        found: list[tuple[int, list[Kernel]]] = []
+        for number, (phase, kernels) in enumerate(
+                zip(self.entry.schedule.phases, self.entry.phases, strict=True), 1):
+            whole = phase.kind == "rows"
+            found += [(number, list(kernels))] if whole else [(number, [k]) for k in kernels]
+        return found
+
+    def section_texts(self) -> list[str]:
+        """The entry point one section at a time, and what is whole after each: for a caller that
+        sends one gradient on its way while the next one is computed."""
+        arguments = ", ".join(self.arguments)
+        lines = ["@kernel", f"def {self.entry.name}_section(section, part, parts, {arguments}):"]
+        rows = ["# sections of the gradient: the phase, and the tensors that are whole after it",
+                "SECTIONS = ("]
+        for n, (number, kernels) in enumerate(self.sections):
+            lines.append(f"    if section == {n}:")
+            for tensor in dict.fromkeys(t for k in kernels for t in k.tensors):
+                lines.append("        " + self.view(tensor))
+            lines += ["    " + line for k in kernels for line in self.call(k)]
+            made = sorted({t for k in kernels for t in _targets(k)})
+            rows.append(f"    ({number}, {tuple(made)!r}),")
+        return ["\n".join(lines), "\n".join([*rows, ")"])]
+
     def table(self) -> str:
         """Where each tensor of the arena lies."""
         rows = []
@@ -113,6 +139,12 @@ class EntryPrinter:
                             f"{polynomial(slot.offset, self.names)}, ({shape.rstrip()})),")
         return "\n".join([f"def _offsets_{self.entry.name}({', '.join(self.sizes.values())}):",
                           "    return {", *rows, "    }"])
+
+
+def _targets(kernel: Kernel) -> list[str]:
+    """The tensors that a kernel writes."""
+    nodes = list(statements(kernel.body))
+    return [n.target.name for n in nodes if isinstance(n, Store | Product)]
 
 
 def _chunks(kernels: Sequence[Kernel], length: int = 48) -> list[Sequence[Kernel]]:

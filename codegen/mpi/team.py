@@ -1,0 +1,194 @@
+"""The ranks of a run: what they add up, what they agree on, and which one does not answer.
+
+Every wait is a non-blocking operation that is looked at again and again. Where one is not done in
+time, the ranks that wait tell each other so; the rank from which nothing comes is the one that
+hangs, and is named.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from derive.errors import ChainruleError, MissingError
+
+STEP_SECONDS = 5.0  # how long a rank may take longer than the others: in a step,
+LONG_SECONDS = 600.0  # and where it compiles, reads data or writes
+_LATE = 7  # the tag of messages between ranks that wait
+
+
+class RankError(ChainruleError):
+    """A rank does not answer."""
+
+
+class DifferentRanksError(ChainruleError):
+    """The ranks do not run the same thing."""
+
+
+def mpi() -> Any:
+    """mpi4py's module, MPI initialised.
+
+    Raises:
+        MissingError: mpi4py is not installed, or finds no MPI that fits it.
+    """
+    mend = 'python -m pip install "chainrule[mpi-local]"'
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise MissingError("mpi4py is not installed", mend=mend) from error
+    except RuntimeError as error:
+        raise MissingError("mpi4py finds no MPI library that it can load",
+                           got=str(error).strip().splitlines()[0], mend=mend) from error
+    return MPI
+
+
+class Team:
+    """All ranks of the job, seen from one of them."""
+
+    def __init__(self, seconds: float = STEP_SECONDS) -> None:
+        self.MPI = mpi()
+        self.comm = self.MPI.COMM_WORLD.Dup()
+        self._alarm = self.MPI.COMM_WORLD.Dup()
+        self.rank, self.size = self.comm.rank, self.comm.size
+        self.seconds = seconds
+        self._types = {np.dtype(np.float32): self.MPI.FLOAT, np.dtype(np.float64): self.MPI.DOUBLE}
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes and logs."""
+        return self.rank == 0
+
+    def divide(self, places: np.ndarray) -> tuple[np.ndarray, int, int]:
+        """This rank's part of a minibatch: its rows, the number of the first, how many in all."""
+        count = len(places)
+        lo, hi = count * self.rank // self.size, count * (self.rank + 1) // self.size
+        return places[lo:hi], lo, count
+
+    # -- what all ranks do together -------------------------------------------------------------
+    def start_sum(self, array: np.ndarray) -> Any:
+        """Begin to add an array up over all ranks, in place; `wait` for what is returned."""
+        return self.comm.Iallreduce(self.MPI.IN_PLACE, [array, self._types[array.dtype]],
+                                    op=self.MPI.SUM)
+
+    def add(self, array: np.ndarray) -> None:
+        """Add an array up over all ranks, in place."""
+        self.wait(self.start_sum(array))
+
+    def any(self, flag: object, seconds: float | None = None) -> bool:
+        """Whether it holds on any rank; the same answer everywhere."""
+        found = np.array([float(bool(flag))])
+        self.wait(self.start_sum(found), seconds)
+        return bool(found[0] > 0)
+
+    def same(self, value: float, seconds: float | None = None) -> float:
+        """Rank 0's value, on all ranks."""
+        found = np.array([float(value)])
+        self.wait(self.comm.Ibcast([found, self.MPI.DOUBLE], root=0), seconds)
+        return float(found[0])
+
+    def gather(self, value: Any, seconds: float = LONG_SECONDS) -> list[Any]:
+        """Every rank's value (as JSON holds it), by rank, on all ranks."""
+        own = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        sizes = np.zeros(self.size, np.int64)
+        sizes[self.rank] = own.size
+        self.wait(self.comm.Iallreduce(self.MPI.IN_PLACE, sizes, op=self.MPI.SUM), seconds)
+        whole = np.zeros(int(sizes.sum()), np.uint8)
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        self.wait(self.comm.Iallgatherv(
+            [own, self.MPI.BYTE], [whole, (sizes, starts), self.MPI.BYTE]), seconds)
+        return [json.loads(whole[a:a + n].tobytes()) for a, n in zip(starts, sizes, strict=True)]
+
+    def compare(self, own: Mapping[str, str]) -> None:
+        """Check that all ranks run the same thing.
+
+        Raises:
+            DifferentRanksError: on every rank, with what differs and on which ranks.
+        """
+        found = self.gather(dict(own))
+        for what in own:
+            values = [each.get(what, "nothing") for each in found]
+            others = [r for r, v in enumerate(values) if v != values[0]]
+            if others:
+                raise DifferentRanksError(
+                    f"the ranks do not agree on {what}", expected=f"on all ranks what rank 0 has: "
+                    f"{values[0]}", got=f"on {ranks(others)} {values[others[0]]}",
+                    mend="the same files and the same installation for every rank")
+
+    def settle(self, error: BaseException | None) -> None:
+        """Go on together, or fail together: an error of one rank is an error of all.
+
+        Raises:
+            ChainruleError: some rank had an error; rank 0's is this rank's own, or names it.
+        """
+        said = {"text": None} if error is None else _said(error)
+        found = self.gather(said)
+        bad = [r for r, each in enumerate(found) if each["text"] is not None]
+        if not bad:
+            return
+        if error is not None and (len(bad) == self.size or self.rank == bad[0] == 0):
+            raise error
+        each = found[bad[0]]
+        where = "" if len(bad) == self.size else f"{ranks(bad)}: "
+        kind = MissingError if each["missing"] else ChainruleError
+        raise kind(where + each["text"], expected=each["expected"], got=each["got"],
+                   mend=each["mend"])
+
+    # -- waiting --------------------------------------------------------------------------------
+    def wait(self, request: Any, seconds: float | None = None) -> None:
+        """Wait until an operation is done.
+
+        Raises:
+            RankError: some rank does not take part in time; it is named.
+        """
+        start = time.monotonic()
+        limit = self.seconds if seconds is None else seconds
+        turns = 0
+        while not request.Test():
+            turns += 1
+            if turns > 200:  # long enough for a rank that is nearly as fast
+                time.sleep(0.0001 if turns < 5000 else 0.002)
+                if time.monotonic() - start > limit:
+                    self._find_silent(request, limit)
+
+    def _find_silent(self, request: Any, limit: float) -> None:
+        """Ask who else waits; ranks that do not say so within a moment hang."""
+        word = np.zeros(1)
+        sent = [self._alarm.Isend(word, r, _LATE) for r in range(self.size) if r != self.rank]
+        waiting, end = {self.rank}, time.monotonic() + 1.5
+        status = self.MPI.Status()
+        while time.monotonic() < end:
+            if request.Test():
+                return  # it was only slow
+            while self._alarm.Iprobe(self.MPI.ANY_SOURCE, _LATE, status):
+                self._alarm.Recv(word, status.source, _LATE)
+                waiting.add(status.source)
+            time.sleep(0.01)
+        del sent
+        silent = [r for r in range(self.size) if r not in waiting]
+        raise RankError(f"{ranks(silent or list(range(self.size)))} did not answer for "
+                        f"{limit + 1.5:.0f} s", mend="look for what it waits for; --max-restarts "
+                        "goes on from the last checkpoint")
+
+    def abort(self, code: int) -> None:
+        """End all ranks at once."""
+        self.MPI.COMM_WORLD.Abort(code)
+
+
+def _said(error: BaseException) -> dict[str, Any]:
+    own = error if isinstance(error, ChainruleError) else ChainruleError(
+        f"{type(error).__name__}: {error}")
+    return {"text": own.what, "expected": _text(own.expected), "got": _text(own.got),
+            "mend": own.mend, "missing": isinstance(error, MissingError)}
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def ranks(numbers: Sequence[int]) -> str:
+    """``rank 3`` or ``ranks 1, 2``."""
+    return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
