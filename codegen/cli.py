@@ -88,13 +88,24 @@ def do_train(args: argparse.Namespace) -> Outcome:
         test_share=args.test_share, validation_share=args.validation_share,
         patience=args.patience, dtype=args.dtype, threads=args.threads, out=args.out,
         optimizer={**config.optimizer, **changes} if changes else None)
-    return _ran(train(config, args.force))
+    if args.ranks is not None:
+        return _launched(args)
+    return _ran(train(config, args.force, args.team))
 
 
 def do_resume(args: argparse.Namespace) -> Outcome:
     from codegen.runs import resume
 
-    return _ran(resume(Path(args.run), args.epochs))
+    if args.ranks is not None:
+        return _launched(args)
+    return _ran(resume(Path(args.run), args.epochs, args.team))
+
+
+def _launched(args: argparse.Namespace) -> Outcome:
+    """Several ranks, each a process that runs the same verb; rank 0 prints."""
+    from codegen.mpi.launch import launch
+
+    return launch(args.argv, args.ranks, args.max_restarts), {}, ""
 
 
 def _ran(result: Any) -> Outcome:
@@ -207,14 +218,15 @@ def _optimizer(args: argparse.Namespace) -> Any:
     return make() if args.lr is None else make(lr=args.lr)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    root = argparse.ArgumentParser(
         prog="chainrule",
         description="From a network's equations: the derivation, the kernels, a verdict on yours.",
         epilog="exit codes: 0 done or proved, 1 wrong, 2 bad input, 3 undecided, 4 missing here",
     )
-    parser.add_argument("--version", action="version", version=f"chainrule {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    root.add_argument("--version", action="version", version=f"chainrule {__version__}")
+    verbs = root.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, action: Callable[[argparse.Namespace], Outcome], text: str,
              model: bool = True) -> argparse.ArgumentParser:
@@ -266,10 +278,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", help="folder of the run (run, or the first free of run-2, …)")
     _training(sub, None, None)
     _force(sub)
+    _ranks(sub)
 
     sub = verb("resume", do_resume, "go on with a run that was stopped", model=False)
     sub.add_argument("run", help="the run's folder")
     sub.add_argument("--epochs", type=int, help="how many in all, instead of the run's own number")
+    _ranks(sub)
     sub = verb("search", do_search, "choose settings of a run: a configuration with a section "
                "[search]", model=False)
     sub.add_argument("config", help="the configuration in TOML")
@@ -296,12 +310,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("name", help="the parameter, such as W1")
     verb("diagnose", do_diagnose, "why gradients vanish or explode here, and what mends it")
     verb("doctor", do_doctor, "what is missing on this machine, and what brings it", model=False)
-    return parser
+    return root
 
 
 def _force(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--force", action="store_true",
                      help="overwrite a file that this tool did not write")
+
+
+def _ranks(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(team=None)
+    sub.add_argument("--ranks", type=int, help="processes that train one model over MPI, each on "
+                     "its own rows of every minibatch")
+    sub.add_argument("--max-restarts", type=int, default=0, help="how often a run whose rank died "
+                     "goes on from its last checkpoint (0)")
 
 
 def _training(sub: argparse.ArgumentParser, optimizer: str | None = "adam",
@@ -314,28 +336,37 @@ def _training(sub: argparse.ArgumentParser, optimizer: str | None = "adam",
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     try:
         code, data, text = args.action(args)
     except ChainruleError as error:
         code = MISSING if isinstance(error, MissingError) else USAGE
-        _fail(args.json, error)
+        fail(args.json, error)
         return code
     except OSError as error:
-        _fail(args.json, DeclarationError(
+        fail(args.json, DeclarationError(
             f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")))
         return USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    if getattr(args, "ranks", None) is not None:
+        return code  # rank 0 has printed it
+    show(args, data, text)
+    return code
+
+
+def show(args: argparse.Namespace, data: dict[str, Any], text: str) -> None:
+    """Print what a verb found, as it was asked for."""
     try:
         print(json.dumps(data, indent=1, default=str) if args.json else text, flush=True)
     except BrokenPipeError:  # the reader (head, a pager) has seen enough
         sys.stdout = open(os.devnull, "w")
-    return code
 
 
-def _fail(as_json: bool, error: ChainruleError) -> None:
+def fail(as_json: bool, error: ChainruleError) -> None:
+    """Say an error, as it was asked for."""
     if as_json:
         print(json.dumps({"error": error.what, "expected": error.expected, "got": error.got,
                           "mend": error.mend, "where": error.where}, indent=1, default=str))

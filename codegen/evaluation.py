@@ -84,6 +84,7 @@ class Evaluator:
             weights = self.trained.weights
             for name, view in self.model.weights.items():
                 view[...] = weights[name]
+            self.model.restored(self.trained.steps, int(self.trained._run.seed))
         with self.model.weights_in_place():
             for part, rows in self.parts.items():
                 prefix = "" if part == "test" else f"{part}_"

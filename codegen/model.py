@@ -176,6 +176,7 @@ class Model:
 
     def _determined(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
         own = {t.name for t in self.program.forward.tensors.values()}
+        own -= set(self.program.updates.values())  # next values of states, kept apart
         return tuple(n for n in determined(self.program.forward, inputs)
                      if n in own and not n.startswith("_"))
 

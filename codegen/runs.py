@@ -159,8 +159,11 @@ def _keeps_best(session: Session) -> bool:
 
 
 # -- the verbs ----------------------------------------------------------------------------------
-def train(config: RunConfig, force: bool = False) -> RunResult:
+def train(config: RunConfig, force: bool = False, team: Any = None) -> RunResult:
     """Begin a run.
+
+    Args:
+        team: where several ranks train together, this rank's `codegen.mpi.team.Team`.
 
     Raises:
         ChainruleError: something does not fit; nothing was trained, nothing written.
@@ -168,13 +171,13 @@ def train(config: RunConfig, force: bool = False) -> RunResult:
     """
     file = load_model(config.model)
     parts = _data(file, config)
-    folder = choose_folder(config.out, force)
-    session = _session(file, config, parts, folder)
+    if team is None:
+        folder = choose_folder(config.out, force)
+    else:
+        folder = Path(team.meet(str(choose_folder(config.out, force)) if team.first else "")[0])
+    session = _session(file, config, parts, folder, team)
     config = replace(config, out=str(folder), threads=session.model.threads,
                      model=str(Path(config.model).resolve()), data=_absolute(config))
-    folder.mkdir(parents=True, exist_ok=True)
-    if session.training.store is not None:
-        session.training.store.clear()
     settings = {
         "config": config.to_dict(), "network": session.derived.name,
         "derivation": session.derived.hash, "seed": config.plan.seed,
@@ -185,11 +188,16 @@ def train(config: RunConfig, force: bool = False) -> RunResult:
         "machine": f"{platform.machine()} {platform.system()}", "command": sys.argv[1:],
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_atomically(folder / RUN, (json.dumps(settings, indent=1) + "\n").encode())
+    if team is None or team.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        if session.training.store is not None:
+            session.training.store.clear()
+        write_atomically(folder / RUN, (json.dumps(settings, indent=1) + "\n").encode())
+    _compare(team, settings, session)
     return _go(session, folder, settings)
 
 
-def resume(folder: Path, epochs: int | None = None) -> RunResult:
+def resume(folder: Path, epochs: int | None = None, team: Any = None) -> RunResult:
     """Go on from the last whole checkpoint of a run.
 
     Args:
@@ -208,14 +216,37 @@ def resume(folder: Path, epochs: int | None = None) -> RunResult:
         if rows.fingerprint() != before:
             raise DataError(f"the {name} data are not those that the run began with",
                             mend="begin a new run with `chainrule train`")
-    session = _session(file, config, parts, folder)
+    session = _session(file, config, parts, folder, team)
     found = session.training.store.latest() if session.training.store else None
     if found is not None:
         session.training.restore(found)
     if session.derived.hash != settings["derivation"]:
         raise DataError(f"the equations of {file.path.name} are not those of the run",
                         mend="put the file back, or begin a new run with `chainrule train`")
-    return _go(session, folder, {**settings, "config": config.to_dict()})
+    settings = {**settings, "config": config.to_dict()}
+    _compare(team, settings, session)
+    return _go(session, folder, settings)
+
+
+def _compare(team: Any, settings: Mapping[str, Any], session: Session) -> None:
+    """Before the first step: do all ranks run the same thing, and has each of them rows?"""
+    if team is None:
+        return
+    config, training = settings["config"], session.training
+    own = {"the network": f"{session.derived.name} ({session.derived.hash})",
+           "the versions": ", ".join(f"{n} {v}" for n, v in {
+               "chainrule": __version__, **{n: version_of(n) for n in _PACKAGES}}.items()),
+           "dtype and optimizer": f"{config['dtype']}, {config['optimizer']}",
+           "the plan": str(config["plan"]), "the step to begin with": str(training.done),
+           **{f"the {n} data": f"{d['rows']} rows, checksum {d['fingerprint']}"
+              for n, d in settings["data"].items()}}
+    team.compare(own)
+    count = min(training.plan.batch, len(training.rows))
+    if count < team.size:
+        raise DataError(f"{team.size} ranks are more than a minibatch has rows",
+                        expected=f"at most {count} ranks", got=team.size,
+                        mend="fewer ranks, or a larger batch")
+    team.training(settings["config"]["out"])
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -248,22 +279,24 @@ def _absolute(config: RunConfig) -> Any:
     return replace(config.data, source=str(path.resolve())) if named else config.data
 
 
-def _session(file: ModelFile, config: RunConfig, parts: Parts, folder: Path) -> Session:
+def _session(file: ModelFile, config: RunConfig, parts: Parts, folder: Path,
+             team: Any = None) -> Session:
     return prepare(file.program, parts, config.plan, config.make_optimizer(), dtype=config.dtype,
-                   threads=config.threads, evaluation=file.evaluation, data=config.data,
+                   threads=config.threads, evaluation=file.evaluation, data=config.data, team=team,
                    store=Store(folder / "checkpoints", config.plan.keep),
                    notes={"model": str(Path(config.model).resolve()), "dtype": config.dtype,
                           "optimizer": config.optimizer, "version": __version__})
 
 
 def _go(session: Session, folder: Path, settings: dict[str, Any]) -> RunResult:
-    training = session.training
-    ended = run(session, folder, _writer(session, folder))
+    training, team = session.training, session.training.team
+    first = team is None or team.first
+    ended = run(session, folder, _writer(session, folder) if first else lambda: None)
     settings = {**settings, "ended": ended.reason, "detail": ended.detail,
                 "epochs": len(session.history), "training_seconds": training.at.seconds,
                 "compile_seconds": session.compile_seconds,
                 "best_epoch": training.at.best_epoch, "messages": session.messages}
-    files = write_run(folder, session, settings)
+    files = write_run(folder, session, settings) if first else {}
     return RunResult(session.derived.name, session.history, training.at.best_epoch,
                      training.at.seconds, session.compile_seconds, files, ended,
                      tuple(session.messages))

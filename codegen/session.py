@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import codegen
 from codegen.checkpoint import Store
@@ -53,11 +54,12 @@ class Ended:
 def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
             dtype: str = "float32", threads: int = 0, evaluation: Program | None = None,
             data: DataPlan | None = None, store: Store | None = None,
-            notes: dict | None = None) -> Session:
+            notes: dict | None = None, team: Any = None) -> Session:
     """Derive, compile and initialise; everything that does not fit shows here, before a step.
 
     Args:
         evaluation: the same network without what only training needs (dropout).
+        team: of a run over MPI; this rank's view of all ranks.
 
     Raises:
         DataError: arrays that do not fit the network; a monitor that nothing measures.
@@ -70,7 +72,15 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
     with progress("deriving"):
         derived = derive(program)
     with progress("compiling the kernels"):
-        model = codegen.compile(derived, optimizer=optimizer, dtype=dtype, threads=count)
+        if team is None:
+            model = codegen.compile(derived, optimizer=optimizer, dtype=dtype, threads=count)
+        else:
+            from codegen.mpi.model import compile_shared
+
+            if not team.first:
+                team.meet()  # rank 0 has compiled: its kernels are found in the cache
+            model = compile_shared(derived, team, optimizer, dtype, count)
+            evaluation = evaluation or program
         model.initialize(plan.seed)
         other = codegen.compile(derive(evaluation), dtype=dtype, threads=count) if (
             evaluation is not None) else None
@@ -78,9 +88,11 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
         evaluator = Evaluator(model, parts.held_out, measured, other)
         made = Session(derived, model, None, 0.0)  # type: ignore[arg-type]
         made.training = Training(model, parts.train, plan, evaluate=evaluator, store=store,
-                                 notes=notes, warn=made.messages.append)
+                                 notes=notes, warn=made.messages.append, team=team)
         made.training.warm_up()
         evaluator()
+        if team is not None and team.first:
+            team.meet()
     made.compile_seconds = time.perf_counter() - start
     return made
 
@@ -97,13 +109,17 @@ def run(session: Session, folder: Path | None = None,
         OSError: the last checkpoint could not be written.
     """
     training, plan = session.training, session.training.plan
-    health = Health(session.model, training.rows, session.messages.append)
+    team = training.team
+    # what it measures is of one rank, and the others would wait
+    health = Health(session.model, training.rows, session.messages.append) if (
+        team is None) else None
     seen, told = [len(training.at.history)], [0]
     with progress("training", plan.epochs) as show, stop_request() as stop:
         def report(at: Position, speed: float) -> None:
             if len(at.history) > seen[0]:
                 seen[0] = len(at.history)
-                health.look([row["loss"] for row in at.history])
+                if health is not None:
+                    health.look([row["loss"] for row in at.history])
                 after_epoch()
             for text in session.messages[told[0]:]:
                 print(f"note: {text}", file=sys.stderr)
@@ -113,7 +129,8 @@ def run(session: Session, folder: Path | None = None,
         try:
             return Ended(training.run(lambda: bool(stop), report))
         except NotFiniteError as error:
-            return _not_finite(training, error, folder)
+            write = folder if team is None or team.first else None
+            return _not_finite(training, error, write)
 
 
 def _note(at: Position, speed: float) -> str:

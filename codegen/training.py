@@ -93,17 +93,20 @@ class Training:
 
     def __init__(self, model: Model, rows: Rows, plan: Plan, *, evaluate: Evaluate | None = None,
                  store: Store | None = None, reduce: Reduce | None = None,
-                 notes: dict[str, Any] | None = None, warn: Warn = lambda text: None) -> None:
+                 notes: dict[str, Any] | None = None, warn: Warn = lambda text: None,
+                 team: Any = None) -> None:
         if not len(rows):
             raise DataError("there are no rows to train on")
         self.model, self.rows, self.plan, self.store = model, rows, plan, store
         self.evaluate, self.reduce, self.warn = evaluate, reduce, warn
         self.notes = notes or {}
+        self.team = team  # a codegen.mpi.team.Team where several ranks train one model
         self.at = Position()
         self.best: Values = {}
         self._prepared = model.prepared(rows.take()) if rows.resident else None
         if self._prepared is None:  # every row is looked at before the first step
-            for block in rows.blocks():
+            own = rows if team is None else rows.part(team.divide(np.arange(len(rows)))[0])
+            for block in own.blocks():
                 model.prepared(block)
         self._pace = 0.0  # seconds of a minibatch
         self._saved = (time.perf_counter(), 0)
@@ -115,7 +118,7 @@ class Training:
         before = Snapshot(self.model, 1, 0, places)
         batch = self.model.prepared(self.rows.take(places))
         try:
-            if self.plan.accumulate == 1 and self.reduce is None:
+            if self._direct:
                 self.model.train_rows(batch, len(places), places)
             else:
                 self.model.gradient(batch)
@@ -145,7 +148,8 @@ class Training:
         while self.at.epoch <= self.plan.epochs and not self._enough():
             order = shuffled(len(self.rows), self.plan.seed, self.at.epoch)
             while len(self.at.losses) < self.minibatches:
-                if stop():
+                asked = stop()
+                if asked if self.team is None else self.team.any(asked):
                     self.save()
                     return "interrupted"
                 self._chunk(order)
@@ -170,10 +174,11 @@ class Training:
         self.snapshot = Snapshot(self.model, self.at.epoch, first, places)
         start = time.perf_counter()
         data = self._prepared
-        if data is None:
+        if data is None and self.team is None:
             data = self.model.prepared(self.rows.take(places))
             places = np.arange(len(places))
-        if self.plan.accumulate == 1 and self.reduce is None:
+        if self._direct:
+            assert data is not None
             losses = self.model.train_rows(data, batch, places)
         else:
             losses = self._separately(data, places)
@@ -193,9 +198,25 @@ class Training:
             count = min(count, self.plan.steps - self.done % self.plan.steps)
         if self._prepared is None:
             count = min(count, max(1, CHUNK_BYTES // (self.rows.row_bytes * self.plan.batch)))
+        if self.team is not None:
+            count = int(self.team.same(count))
         return min(-(-count // step) * step, self.minibatches - first)
 
-    def _separately(self, data: Values, places: np.ndarray) -> np.ndarray:
+    @property
+    def _direct(self) -> bool:
+        """Whether nothing stands between the gradient of a minibatch and the update."""
+        return self.plan.accumulate == 1 and self.reduce is None and self.team is None
+
+    def _batch(self, data: Values | None, places: np.ndarray) -> Values:
+        """A minibatch; of several ranks each reads its own part."""
+        part: Values = {}
+        if self.team is not None:
+            places, part = self.model.part(places)  # type: ignore[attr-defined]
+        if data is None:
+            return {**self.model.prepared(self.rows.take(places)), **part}
+        return {**{n: np.ascontiguousarray(a[places]) for n, a in data.items()}, **part}
+
+    def _separately(self, data: Values | None, places: np.ndarray) -> np.ndarray:
         """Steps of several minibatches each, with a reduction before the update.
 
         The gradient of a step is the mean over its rows, g = (1/N) Σ Nᵢ gᵢ.
@@ -207,8 +228,7 @@ class Training:
             rows = places[first:first + step]
             for draw, at in enumerate(range(0, len(rows), size)):
                 own = rows[at:at + size]
-                batch = {n: np.ascontiguousarray(a[own]) for n, a in data.items()}
-                loss, gradient = self.model.gradient(batch, draw)
+                loss, gradient = self.model.gradient(self._batch(data, own), draw)
                 if not math.isfinite(loss):
                     raise NotFiniteError("the loss is NaN or infinite")
                 losses.append(loss)
@@ -285,13 +305,19 @@ class Training:
             OSError: it cannot be written; the ones before are whole.
         """
         if self.store is not None and self._unsaved:
-            self.store.save(self.checkpoint())
+            if self.team is None:
+                self.store.save(self.checkpoint())
+            else:
+                self.team.save(self.store, self.checkpoint)
             self._saved, self._unsaved = (time.perf_counter(), self.done), False
 
     def _maybe_save(self) -> None:
         when, done = self._saved
         by_steps = self.plan.steps and self.done - done >= self.plan.steps
-        if not by_steps and (self.plan.steps or time.perf_counter() - when < self.plan.seconds):
+        late = not self.plan.steps and time.perf_counter() - when >= self.plan.seconds
+        if self.team is not None:
+            late = bool(self.team.same(late))
+        if not by_steps and not late:
             return
         try:
             self.save()

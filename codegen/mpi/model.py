@@ -54,15 +54,11 @@ class SharedModel(Model):
         return own, _numbers(count, first)
 
     def gradient(self, prepared: Values, draw: int = 0) -> tuple[float, np.ndarray]:
-        if ROWS in prepared:
-            return self._together(prepared, draw)
-        rows = self.kernels.rows_of(prepared)
-        return super().gradient({**prepared, **_numbers(rows, 0)}, draw)
-
-    def _together(self, batch: Values, draw: int) -> tuple[float, np.ndarray]:
-        run = self._run
+        run, alone = self._run, ROWS not in prepared
         seeds = {n: np.array([self.random_seed(draw)]) for n in self.kernels.RANDOM}
-        inputs = {**batch, **seeds}
+        inputs = {**prepared, **seeds}
+        if alone:
+            inputs |= _numbers(self.kernels.rows_of(prepared), 0)
         inputs[ROWS] = inputs[ROWS].astype(self.kernels.DTYPE)
         sizes = run.sizes(inputs)
         given = [inputs[n].reshape(-1) for n in self.kernels._GIVEN["gradient"]]
@@ -70,11 +66,11 @@ class SharedModel(Model):
         arguments = (*sizes, run.p, run.d, run.s, run.n, run.arena("gradient", sizes), *given)
         where = self.kernels.offsets("gradient", sizes)
         with self.kernels._threads(self._parts):
-            self._guarded(lambda: self._sections(arguments, where))
+            self._guarded(lambda: self._sections(arguments, where, alone))
         buffer, at, _ = where[self.program.losses[0]]
         return float(getattr(run, buffer)[at]), run.d
 
-    def _sections(self, arguments: tuple, where: dict[str, Any]) -> None:
+    def _sections(self, arguments: tuple, where: dict[str, Any], alone: bool) -> None:
         pending: list[Any] = []
         bucket: list[str] = []
         last = len(self._stops) - 1
@@ -83,6 +79,8 @@ class SharedModel(Model):
                 self.kernels.gradient_section(n, 0, 1, *arguments)
             elif n == 0 or self.kernels.SECTIONS[n - 1][0] != phase:  # all of the phase at once
                 self.kernels.gradient_phases(phase, self._parts, *arguments)
+            if alone:
+                continue
             stop = self._stops[n]
             if stop.now:
                 self._add_now(stop.now, where)

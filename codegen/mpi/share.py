@@ -1,7 +1,7 @@
 """A derived program → the program that one of several ranks computes on its own rows.
 
 A row of the batch belongs to one rank. A tensor with the batch's dim is spread over the ranks, any
-other is whole and equal on all of them. So a sum over the batch gives a rank its own part of the sum,
+other is whole and equal on all of them. So a sum over the batch gives a rank its own part of it,
 which is added up over the ranks before anything reads it; and the batch size as a *number* (in
 ``1/B``) is that of all ranks. Loss, gradients and the statistics of batch norm follow from that
 alone, whatever the network; a network whose rows read other rows is refused.

@@ -7,17 +7,25 @@ hangs, and is named.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from codegen.checkpoint import Checkpoint, Store
 from derive.errors import ChainruleError, MissingError
+from derive.files import write_atomically
 
 STEP_SECONDS = 5.0  # how long a rank may take longer than the others: in a step,
 LONG_SECONDS = 600.0  # and where it compiles, reads data or writes
+NOTES = "CHAINRULE_MPI_NOTES"  # the folder in which ranks leave word for the launcher
+RANKS = "CHAINRULE_MPI_RANKS"  # how many ranks the launcher started
 _LATE = 7  # the tag of messages between ranks that wait
 
 
@@ -25,7 +33,15 @@ class RankError(ChainruleError):
     """A rank does not answer."""
 
 
-class DifferentRanksError(ChainruleError):
+class TogetherError(ChainruleError):
+    """An error that all ranks know of: each ends, and one says so."""
+
+    def __init__(self, what: str, missing: bool = False, **parts: Any) -> None:
+        super().__init__(what, **parts)
+        self.missing = missing
+
+
+class DifferentRanksError(TogetherError):
     """The ranks do not run the same thing."""
 
 
@@ -55,6 +71,7 @@ class Team:
         self._alarm = self.MPI.COMM_WORLD.Dup()
         self.rank, self.size = self.comm.rank, self.comm.size
         self.seconds = seconds
+        self.steps_began = False
         self._types = {np.dtype(np.float32): self.MPI.FLOAT, np.dtype(np.float64): self.MPI.DOUBLE}
 
     @property
@@ -108,7 +125,7 @@ class Team:
         Raises:
             DifferentRanksError: on every rank, with what differs and on which ranks.
         """
-        found = self.gather(dict(own))
+        found = self.meet(dict(own))
         for what in own:
             values = [each.get(what, "nothing") for each in found]
             others = [r for r, v in enumerate(values) if v != values[0]]
@@ -118,24 +135,40 @@ class Team:
                     f"{values[0]}", got=f"on {ranks(others)} {values[others[0]]}",
                     mend="the same files and the same installation for every rank")
 
-    def settle(self, error: BaseException | None) -> None:
-        """Go on together, or fail together: an error of one rank is an error of all.
+    def meet(self, value: Any = None, error: BaseException | None = None) -> list[Any]:
+        """Every rank's value, or the end for all: what one rank could not do, none goes on from.
 
         Raises:
-            ChainruleError: some rank had an error; rank 0's is this rank's own, or names it.
+            TogetherError: on every rank, where some rank brought an error.
         """
-        said = {"text": None} if error is None else _said(error)
-        found = self.gather(said)
-        bad = [r for r, each in enumerate(found) if each["text"] is not None]
+        found = self.gather({"value": value, "error": None if error is None else _said(error)})
+        bad = [r for r, each in enumerate(found) if each["error"] is not None]
         if not bad:
-            return
-        if error is not None and (len(bad) == self.size or self.rank == bad[0] == 0):
-            raise error
-        each = found[bad[0]]
+            return [each["value"] for each in found]
+        said = found[bad[0]]["error"]
         where = "" if len(bad) == self.size else f"{ranks(bad)}: "
-        kind = MissingError if each["missing"] else ChainruleError
-        raise kind(where + each["text"], expected=each["expected"], got=each["got"],
-                   mend=each["mend"])
+        raise TogetherError(where + said["text"], expected=said["expected"], got=said["got"],
+                            mend=said["mend"], missing=said["missing"])
+
+    def save(self, store: Store, make: Callable[[], Checkpoint]) -> None:
+        """Rank 0 writes a checkpoint, and all know whether it is written.
+
+        Raises:
+            OSError: on every rank, where it could not be written.
+            DifferentRanksError: the parameters are not the same bits on all ranks.
+        """
+        found = make()
+        self.compare({"the parameters": hashlib.sha256(
+            b"".join(a.tobytes() for a in found.arrays.values())).hexdigest()[:16]})
+        failed = 0
+        if self.first:
+            try:
+                store.save(found)
+            except OSError as error:
+                failed = error.errno or errno.EIO
+        failed = int(self.same(failed, LONG_SECONDS))
+        if failed:
+            raise OSError(failed, os.strerror(failed))
 
     # -- waiting --------------------------------------------------------------------------------
     def wait(self, request: Any, seconds: float | None = None) -> None:
@@ -173,9 +206,22 @@ class Team:
                         f"{limit + 1.5:.0f} s", mend="look for what it waits for; --max-restarts "
                         "goes on from the last checkpoint")
 
+    def training(self, folder: str) -> None:
+        """From here on, what fails on one rank ends the job; a launcher may go on from there."""
+        self.steps_began = True
+        if self.first:
+            note("folder", folder)
+
     def abort(self, code: int) -> None:
         """End all ranks at once."""
         self.MPI.COMM_WORLD.Abort(code)
+
+
+def note(name: str, text: str) -> None:
+    """Leave word for the launcher, where there is one."""
+    folder = os.environ.get(NOTES)
+    if folder:
+        write_atomically(Path(folder) / name, text.encode())
 
 
 def _said(error: BaseException) -> dict[str, Any]:

@@ -1,0 +1,179 @@
+"""Starts the ranks of a run, says which one failed, and goes on from the last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from codegen.mpi.team import NOTES, RANKS, mpi
+from derive.errors import DeclarationError, MissingError
+
+_ABORT = re.compile(rb"Abort\(\d+\) on node.*\n?")
+
+
+def launch(argv: Sequence[str], count: int, restarts: int = 0) -> int:
+    """Run ``chainrule train`` or ``resume`` on several ranks of this machine; the exit code.
+
+    Raises:
+        MissingError: there is no MPI here.
+        DeclarationError: fewer ranks than one, fewer restarts than none.
+    """
+    if count < 1 or restarts < 0:
+        raise DeclarationError("a run has at least one rank, and restarts no fewer than 0 times",
+                               got=f"{count} ranks, {restarts} restarts")
+    mpi_command = [*_mpiexec(), "-n", str(count), sys.executable, "-m", "mpi4py", "-m",
+                   "codegen.mpi"]
+    verb = _without(argv, "--ranks", "--max-restarts")
+    while True:
+        with tempfile.TemporaryDirectory(prefix="chainrule-ranks-") as name:
+            code, cause, folder = _once([*mpi_command, *verb], count, Path(name))
+        if not cause:
+            return code
+        print(f"error: {cause}", file=sys.stderr)
+        if not restarts or not folder:
+            if folder:
+                print(f"  mend:     chainrule resume {folder} --ranks {count}", file=sys.stderr)
+            return code or 1
+        restarts -= 1
+        print(f"going on from the last checkpoint in {folder} ({restarts} restarts left)",
+              file=sys.stderr)
+        verb = ["resume", folder, *(["--json"] if "--json" in argv else [])]
+
+
+def _mpiexec() -> list[str]:
+    beside = Path(sys.executable).parent / "mpiexec"
+    path = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if path is None:
+        raise MissingError("there is no mpiexec here", expected="an MPI",
+                           mend='python -m pip install "chainrule[mpi-local]"')
+    try:
+        import mpi4py  # noqa: F401
+    except ImportError:
+        mpi()  # says what is missing
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    return [path, "--oversubscribe"] if "Open MPI" in said or "OpenRTE" in said else [path]
+
+
+def _without(argv: Sequence[str], *options: str) -> list[str]:
+    kept, skip = [], False
+    for word in argv:
+        if skip:
+            skip = False
+        elif word in options:
+            skip = True
+        elif word.partition("=")[0] not in options:
+            kept.append(word)
+    return kept
+
+
+def _once(command: list[str], count: int, notes: Path) -> tuple[int, str, str]:
+    """One job: its exit code, what went wrong where a rank failed, and the run's folder."""
+    environment = {**os.environ, NOTES: str(notes), RANKS: str(count)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE,
+                               start_new_session=True)
+    watch = _Watch(notes, count)
+    said: list[bytes] = []
+    reader = threading.Thread(target=_pass_on, args=(process, said))
+    reader.start()
+    watch.start()
+    try:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:  # the ranks save, and end by themselves
+                watch.tell(signal.SIGINT)
+    finally:
+        watch.over.set()
+    reader.join(5)
+    watch.join()
+    text = b"".join(said)
+    folder = notes / "folder"
+    where = folder.read_text() if folder.exists() else ""
+    done = {int(p.name[5:]) for p in notes.glob("done-*")}
+    if len(done) == count:
+        return max(int(p.read_text()) for p in notes.glob("done-*")), "", where
+    faults = [p.read_text() for p in sorted(notes.glob("fault-*"))]
+    if faults:
+        return code or 1, faults[0], where
+    if not watch.pids and not where:  # no rank got as far as MPI: what they said has been shown
+        return code or 1, "" if code else "the ranks ended before they began", where
+    return code or 1, _ended(watch, text, done), where
+
+
+def _pass_on(process: subprocess.Popen, said: list[bytes]) -> None:
+    """What the ranks say goes through, line by line; what mpiexec says of them is kept."""
+    assert process.stderr is not None
+    quiet = False
+    for line in process.stderr:
+        said.append(line)
+        quiet |= line.startswith(b"=====")
+        if not quiet and not _ABORT.match(line) and line.strip():
+            sys.stderr.buffer.write(line)
+            sys.stderr.flush()
+
+
+def _ended(watch: _Watch, text: bytes, done: set[int]) -> str:
+    pid = re.search(rb"PID (\d+) RUNNING", text)
+    rank = next((r for r, p in watch.pids.items() if pid and p == int(pid[1])), None)
+    if rank is None:
+        rank = next((r for r in watch.ended if r not in done), None)
+    killed = re.search(rb"\(signal (\d+)\)|KILLED BY SIGNAL: (\d+)", text)
+    code = re.search(rb"EXIT CODE: (\d+)", text)
+    who = "a rank" if rank is None else f"rank {rank}"
+    if killed:
+        number = int(killed[1] or killed[2])
+        return f"{who} was killed by signal {number} ({signal.Signals(number).name})"
+    return f"{who} ended without a word" + (f", exit code {int(code[1])}" if code else "")
+
+
+class _Watch(threading.Thread):
+    """Which process of a job ends first: the others are ended by mpiexec a moment later."""
+
+    def __init__(self, notes: Path, count: int) -> None:
+        super().__init__(daemon=True)
+        self.notes, self.count = notes, count
+        self.pids: dict[int, int] = {}
+        self.ended: list[int] = []
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        poll, files = select.poll(), {}
+        while not self.over.is_set():
+            for path in self.notes.glob("pid-*"):
+                rank = int(path.name[4:])
+                if rank not in self.pids:
+                    self.pids[rank] = int(path.read_text())
+                    try:
+                        file = os.pidfd_open(self.pids[rank])
+                    except (OSError, AttributeError):
+                        continue
+                    files[file] = rank
+                    poll.register(file, select.POLLIN)
+            if not files:
+                time.sleep(0.02)
+                continue
+            for file, _ in poll.poll(50):
+                self.ended.append(files.pop(file))
+                poll.unregister(file)
+                os.close(file)
+        for file in files:
+            os.close(file)
+
+    def tell(self, number: int) -> None:
+        """Send a signal to all ranks."""
+        for pid in self.pids.values():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
