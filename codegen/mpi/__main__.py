@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.team, args.ranks = team, None
     code = _run(team, args, stderr)
     note(f"done-{team.rank}", str(code))
+    team.gather(code)  # mpiexec ends the others when one ends with an error
     return code
 
 

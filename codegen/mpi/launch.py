@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, TextIO
 
 from codegen.mpi.team import NOTES, RANKS, mpi
 from derive.errors import DeclarationError, MissingError
@@ -79,12 +80,15 @@ def _without(argv: Sequence[str], *options: str) -> list[str]:
 def _once(command: list[str], count: int, notes: Path) -> tuple[int, str, str]:
     """One job: its exit code, what went wrong where a rank failed, and the run's folder."""
     environment = {**os.environ, NOTES: str(notes), RANKS: str(count)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE,
-                               start_new_session=True)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, start_new_session=True)
     watch = _Watch(notes, count)
     said: list[bytes] = []
-    reader = threading.Thread(target=_pass_on, args=(process, said))
-    reader.start()
+    assert process.stdout is not None and process.stderr is not None
+    readers = [threading.Thread(target=_pass_on, args=(pipe, out, said)) for pipe, out in (
+        (process.stdout, sys.stdout), (process.stderr, sys.stderr))]
+    for reader in readers:
+        reader.start()
     watch.start()
     try:
         while True:
@@ -95,7 +99,8 @@ def _once(command: list[str], count: int, notes: Path) -> tuple[int, str, str]:
                 watch.tell(signal.SIGINT)
     finally:
         watch.over.set()
-    reader.join(5)
+    for reader in readers:
+        reader.join(5)
     watch.join()
     text = b"".join(said)
     folder = notes / "folder"
@@ -111,16 +116,15 @@ def _once(command: list[str], count: int, notes: Path) -> tuple[int, str, str]:
     return code or 1, _ended(watch, text, done), where
 
 
-def _pass_on(process: subprocess.Popen, said: list[bytes]) -> None:
+def _pass_on(pipe: IO[bytes], out: TextIO, said: list[bytes]) -> None:
     """What the ranks say goes through, line by line; what mpiexec says of them is kept."""
-    assert process.stderr is not None
     quiet = False
-    for line in process.stderr:
+    for line in pipe:
         said.append(line)
         quiet |= line.startswith(b"=====")
         if not quiet and not _ABORT.match(line) and line.strip():
-            sys.stderr.buffer.write(line)
-            sys.stderr.flush()
+            out.write(line.decode(errors="replace"))
+            out.flush()
 
 
 def _ended(watch: _Watch, text: bytes, done: set[int]) -> str:

@@ -11,6 +11,9 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +75,7 @@ class Team:
         self.rank, self.size = self.comm.rank, self.comm.size
         self.seconds = seconds
         self.steps_began = False
+        self._processes = self.gather([platform.node(), os.getpid()])
         self._types = {np.dtype(np.float32): self.MPI.FLOAT, np.dtype(np.float64): self.MPI.DOUBLE}
 
     @property
@@ -202,9 +206,24 @@ class Team:
             time.sleep(0.01)
         del sent
         silent = [r for r in range(self.size) if r not in waiting]
-        raise RankError(f"{ranks(silent or list(range(self.size)))} did not answer for "
-                        f"{limit + 1.5:.0f} s", mend="look for what it waits for; --max-restarts "
-                        "goes on from the last checkpoint")
+        error = RankError(f"{ranks(silent or list(range(self.size)))} did not answer for "
+                          f"{limit + 1.5:.0f} s", mend="look for what it waits for; "
+                          "--max-restarts goes on from the last checkpoint")
+        note(f"fault-{self.rank}", str(error))  # before mpiexec hears of the end
+        if NOTES not in os.environ:
+            print(f"error: {error}", file=sys.__stderr__, flush=True)
+        self._end(silent)
+        raise error
+
+    def _end(self, silent: Sequence[int]) -> None:
+        """Kill the ranks of this machine that hang: a stopped process would not hear an abort."""
+        for rank in silent:
+            node, pid = self._processes[rank]
+            if node == platform.node():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass  # another rank was faster
 
     def training(self, folder: str) -> None:
         """From here on, what fails on one rank ends the job; a launcher may go on from there."""
