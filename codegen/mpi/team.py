@@ -209,9 +209,9 @@ class Team:
         error = RankError(f"{ranks(silent or list(range(self.size)))} did not answer for "
                           f"{limit + 1.5:.0f} s", mend="look for what it waits for; "
                           "--max-restarts goes on from the last checkpoint")
-        note(f"fault-{self.rank}", str(error))  # before mpiexec hears of the end
+        note(f"fault-{self.rank}", brief(error))  # before mpiexec hears of the end
         if NOTES not in os.environ:
-            print(f"error: {error}", file=sys.__stderr__, flush=True)
+            print(f"error: {brief(error)}", file=sys.__stderr__, flush=True)
         self._end(silent)
         raise error
 
@@ -234,6 +234,11 @@ class Team:
     def abort(self, code: int) -> None:
         """End all ranks at once."""
         self.MPI.COMM_WORLD.Abort(code)
+
+
+def brief(error: ChainruleError) -> str:
+    """An error without a line of the user's: the ranks were not started by one."""
+    return "\n".join([error.what, *([f"  mend:     {error.mend}"] if error.mend else [])])
 
 
 def note(name: str, text: str) -> None:
