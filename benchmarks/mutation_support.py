@@ -55,7 +55,8 @@ def hands(names: tuple[str, ...] = ()) -> list[Hand]:
 def hand(name: str) -> Hand:
     network, function = CASES[name]
     module = sys.modules[function.__module__]
-    parts, seen = [], set()
+    parts: list[ast.stmt] = []
+    seen: set[str] = set()
 
     def collect(f: Callable[..., Any]) -> None:
         seen.add(f.__name__)
@@ -70,7 +71,7 @@ def hand(name: str) -> Hand:
 
     collect(function)
     # unparsed and read again: line numbers are then those of the file that users would have
-    source = "\n\n\n".join(ast.unparse(part) for part in parts)
+    source = ast.unparse(ast.Module(parts, []))
     net = network()
     derived = dr.derive(net.program())
     return Hand(name, derived, ast.parse(source), function.__name__)

@@ -19,6 +19,7 @@ is not localised. The rules of three other checkers are in `mutation_support.Rul
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import multiprocessing
 import re
@@ -99,12 +100,21 @@ def verdict_of(program: Any, function: Any) -> tuple[str, Any]:
     return {0: "ok", 1: "wrong", 3: "undecided"}[report.exit_code], report
 
 
-def located(report: Any, mutant: Mutant, found: Effect) -> tuple[str, str]:
+def changed_lines(mutant: Mutant, one: Hand) -> set[int]:
+    """The lines of the mutant's text that the right function does not have."""
+    texts = source_of(one.tree).splitlines(), source_of(mutant.tree).splitlines()
+    steps = difflib.SequenceMatcher(None, *texts, autojunk=False).get_opcodes()
+    return {line + 1 for what, _, _, start, end in steps if what != "equal"
+            for line in range(start, max(end, start + 1))}
+
+
+def located(report: Any, changed: set[int], found: Effect) -> tuple[str, str]:
     """"line", "change", "parameter" (only they are right) or "nothing"; and what was said."""
     said = " | ".join(f"{f.parameter}: {f.words}" for f in report.findings)
     if {f.parameter for f in report.findings} != set(found.wrong):
         return "nothing", said
-    at = re.compile(rf"line {mutant.line}\b|<hand \d+>:{mutant.line}\b")
+    numbers = "|".join(map(str, changed))
+    at = re.compile(rf"(line |<hand \d+>:)({numbers})\b")
     if all(at.search(str(f)) for f in report.findings):
         return "line", said
     if any(_CLUELESS.search(f.words) for f in report.findings):
@@ -149,7 +159,8 @@ def mutation_records(one: Hand, part: float, searched: float = 1.0) -> Iterator[
             given = values(plain, one.parameters, points(one.name)[0])
             record.update(rules(one.name).detects(given, 10.0**power))
             if record["verdict"] == "wrong" and id(mutant) in with_place:
-                record["located"], record["said"] = located(report, mutant, found)
+                record["located"], record["said"] = located(
+                    report, changed_lines(mutant, one), found)
             elif record["verdict"] != "wrong":
                 record["said"] = str(report)[:200]
         yield record
