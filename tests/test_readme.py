@@ -32,8 +32,8 @@ def test_pictures_and_links_exist():
 
 
 def test_the_command_line_of_the_readme_is_known():
-    from codegen.cli import _parser
+    from codegen.cli import parser
 
     verbs = set(re.findall(r"^chainrule (\w+)", TEXT, re.MULTILINE))
-    text = _parser().format_help()
+    text = parser().format_help()
     assert verbs and all(f"    {verb}" in text for verb in verbs)
