@@ -8,13 +8,14 @@ from typing import Any
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from codegen.entries import EntryPrinter, epoch_texts, given
+from codegen.entries import EntryPrinter, SectionPrinter, epoch_texts, given
 from codegen.initial import initial_values
 from codegen.kernelset import collect_kernels, function_texts, tensor_names
 from codegen.memory import Layout
 from codegen.optimizer import update_text
+from codegen.phases import PhaseSet
 from codegen.pipeline import Compiled
-from codegen.print_cpu import polynomial
+from codegen.print_cpu import identifier, polynomial
 from derive.custom import stopped_parameters
 from derive.data import label_limits
 from derive.program import Program, Tensor
@@ -27,9 +28,13 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
     found = collect_kernels(compiled)
     functions, kernels = found.functions, found.ordered()
     sizes = program.sizes  # every entry point takes all of them, in one order
-    printers = [EntryPrinter(e, names, sizes, found.shared, parallel)
-                for e in compiled.entries.values()]
-    gradient = next((p for p in printers if p.entry.name == "gradient"), None)
+    taken = set(names.values())
+    phases = PhaseSet(names, {s: identifier(str(s), taken) for s in sizes}, found.shared)
+    printers = [EntryPrinter(e, phases, parallel) for n, e in compiled.entries.items()
+                if n != "gradient"]
+    gradient = (SectionPrinter(compiled.entries["gradient"], phases, parallel)
+                if "gradient" in compiled.entries else None)
+    printers += [gradient] if gradient else []
     update, update_functions = update_text(compiled.optimizer, compiled.parameters,
                                            compiled.trained, parallel)
     functions.update(update_functions)
@@ -55,8 +60,8 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
         "uses_blas": any("gemm(" in text for text in kernels),
         "functions": function_texts(functions) or ["# none"],
         "kernels": kernels,
-        "phases": [text for p in printers for text in p.phases()],
-        "entries": [text for p in printers for text in p.entry_texts()]
+        "phases": [p.text() for p in phases.phases],
+        "entries": [text for p in printers for text in p.texts()]
         + (gradient.section_texts() if gradient else []),
         "update": update if gradient else ["# none: a forward pass only"],
         "epoch": epoch_texts(compiled, gradient, parallel) if gradient else ["# none"],

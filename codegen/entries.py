@@ -1,16 +1,18 @@
-"""Entry points of a module: phases as functions, the calls of kernels, and the epoch."""
+"""Entry points of a module: their phases in order, the sections of a gradient, and the epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sympy import Expr, Integer, Symbol
+from sympy import Integer, Symbol
 
 from codegen.loops import Kernel, Loop, Product, Store, statements
 from codegen.memory import GIVEN
+from codegen.phases import PhaseSet, Use
 from codegen.pipeline import Compiled, Entry
-from codegen.print_cpu import KernelPrinter, identifier, polynomial, view
+from codegen.print_cpu import KernelPrinter, polynomial, shaped
 from derive.nodes import Access, Index, IntegerAccess, size_symbol
 from derive.program import Program, Tensor
 
@@ -21,113 +23,69 @@ def given(program: Program) -> tuple[Tensor, ...]:
 
 
 class EntryPrinter:
-    """Prints the phases of one entry point and the entry point itself."""
+    """Prints one entry point: its phases one after the other, on one thread and on several."""
 
-    def __init__(self, entry: Entry, names: dict[str, str], sizes: Sequence[Symbol],
-                 shared: dict[str, str], parallel: bool) -> None:
-        self.entry, self.shared, self.parallel = entry, shared, parallel
+    def __init__(self, entry: Entry, phases: PhaseSet, parallel: bool) -> None:
+        self.entry, self.phases, self.parallel = entry, phases, parallel
         program = entry.program
         self.given = [t.name for t in program.given if t.role not in ("parameter", "state")]
-        taken = set(names.values())
-        self.sizes = {s: identifier(str(s), taken) for s in sizes}
+        self.sizes = phases.sizes
         self.names: dict[object, str] = {**self.sizes}
-        self.names.update(names)
-        self.flat = {GIVEN + n: f"{names[n]}_flat" for n in self.given}
+        self.names.update(phases.names)
+        self.flat = {GIVEN + n: f"{phases.names[n]}_flat" for n in self.given}
+        self.uses = [u for kernels in entry.phases for u in self._uses(kernels)]
+
+    def _uses(self, kernels: Sequence[Kernel]) -> list[Use]:
+        return self.phases.add(self.entry.plan, self.flat, kernels)
 
     @property
-    def arguments(self) -> list[str]:
-        return [*self.sizes.values(), "p", "d", "s", "n", "w", *self.flat.values()]
+    def arguments(self) -> str:
+        return ", ".join([*self.sizes.values(), "p", "d", "s", "n", "w", *self.flat.values()])
 
-    def phases(self) -> list[str]:
-        texts = []
-        for number, kernels in enumerate(self.entry.phases, 1):
-            for part, chunk in enumerate(_chunks(kernels)):
-                texts.append(self.phase(self.phase_name(number, part), chunk))
-        if self.parallel:
-            texts.append(self.launch())
-        return texts
-
-    def phase_name(self, number: int, part: int) -> str:
-        return f"{self.entry.name}_phase{number}" + (f"_{part + 1}" if part else "")
-
-    def phase(self, name: str, kernels: Sequence[Kernel]) -> str:
-        lines = ["@thin", f"def {name}(part, parts, {', '.join(self.arguments)}):"]
-        for tensor in dict.fromkeys(t for k in kernels for t in k.tensors):
-            lines.append("    " + self.view(tensor))
-        for kernel in kernels:
-            lines += self.call(kernel)
-        return "\n".join(lines)
-
-    def view(self, tensor: str) -> str:
-        slot = self.entry.plan.slots[tensor]
-        buffer = self.flat.get(slot.buffer, slot.buffer)
-        return view(self.names[tensor], buffer, slot.offset, slot.shape, self.names)
-
-    def call(self, kernel: Kernel) -> list[str]:
-        extent = polynomial(kernel.extent, self.names)
-        others = [self.sizes[s] for s in kernel.sizes] + [self.names[t] for t in kernel.tensors]
-        if kernel.part is None:
-            return ["    if part == 0:",
-                    f"        {self.shared[kernel.name]}({', '.join(['0', '1', *others])})"]
-        span = [f"{extent}*part//parts", f"{extent}*(part + 1)//parts"]
-        return [f"    {self.shared[kernel.name]}({', '.join([*span, *others])})"]
-
-    def launch(self) -> str:
-        """One parallel loop for all phases of the entry point: each is costly to compile."""
-        arguments = ", ".join(self.arguments)
-        lines = ["@njit(parallel=True, **OPTIONS)",
-                 f"def {self.entry.name}_phases(phase, parts, {arguments}):",
-                 "    for part in prange(parts):"]
-        for number, kernels in enumerate(self.entry.phases, 1):
-            lines.append(f"        if phase == {number}:")
-            lines += [f"            {self.phase_name(number, c)}(part, parts, {arguments})"
-                      for c in range(len(_chunks(kernels)))]
-        return "\n".join(lines)
-
-    def entry_texts(self) -> list[str]:
+    def texts(self) -> list[str]:
         """The entry point on one thread, and on ``parts`` threads."""
-        arguments = ", ".join(self.arguments)
-        serial = [f"    {self.phase_name(number, c)}(0, 1, {arguments})"
-                  for number, kernels in enumerate(self.entry.phases, 1)
-                  for c in range(len(_chunks(kernels)))]
-        split = [f"    {self.entry.name}_phases({number}, parts, {arguments})"
-                 for number in range(1, len(self.entry.phases) + 1)]
+        name = self.entry.name
+        serial = self.phases.sequence(
+            self.uses, lambda u, row: self.phases[u].call(row, "0", "1"))
+        split = [f"for use in range({len(self.uses)}):",
+                 f"    {name}_phases({name.upper()}[use, 0], {name.upper()}[use, 1], parts, "
+                 f"{self.arguments})"]
         losses = self.entry.program.losses
-        last = "    return 0.0"
-        if losses and self.entry.name != "forward":
+        last = "return 0.0"
+        if losses and name != "forward":
             slot = self.entry.plan.slots[losses[0]]
-            last = f"    return float({slot.buffer}[{polynomial(slot.offset, self.names)}])"
-        made = [(self.entry.name, serial)]
-        if self.parallel:
-            made.append((f"{self.entry.name}_split", split))
-        return ["\n".join(["@thin", f"def {name}(parts, {arguments}):", *calls, last])
-                for name, calls in made]
+            last = f"return float({slot.buffer}[{polynomial(slot.offset, self.names)}])"
+        made = {name: serial} | ({f"{name}_split": split} if self.parallel else {})
+        return (self._launch() if self.parallel else []) + [
+            "\n".join(["@thin", f"def {n}(parts, {self.arguments}):",
+                       *("    " + line for line in [*calls, last])])
+            for n, calls in made.items()]
 
-    @property
-    def sections(self) -> list[tuple[int, list[Kernel]]]:
-        """What runs between two looks from outside: a phase over rows, or one kernel of pieces."""
-        found: list[tuple[int, list[Kernel]]] = []
-        for number, (phase, kernels) in enumerate(
-                zip(self.entry.schedule.phases, self.entry.phases, strict=True), 1):
-            whole = phase.kind == "rows"
-            found += [(number, list(kernels))] if whole else [(number, [k]) for k in kernels]
-        return found
+    def _launch(self) -> list[str]:
+        """One parallel loop for all phases of the entry point, with one call in it: Numba's
+        analysis of a parallel loop is costly, and grows with what stands inside."""
+        name = self.entry.name
+        table = [f"    ({u.number}, {u.row})," for u in self.uses]
+        return [
+            "\n".join([f"# the phases of {name} in order, and the rows of their tables",
+                       f"{name.upper()} = np.array([", *table, "], dtype=np.int64)"]),
+            "\n".join(["@kernel",
+                       f"def {name}_part(phase, row, part, parts, {self.arguments}):",
+                       *("    " + line for line in self._switch(self.uses))]),
+            "\n".join(["@njit(parallel=True, **OPTIONS)",
+                       f"def {name}_phases(phase, row, parts, {self.arguments}):",
+                       "    for part in prange(parts):",
+                       f"        {name}_part(phase, row, np.int64(part), parts, "
+                       f"{self.arguments})"]),
+        ]
 
-    def section_texts(self) -> list[str]:
-        """The entry point one section at a time, and what is whole after each: for a caller that
-        sends one gradient on its way while the next one is computed."""
-        arguments = ", ".join(self.arguments)
-        lines = ["@kernel", f"def {self.entry.name}_section(section, part, parts, {arguments}):"]
-        rows = ["# sections of the gradient: the phase, and the tensors that are whole after it",
-                "SECTIONS = ("]
-        for n, (number, kernels) in enumerate(self.sections):
-            lines.append(f"    if section == {n}:")
-            for tensor in dict.fromkeys(t for k in kernels for t in k.tensors):
-                lines.append("        " + self.view(tensor))
-            lines += ["    " + line for k in kernels for line in self.call(k)]
-            made = sorted({t for k in kernels for t in _targets(k)})
-            rows.append(f"    ({number}, {tuple(made)!r}),")
-        return ["\n".join(lines), "\n".join([*rows, ")"])]
+    def _switch(self, uses: Sequence[Use]) -> list[str]:
+        """The call of the phase whose number is ``phase``."""
+        lines = []
+        for use in {u.number: u for u in uses}.values():
+            lines += [f"if phase == {use.number}:",
+                      "    " + self.phases[use].call("row", "part", "parts")]
+        return lines
 
     def table(self) -> str:
         """Where each tensor of the arena lies."""
@@ -141,15 +99,66 @@ class EntryPrinter:
                           "    return {", *rows, "    }"])
 
 
-def _targets(kernel: Kernel) -> list[str]:
-    """The tensors that a kernel writes."""
-    nodes = list(statements(kernel.body))
-    return [n.target.name for n in nodes if isinstance(n, Store | Product)]
+@dataclass(frozen=True)
+class Section:
+    """What runs between two looks from outside: a phase over rows, or one kernel of pieces.
+    ``phase`` counts the phases of the entry point."""
+
+    phase: int
+    uses: tuple[Use, ...]
+    targets: tuple[str, ...]
 
 
-def _chunks(kernels: Sequence[Kernel], length: int = 48) -> list[Sequence[Kernel]]:
-    """A phase of many tasks becomes several functions: compile time grows faster than length."""
-    return [kernels[n:n + length] for n in range(0, len(kernels), length)]
+class SectionPrinter(EntryPrinter):
+    """Prints an entry point one section at a time, for a caller that sends one gradient on its
+    way while the next one is computed."""
+
+    def __init__(self, entry: Entry, phases: PhaseSet, parallel: bool) -> None:
+        super().__init__(entry, phases, parallel)
+        self.sections: list[Section] = []
+        for number, (phase, kernels) in enumerate(
+                zip(entry.schedule.phases, entry.phases, strict=True), 1):
+            parts = [kernels] if phase.kind == "rows" else [(k,) for k in kernels]
+            self.sections += [Section(number, tuple(self._uses(part)), _targets(part))
+                              for part in parts]
+
+    def section_texts(self) -> list[str]:
+        """A function that runs part of one section, and what is whole after each."""
+        name = self.entry.name
+        uses = [u for section in self.sections for u in section.uses]
+        rows, steps, at = [], [], 0
+        for section in self.sections:
+            rows.append(f"    ({section.phase}, {section.targets!r}),")
+            steps.append(f"    ({at}, {at + len(section.uses)}),")
+            at += len(section.uses)
+        table = [f"    ({u.number}, {u.row})," for u in uses]
+        return [
+            "\n".join([
+                "# sections of the gradient: the phase, and the tensors that are whole after it",
+                "SECTIONS = (", *rows, ")",
+                "# their phases' functions and rows, and for each section which of these",
+                "SECTION_USES = np.array([", *table, "], dtype=np.int64)",
+                "SECTION_RANGES = np.array([", *steps, "], dtype=np.int64)"]),
+            "\n".join([
+                "@kernel", f"def {name}_section(section, part, parts, {self.arguments}):",
+                "    for use in range(SECTION_RANGES[section, 0], SECTION_RANGES[section, 1]):",
+                "        phase, row = SECTION_USES[use, 0], SECTION_USES[use, 1]",
+                *("        " + line for line in self._switch(uses))]),
+            *([self._section_launch()] if self.parallel else []),
+        ]
+
+    def _section_launch(self) -> str:
+        name = f"{self.entry.name}_section"
+        return "\n".join(["@njit(parallel=True, **OPTIONS)",
+                          f"def {name}_split(section, parts, {self.arguments}):",
+                          "    for part in prange(parts):",
+                          f"        {name}(section, part, parts, {self.arguments})"])
+
+
+def _targets(kernels: Sequence[Kernel]) -> tuple[str, ...]:
+    """The tensors that kernels write."""
+    nodes = [n for k in kernels for n in statements(k.body)]
+    return tuple(sorted({n.target.name for n in nodes if isinstance(n, Store | Product)}))
 
 
 def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool) -> list[str]:
@@ -230,10 +239,7 @@ def _gather(tensor: Tensor, batch: Symbol, gradient: EntryPrinter, rows: Symbol
     whole = [rows if s == batch else s for s in tensor.shape]
     flat = gradient.flat.get(GIVEN + tensor.name, f"{tensor.name}_flat")
 
-    def shaped(name: str, shape: Sequence[Expr]) -> str:
-        return view("", name, Integer(0), shape, gradient.names).removeprefix(" = ")
-
     sizes = [gradient.sizes[s] for s in kernel.sizes]
-    arguments = ["first", *sizes, "order", shaped(f"{flat}_all", whole),
-                 shaped(flat, tensor.shape)]
+    arguments = ["first", *sizes, "order", shaped(f"{flat}_all", "0", whole, gradient.names),
+                 shaped(flat, "0", tensor.shape, gradient.names)]
     return text, f"gather_{tensor.name}({', '.join(arguments)})"

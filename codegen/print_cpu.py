@@ -206,9 +206,7 @@ def polynomial(expr: Expr, names: dict[object, str] | None = None) -> str:
     return ScalarPrinter(names or {}).index(expr)
 
 
-def view(name: str, buffer: str, offset: Expr, shape: Sequence[Expr],
-         names: dict[object, str]) -> str:
-    """``h = view(w, 16*B, (B, 32))``: a tensor as a part of its flat buffer."""
+def shaped(buffer: str, offset: str, shape: Sequence[Expr], names: dict[object, str]) -> str:
+    """``view(w, 16*B, (B, 32))``: a tensor as a part of its flat buffer."""
     sizes = [polynomial(e, names) for e in shape] or ["1"]
-    tuple_text = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
-    return f"{name} = view({buffer}, {polynomial(offset, names)}, {tuple_text})"
+    return f"view({buffer}, {offset}, ({', '.join(sizes)}{',' if len(sizes) == 1 else ''}))"

@@ -1,0 +1,300 @@
+"""Phases as functions: those that differ only in where their tensors lie are one function.
+
+A deep network repeats a layer, and compile time grows with the text. So a phase is known by what
+it calls and by the shapes and buffers of its tensors; offsets that differ from use to use stand in
+a table with one row for each use, and a sequence that repeats is a loop over ``layer``: inside a
+phase, and from phase to phase. An offset is a polynomial in the run-time sizes, the table holds
+its coefficients.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sympy import Expr, Integer, Poly, Symbol
+
+from codegen.loops import Kernel
+from codegen.memory import Plan
+from codegen.print_cpu import polynomial, shaped
+
+REPEATS = 3  # from here on a sequence is a loop
+LONGEST = 64  # calls, or phases, of the longest sequence that is looked for
+CHUNK = 48  # calls in one function: compile time grows faster than its length
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of a phase: the number of its function, and the row of its table."""
+
+    number: int
+    row: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """``length`` items from ``start`` on, ``times`` times; 1 time: as they are."""
+
+    start: int
+    length: int
+    times: int
+
+    def turns(self) -> Iterator[slice]:
+        for turn in range(self.times):
+            yield slice(self.start + turn*self.length, self.start + (turn + 1)*self.length)
+
+
+def find_runs(keys: Sequence[Hashable], alike: Callable[[slice, slice], bool]) -> list[Run]:
+    """A sequence cut into repeated and plain parts; at each place the repetition that covers most.
+
+    ``alike``: whether two parts of equal keys may be turns of one loop.
+    """
+    runs: list[Run] = []
+    at = plain = 0
+    while at < len(keys):
+        best = _longest(keys, at, alike)
+        if best.times == 1:
+            at += 1
+            continue
+        runs += [Run(plain, at - plain, 1)] if at > plain else []
+        runs.append(best)
+        at = plain = at + best.length*best.times
+    return [*runs, Run(plain, at - plain, 1)] if at > plain else runs
+
+
+def _longest(keys: Sequence[Hashable], at: int, alike: Callable[[slice, slice], bool]) -> Run:
+    best = Run(at, 1, 1)
+    for length in range(1, min(LONGEST, (len(keys) - at)//REPEATS) + 1):
+        turns = Run(at, length, (len(keys) - at)//length).turns()
+        first = last = next(turns)
+        times = 1
+        for turn in turns:
+            if keys[turn] != keys[first] or not alike(last, turn):
+                break
+            times, last = times + 1, turn
+        if times >= REPEATS and times*length > best.times*best.length:
+            best = Run(at, length, times)
+    return best
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor as a phase sees it; ``offset`` is what differs from use to use."""
+
+    name: str
+    buffer: str
+    shape: tuple[Expr, ...]
+    offset: Expr
+
+
+@dataclass(frozen=True)
+class Call:
+    """A kernel with its arguments; ``extent`` is what is split among threads (None: nothing)."""
+
+    kernel: str
+    extent: str | None
+    sizes: tuple[str, ...]
+    places: tuple[Place, ...]
+
+    @property
+    def key(self) -> Hashable:
+        return (self.kernel, self.extent, self.sizes,
+                tuple((p.buffer, p.shape) for p in self.places))
+
+    def line(self) -> list[str]:
+        others = [*self.sizes, *(p.name for p in self.places)]
+        if self.extent is None:
+            return ["if part == 0:", f"    {self.kernel}({', '.join(['0', '1', *others])})"]
+        span = [f"{self.extent}*part//parts", f"{self.extent}*(part + 1)//parts"]
+        return [f"{self.kernel}({', '.join([*span, *others])})"]
+
+
+def _places(calls: Iterable[Call]) -> tuple[Place, ...]:
+    return tuple(dict.fromkeys(p for c in calls for p in c.places))
+
+
+def _pattern(calls: Sequence[Call]) -> tuple[int, ...]:
+    """Which arguments are the same tensor."""
+    order = {p: n for n, p in enumerate(_places(calls))}
+    return tuple(order[p] for c in calls for p in c.places)
+
+
+def call_runs(calls: Sequence[Call]) -> list[Run]:
+    return find_runs([c.key for c in calls],
+                     lambda a, b: _pattern(calls[a]) == _pattern(calls[b]))
+
+
+def chunks(calls: Sequence[Call]) -> list[Sequence[Call]]:
+    """The calls of a phase, cut where a function would become long."""
+    cuts, length = [0], 0
+    for run in call_runs(calls):
+        pieces = run.length if run.times == 1 else 1
+        for n in range(pieces):
+            own = 1 if run.times == 1 else run.length
+            if length and length + own > CHUNK:
+                cuts.append(run.start + n)
+                length = 0
+            length += own
+    return [calls[a:b] for a, b in zip(cuts, [*cuts[1:], len(calls)], strict=True)]
+
+
+class Phase:
+    """A phase's function: the calls of its first use, and the offsets of every use."""
+
+    def __init__(self, number: int, calls: Sequence[Call], sizes: dict[Symbol, str]) -> None:
+        self.number, self.calls, self.sizes = number, calls, sizes
+        self.runs = call_runs(calls)
+        self.rows: dict[tuple[Expr, ...], int] = {}
+
+    def use(self, calls: Sequence[Call]) -> Use:
+        offsets = tuple(p.offset for run in self.runs for turn in run.turns()
+                        for p in _places(calls[turn]))
+        return Use(self.number, self.rows.setdefault(offsets, len(self.rows)))
+
+    @property
+    def name(self) -> str:
+        return f"phase{self.number}"
+
+    @property
+    def table(self) -> str:
+        return self.name.upper()
+
+    @property
+    def buffers(self) -> list[str]:
+        return list(dict.fromkeys(p.buffer for p in _places(self.calls)))
+
+    @property
+    def arguments(self) -> list[str]:
+        row = ["row"] if len(self.rows) > 1 else []
+        return [*row, "part", "parts", *self.sizes.values(), *self.buffers]
+
+    def call(self, row: str, part: str, parts: str) -> str:
+        given = {"row": row, "part": part, "parts": parts}
+        return f"{self.name}({', '.join(given.get(a, a) for a in self.arguments)})"
+
+    def text(self) -> str:
+        body: list[str] = []
+        columns = 0
+        viewed: set[Place] = set()
+        for run in self.runs:
+            turn = self.calls[next(run.turns())]
+            places = _places(turn)
+            if run.times == 1:
+                body += [self._view(p, [columns + n], "") for n, p in enumerate(places)
+                         if p not in viewed]
+                viewed |= set(places)
+                body += [line for call in turn for line in call.line()]
+            else:
+                body.append(f"for layer in range({run.times}):")
+                inner = [self._view(p, range(columns + n, columns + run.times*len(places),
+                                             len(places)), f" + {len(places)}*layer")
+                         for n, p in enumerate(places)]
+                inner += [line for call in turn for line in call.line()]
+                body += ["    " + line for line in inner]
+                names = {p.name for p in places}  # which now mean the tensors of the last layer
+                viewed = {p for p in viewed if p.name not in names}
+            columns += len(places)*run.times
+        head = ["@thin", f"def {self.name}({', '.join(self.arguments)}):"]
+        lines = [*head, *("    " + line for line in body)]
+        used = any(f"{self.table}[" in line for line in body)
+        return "\n".join([*(self._table() if used else []), *lines])
+
+    def _view(self, place: Place, columns: Sequence[int], step: str) -> str:
+        """``z2 = view(w, …, (B, 64))``: a tensor as a part of its flat buffer."""
+        every = {row[c] for row in self.rows for c in columns}
+        if len(every) == 1:
+            offset = polynomial(place.offset, {**self.sizes})
+        else:
+            row = "row" if len(self.rows) > 1 else "0"
+            needed = {m for e in every for m in self._coefficients(e)}
+            offset = " + ".join(
+                f"{self.table}[{row}, {columns[0]}{step}, {n}]"
+                + "".join(f"*{t}" for t in self._factors(m))
+                for n, m in enumerate(self._monomials) if m in needed)
+        return f"{place.name} = {shaped(place.buffer, offset, place.shape, {**self.sizes})}"
+
+    def _coefficients(self, offset: Expr) -> dict[tuple[int, ...], Expr]:
+        if offset.is_Integer or not self.sizes:
+            return {(0,)*len(self.sizes): offset}
+        return dict(Poly(offset, *self.sizes).as_dict())
+
+    def _factors(self, monomial: tuple[int, ...]) -> list[str]:
+        powers = zip(self.sizes.values(), monomial, strict=True)
+        return [name for name, power in powers for _ in range(power)]
+
+    @property
+    def _monomials(self) -> list[tuple[int, ...]]:
+        return sorted({m for row in self.rows for e in row for m in self._coefficients(e)})
+
+    def _table(self) -> list[str]:
+        monomials = self._monomials
+        names = ", ".join("*".join(self._factors(m)) or "1" for m in monomials)
+        rows = []
+        for row in self.rows:
+            found = [self._coefficients(e) for e in row]
+            rows.append("    [" + ", ".join(
+                "[" + ", ".join(str(c.get(m, Integer(0))) for m in monomials) + "]"
+                for c in found) + "],")
+        return [f"# where the tensors of {self.name} lie, use by use: coefficients of {names}",
+                f"{self.table} = np.array([", *rows, "], dtype=np.int64)", "", ""]
+
+
+class PhaseSet:
+    """The phases of all entry points of a module.
+
+    ``names`` are the identifiers of tensors, ``sizes`` those of run-time sizes, ``shared`` the
+    kernel that is called for each kernel's name.
+    """
+
+    def __init__(self, names: dict[str, str], sizes: dict[Symbol, str],
+                 shared: dict[str, str]) -> None:
+        self.names, self.sizes, self.shared = names, sizes, shared
+        self.phases: list[Phase] = []
+        self._known: dict[Hashable, Phase] = {}
+
+    def add(self, plan: Plan, flat: dict[str, str], kernels: Sequence[Kernel]) -> list[Use]:
+        """The uses that run ``kernels``, with tensors where ``plan`` puts them; ``flat`` names
+        the buffers of what is handed in."""
+        return [self._use(c) for c in chunks([self._call(plan, flat, k) for k in kernels])]
+
+    def _call(self, plan: Plan, flat: dict[str, str], kernel: Kernel) -> Call:
+        places = []
+        for tensor in kernel.tensors:
+            slot = plan.slots[tensor]
+            places.append(Place(self.names[tensor], flat.get(slot.buffer, slot.buffer),
+                                slot.shape, slot.offset))
+        extent = None if kernel.part is None else polynomial(kernel.extent, {**self.sizes})
+        return Call(self.shared[kernel.name], extent, tuple(self.sizes[s] for s in kernel.sizes),
+                    tuple(places))
+
+    def _use(self, calls: Sequence[Call]) -> Use:
+        key = (tuple(c.key for c in calls), _pattern(calls))
+        if key not in self._known:
+            self._known[key] = Phase(len(self.phases) + 1, calls, self.sizes)
+            self.phases.append(self._known[key])
+        return self._known[key].use(calls)
+
+    def __getitem__(self, use: Use) -> Phase:
+        return self.phases[use.number - 1]
+
+    def sequence(self, uses: Sequence[Use],
+                 call: Callable[[Use, str], str]) -> list[str]:
+        """Lines that run ``uses`` one after the other; ``call`` prints one with its row."""
+        lines: list[str] = []
+        for run in find_runs([u.number for u in uses],
+                             lambda a, b: _follows(uses[a], uses[b])):
+            first = uses[next(run.turns())]
+            if run.times == 1:
+                lines += [call(u, str(u.row)) for u in first]
+                continue
+            steps = Counter(u.number for u in first)
+            lines.append(f"for layer in range({run.times}):")
+            lines += ["    " + call(u, f"{u.row} + {steps[u.number]}*layer") for u in first]
+        return lines
+
+
+def _follows(turn: Sequence[Use], after: Sequence[Use]) -> bool:
+    """Whether each phase has gone on by as many rows as a turn has uses of it."""
+    steps = Counter(u.number for u in turn)
+    return all(v.row - u.row == steps[u.number] for u, v in zip(turn, after, strict=True))
