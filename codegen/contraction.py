@@ -52,7 +52,8 @@ def _moving(access: Access, fixed: Collection[Index]) -> tuple[Index | None, ...
         if place.has(Access):
             return None
         moving = [s for s in place.free_symbols if isinstance(s, Index) and s not in fixed]
-        if len(moving) > 1 or (moving and place.diff(moving[0]) != 1):
+        alone = len(moving) == 1 and place == moving[0]  # which is as a rule
+        if len(moving) > 1 or (moving and not alone and place.diff(moving[0]) != 1):
             return None
         found.append(moving[0] if moving else None)
     indices = [i for i in found if i is not None]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from sympy import Expr, Integer, Poly, Symbol
 
@@ -78,9 +79,10 @@ def _longest(keys: Sequence[Hashable], at: int, alike: Callable[[slice, slice], 
     return best
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
-    """A tensor as a phase sees it; ``offset`` is what differs from use to use."""
+    """A tensor as a phase sees it; ``offset`` is what differs from use to use. There is one
+    object for each tensor of a phase, so that comparing is cheap."""
 
     name: str
     buffer: str
@@ -88,19 +90,16 @@ class Place:
     offset: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
-    """A kernel with its arguments; ``extent`` is what is split among threads (None: nothing)."""
+    """A kernel with its arguments; ``extent`` is what is split among threads (None: nothing).
+    Calls of equal ``key`` differ only in where their tensors lie."""
 
     kernel: str
     extent: str | None
     sizes: tuple[str, ...]
     places: tuple[Place, ...]
-
-    @property
-    def key(self) -> Hashable:
-        return (self.kernel, self.extent, self.sizes,
-                tuple((p.buffer, p.shape) for p in self.places))
+    key: int
 
     def line(self) -> list[str]:
         others = [*self.sizes, *(p.name for p in self.places)]
@@ -137,6 +136,14 @@ def chunks(calls: Sequence[Call]) -> list[Sequence[Call]]:
                 length = 0
             length += own
     return [calls[a:b] for a, b in zip(cuts, [*cuts[1:], len(calls)], strict=True)]
+
+
+@lru_cache(maxsize=65536)
+def coefficients(offset: Expr, sizes: tuple[Symbol, ...]) -> dict[tuple[int, ...], Expr]:
+    """An offset as a polynomial in the run-time sizes: powers of these, and a coefficient each."""
+    if offset.is_Integer:
+        return {(0,)*len(sizes): offset}
+    return dict(Poly(offset, *sizes).as_dict())
 
 
 class Phase:
@@ -207,32 +214,31 @@ class Phase:
             offset = polynomial(place.offset, {**self.sizes})
         else:
             row = "row" if len(self.rows) > 1 else "0"
-            needed = {m for e in every for m in self._coefficients(e)}
+            needed = {m for e in every for m in self._of(e)}
             offset = " + ".join(
                 f"{self.table}[{row}, {columns[0]}{step}, {n}]"
                 + "".join(f"*{t}" for t in self._factors(m))
                 for n, m in enumerate(self._monomials) if m in needed)
         return f"{place.name} = {shaped(place.buffer, offset, place.shape, {**self.sizes})}"
 
-    def _coefficients(self, offset: Expr) -> dict[tuple[int, ...], Expr]:
-        if offset.is_Integer or not self.sizes:
-            return {(0,)*len(self.sizes): offset}
-        return dict(Poly(offset, *self.sizes).as_dict())
-
     def _factors(self, monomial: tuple[int, ...]) -> list[str]:
         powers = zip(self.sizes.values(), monomial, strict=True)
         return [name for name, power in powers for _ in range(power)]
 
-    @property
+    def _of(self, offset: Expr) -> dict[tuple[int, ...], Expr]:
+        return coefficients(offset, tuple(self.sizes))
+
+    @cached_property
     def _monomials(self) -> list[tuple[int, ...]]:
-        return sorted({m for row in self.rows for e in row for m in self._coefficients(e)})
+        """Those of all offsets, once all uses are known."""
+        return sorted({m for row in self.rows for e in row for m in self._of(e)})
 
     def _table(self) -> list[str]:
         monomials = self._monomials
         names = ", ".join("*".join(self._factors(m)) or "1" for m in monomials)
         rows = []
         for row in self.rows:
-            found = [self._coefficients(e) for e in row]
+            found = [self._of(e) for e in row]
             rows.append("    [" + ", ".join(
                 "[" + ", ".join(str(c.get(m, Integer(0))) for m in monomials) + "]"
                 for c in found) + "],")
@@ -252,21 +258,24 @@ class PhaseSet:
         self.names, self.sizes, self.shared = names, sizes, shared
         self.phases: list[Phase] = []
         self._known: dict[Hashable, Phase] = {}
+        self._keys: dict[Hashable, int] = {}
 
     def add(self, plan: Plan, flat: dict[str, str], kernels: Sequence[Kernel]) -> list[Use]:
         """The uses that run ``kernels``, with tensors where ``plan`` puts them; ``flat`` names
         the buffers of what is handed in."""
-        return [self._use(c) for c in chunks([self._call(plan, flat, k) for k in kernels])]
-
-    def _call(self, plan: Plan, flat: dict[str, str], kernel: Kernel) -> Call:
-        places = []
-        for tensor in kernel.tensors:
+        places = {}
+        for tensor in dict.fromkeys(t for k in kernels for t in k.tensors):
             slot = plan.slots[tensor]
-            places.append(Place(self.names[tensor], flat.get(slot.buffer, slot.buffer),
-                                slot.shape, slot.offset))
+            places[tensor] = Place(self.names[tensor], flat.get(slot.buffer, slot.buffer),
+                                   slot.shape, slot.offset)
+        return [self._use(c) for c in chunks([self._call(k, places) for k in kernels])]
+
+    def _call(self, kernel: Kernel, of: dict[str, Place]) -> Call:
+        places = tuple(of[t] for t in kernel.tensors)
         extent = None if kernel.part is None else polynomial(kernel.extent, {**self.sizes})
-        return Call(self.shared[kernel.name], extent, tuple(self.sizes[s] for s in kernel.sizes),
-                    tuple(places))
+        name, sizes = self.shared[kernel.name], tuple(self.sizes[s] for s in kernel.sizes)
+        key = (name, extent, sizes, tuple((p.buffer, p.shape) for p in places))
+        return Call(name, extent, sizes, places, self._keys.setdefault(key, len(self._keys)))
 
     def _use(self, calls: Sequence[Call]) -> Use:
         key = (tuple(c.key for c in calls), _pattern(calls))

@@ -14,14 +14,14 @@ of its own, taken through the same stages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 
 from codegen.loops import Kernel
 from codegen.lower import group_tasks, lower_tasks
 from codegen.memory import Layout, Plan, flat_layout, plan_memory
 from codegen.pack import pack
-from codegen.schedule import Schedule, choose_batch, make_schedule
+from codegen.schedule import Schedule, Task, choose_batch, make_schedule
 from codegen.taps import single_taps
 from derive.errors import DerivationError
 from derive.inference import label_inputs
@@ -88,16 +88,21 @@ def determined(program: Program, given: Iterable[str]) -> tuple[str, ...]:
 
 
 def compile_entry(name: str, program: Program, whole: Program, parameters: Layout,
-                  states: Layout) -> Entry:
-    """One program through schedule, memory plan and lowering."""
+                  states: Layout, lowered: dict[Hashable, Kernel]) -> Entry:
+    """One program through schedule, memory plan and lowering; ``lowered`` keeps the kernels that
+    entry points share."""
     schedule = make_schedule(program, choose_batch(whole))
     plan = plan_memory(program, parameters, states)
     numbers = equation_numbers(whole)
     shapes = {n: t.shape for n, t in program.tensors.items()}
-    phases = tuple(
-        tuple(lower_tasks(numbers, tasks, shapes) for tasks in group_tasks(phase, shapes))
-        for phase in schedule.phases
-    )
+
+    def kernel(tasks: tuple[Task, ...]) -> Kernel:
+        key = tuple((t.part, *(eq.name for eq in t.group.equations)) for t in tasks)
+        if key not in lowered:
+            lowered[key] = lower_tasks(numbers, tasks, shapes)
+        return lowered[key]
+
+    phases = tuple(tuple(map(kernel, group_tasks(phase, shapes))) for phase in schedule.phases)
     return Entry(name, schedule, plan, phases)
 
 
@@ -129,8 +134,9 @@ def compile_program(program: Program, optimizer: Optimizer,
         loss = program.losses[0]
         roots["loss"] = (loss,)
         roots["gradient"] = (loss, *program.gradients.values(), *program.updates.values())
+    lowered: dict[Hashable, Kernel] = {}
     entries = {
-        name: compile_entry(name, packed.only(*wanted), packed, parameters, states)
+        name: compile_entry(name, packed.only(*wanted), packed, parameters, states, lowered)
         for name, wanted in roots.items()
         if wanted and name in only
     }
