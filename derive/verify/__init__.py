@@ -1,9 +1,11 @@
 """A verdict on a gradient that somebody derived by hand.
 
-`verify` calls the hand-written function at random points, compares every gradient at the one where
-it strays most (`derive.verify.where`) with numeric differentiation of the network's own equations
-(`derive.check`), and looks for the one change of the derived program that turns it into what was
-handed in (`derive.verify.edits`).
+`verify` calls the hand-written function at random points and compares every gradient at the one
+where it strays most (`derive.verify.where`) with numeric differentiation of the network's own
+equations (`derive.check`). Where they agree, the function is run once more on symbolic arrays, so
+that its statements become equations (`derive.verify.trace`), and these are proved equal to the
+derived ones (`derive.verify.decide`). Where they differ, the one change of the derived program is
+looked for that turns it into what was handed in (`derive.verify.edits`).
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ import numpy as np
 
 from derive.check import check
 from derive.differentiate import derive
+from derive.errors import ChainruleError
 from derive.points import random_values
 from derive.program import Program, as_program
+from derive.verify.decide import decide
 from derive.verify.edits import explain_differences
 from derive.verify.hand import Hand
-from derive.verify.report import Finding, VerifyReport
+from derive.verify.report import Finding, Proof, VerifyReport
+from derive.verify.trace import trace
 from derive.verify.where import telling_point, telling_sizes
 
 
@@ -30,6 +35,7 @@ def verify(
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
     values: Mapping[str, Any] | None = None,
+    seconds: float = 20.0,
 ) -> VerifyReport:
     """Compare a hand-derived gradient with the network's equations.
 
@@ -41,9 +47,12 @@ def verify(
         seed: of the random points.
         sizes: symbolic sizes at the first point; small unequal ones by default.
         values: a point of your own instead of a random one.
+        seconds: of processor time for a proof; 0: numbers only.
 
     Returns:
-        A report whose ``verdict`` is "agrees", "wrong" or "undecided".
+        A report whose ``verdict`` is "proved" (equal by algebra), "kinks" (proved equal except
+        where the report says), "agrees" (in numbers, within their error bars; the report says
+        what stood in the way of a proof), "wrong" (with a counterexample) or "undecided".
 
     Raises:
         HandError: the function raises, is random, changes its inputs, or returns what is no
@@ -57,7 +66,18 @@ def verify(
     report = check(derived, point, gradients=given, seed=seed)
     wrong = [row.name for row in report.rows if row.verdict == "fail"]
     findings = _findings(derived, function, point, wrong, seed) if wrong else ()
-    return VerifyReport(derived.name, report, findings, function.label)
+    proof = Proof() if wrong or not seconds else _prove(derived, function, seconds)
+    return VerifyReport(derived.name, report, findings, function.label, proof)
+
+
+def _prove(derived: Program, function: Hand, seconds: float) -> Proof:
+    """What algebra says of a function whose numbers agree."""
+    try:
+        claim = trace(function, derived)
+        return Proof(decide(claim, derived, seconds))
+    except ChainruleError as stopped:
+        where = f" (line {stopped.where.line}: {stopped.where.source})" if stopped.where else ""
+        return Proof(untraced=stopped.what + where)
 
 
 def _findings(

@@ -9,6 +9,7 @@ apart into connected pieces, and an index that an equality determines is substit
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from math import gcd, lcm
@@ -37,6 +38,7 @@ class Algebra:
         """``kinks``: take every indicator of a zero for 0, which is right away from kinks."""
         self.table, self.kinks = table, kinks
         self.work = 0
+        self.deadline = float("inf")  # in processor time
         self.dropped: dict[Frozen, None] = {}
         self.distributions: set[str] = set()
         self.relu_like: Callable[[int], Sum | None] = lambda n: None
@@ -81,6 +83,13 @@ class Algebra:
         self.work += 1
         if self.work > _WORK:
             raise Undecided("the expressions grow too large")
+        if self.work % 256 == 0:
+            self.look_at_the_clock()
+
+    def look_at_the_clock(self) -> None:
+        """End the question where its time is over."""
+        if time.process_time() > self.deadline:
+            raise Undecided("the time for a proof was over")
 
     def product(self, sums: Iterable[Sum]) -> Sum:
         total = self.constant(1)

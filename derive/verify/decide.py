@@ -7,6 +7,7 @@ cannot decide is evaluated at 50 digits at random rational points: that is evide
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,18 +47,20 @@ class Decision:
     note: str = ""
 
 
-def decide(claim: Claim, derived: Program) -> tuple[Decision, ...]:
+def decide(claim: Claim, derived: Program, seconds: float = 20.0) -> tuple[Decision, ...]:
     """Compare each claimed gradient with the derived one.
 
     Args:
         claim: equations on top of the network's forward program.
         derived: the program with gradients of the same network.
+        seconds: of processor time, after which what is not proved yet stays unproved.
 
     Raises:
         DeclarationError: a claimed equation bears the name of a derived one.
     """
     both = combined(claim, derived)
     values = _points(both, claim.sizes)
+    deadline = time.process_time() + seconds
     pairs = {p: (target, derived.gradients[p]) for p, target in claim.gradients.items()}
     found: dict[str, Decision] = {}
     for parameter, (mine, right) in pairs.items():
@@ -67,8 +70,8 @@ def decide(claim: Claim, derived: Program) -> tuple[Decision, ...]:
     for unrolled in _unrollings(both, claim, values, trouble):
         for kinks in (False, True):
             left = {p: pair for p, pair in pairs.items() if p not in found}
-            if left:
-                found |= _prove(both, left, unrolled, values, kinks, trouble)
+            if left and time.process_time() < deadline:
+                found |= _prove(both, left, unrolled, values, kinks, trouble, deadline)
     for parameter, pair in pairs.items():
         if parameter not in found:
             found[parameter] = _in_digits(both, parameter, pair, claim.sizes,
@@ -110,10 +113,11 @@ def _unrollings(program: Program, claim: Claim, values: Values, trouble: list[st
 
 
 def _prove(program: Program, pairs: Mapping[str, tuple[str, str]], unrolled: Unrolled,
-           values: Values, kinks: bool, trouble: list[str]) -> dict[str, Decision]:
+           values: Values, kinks: bool, trouble: list[str], deadline: float
+           ) -> dict[str, Decision]:
     here = [(arrays, sizes) for arrays, sizes in values
             if all(sizes[n] == s for n, s in unrolled.sizes.items())]
-    prover = Prover(program, unrolled, here, kinks)
+    prover = Prover(program, unrolled, here, kinks, deadline)
     found = {}
     for parameter, (mine, right) in pairs.items():
         if prover.equal(mine, right):

@@ -49,12 +49,13 @@ class Defined:
 
 class Prover:
     """Equality of tensors of one program. ``values`` are the numbers of all tensors at points,
-    with the sizes there."""
+    with the sizes there; ``deadline`` the processor time (`time.process_time`) to stop at."""
 
     def __init__(self, program: Program, unrolled: Unrolled, values: Values,
-                 kinks: bool = False) -> None:
+                 kinks: bool = False, deadline: float = float("inf")) -> None:
         self.program, self.unrolled, self.values = program, unrolled, values
         self.forms = Forms(Table(), kinks)
+        self.forms.deadline = deadline
         self.forms.distributions = {t.name for t in program.tensors.values() if t.distribution}
         self.forms.maxima = frozenset(
             eq.name for eq in program.equations if isinstance(eq.body, MaxOver | MinOver))
@@ -156,6 +157,7 @@ class Prover:
 
     def _settle(self, name: str, variables: tuple[Variable, ...], raw: Sum) -> None:
         """Merge a tensor with one that is known, or make it known."""
+        self.forms.look_at_the_clock()
         form = self._through(raw)
         heights = [self.defined[n].height for n in self.forms.table.tensors_of(form)
                    if n in self.defined]

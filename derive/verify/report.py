@@ -7,8 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from derive.check import Report
+from derive.verify.decide import Decision
 
-_EXIT = {"agrees": 0, "wrong": 1, "undecided": 3}
+_EXIT = {"proved": 0, "kinks": 0, "agrees": 0, "wrong": 1, "undecided": 3}
+_HEADS = {
+    "proved": "is proved equal to the derived gradient",
+    "kinks": "is proved equal to the derived gradient except at kinks",
+    "agrees": "agrees with numeric differentiation, within its error bars, everywhere",
+    "undecided": "could not be decided; the table says why",
+}
 
 
 @dataclass(frozen=True)
@@ -31,22 +38,55 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """What algebra says: a decision for each gradient, or why the function was not read at all
+    (both empty: nobody asked)."""
+
+    decisions: tuple[Decision, ...] = ()
+    untraced: str = ""
+
+    @property
+    def verdict(self) -> str | None:
+        """"proved", "kinks", or None where a gradient is not proved."""
+        found = {d.verdict for d in self.decisions}
+        if not found or not found <= {"proved", "kinks"}:
+            return None
+        return "kinks" if "kinks" in found else "proved"
+
+    def __str__(self) -> str:
+        if self.untraced:
+            return f"no proof: the function could not be read as equations: {self.untraced}"
+        return "\n".join(["proof", *("  " + _decision_line(d) for d in self.decisions)])
+
+
+def _decision_line(decision: Decision) -> str:
+    sizes = ", ".join(f"{n} = {s}" for n, s in decision.sizes.items())
+    scope = f"for {sizes}" if sizes else "for all sizes"
+    words = {"proved": f"equal {scope}", "kinks": f"equal {scope}, except at kinks"}
+    said = words.get(decision.verdict, "not proved")
+    return f"{decision.parameter}: {said}" + (f"; {decision.note}" if decision.note else "")
+
+
+@dataclass(frozen=True)
 class VerifyReport:
-    """The verdict on a hand-derived gradient, its findings, and the numeric table behind it."""
+    """The verdict on a hand-derived gradient, its findings, the numeric table and the proof."""
 
     network: str
     check: Report
     findings: tuple[Finding, ...]
     function: str
+    proof: Proof = Proof()
 
     @property
     def verdict(self) -> str:
-        """"agrees" (numerically, within the error bars of the table), "wrong" or "undecided"."""
-        return {"pass": "agrees", "fail": "wrong", "undecided": "undecided"}[self.check.verdict]
+        """"proved", "kinks" (proved, except where the proof says), "agrees" (numerically, within
+        the error bars of the table), "wrong" or "undecided"."""
+        numbers = {"pass": "agrees", "fail": "wrong", "undecided": "undecided"}[self.check.verdict]
+        return numbers if numbers == "wrong" else self.proof.verdict or numbers
 
     @property
     def ok(self) -> bool:
-        return self.verdict == "agrees"
+        return self.exit_code == 0
 
     @property
     def exit_code(self) -> int:
@@ -54,15 +94,16 @@ class VerifyReport:
 
     def to_dict(self) -> dict[str, Any]:
         return {"network": self.network, "function": self.function, "verdict": self.verdict,
-                "findings": [asdict(f) for f in self.findings], "check": self.check.to_dict()}
+                "findings": [asdict(f) for f in self.findings],
+                "proof": [asdict(d) for d in self.proof.decisions],
+                "untraced": self.proof.untraced, "check": self.check.to_dict()}
 
     def __str__(self) -> str:
-        head = {
-            "agrees": "agrees with numeric differentiation, within its error bars, everywhere",
-            "wrong": f"is wrong in {', '.join(f.parameter for f in self.findings)}",
-            "undecided": "could not be decided; the table says why",
-        }[self.verdict]
+        wrong = ", ".join(f.parameter for f in self.findings)
+        head = _HEADS.get(self.verdict, f"is wrong in {wrong}")
         parts = [f"{self.function} for {self.network!r} {head}", *map(str, self.findings)]
+        if self.proof != Proof():
+            parts.append(str(self.proof))
         return "\n\n".join([*parts, str(self.check)])
 
     def to_html(self) -> str:

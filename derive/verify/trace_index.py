@@ -283,8 +283,7 @@ def add_at(array: Any, key: Any, value: Any) -> None:
     tracer = array._tracer
     new, parts = tracer.array(value), _parts(array, key)
     fancy = [(n, p) for n, p in enumerate(parts) if isinstance(p, Traced)]
-    if not fancy or any(isinstance(p, slice) and p != slice(None) for p in parts) or (
-            None in parts):
+    if not fancy or any(p is None or (isinstance(p, slice) and p != slice(None)) for p in parts):
         raise NotTraced("np.add.at with such positions", where=tracer.here())
     gathered, bodies = broadcast([p for _, p in fancy])
     taken = {i.name for i in array.indices}

@@ -10,6 +10,10 @@ import pytest
 import derive as dr
 from derive.verify import verify
 from derive.verify.hand import HandError
+from tests.derive import verify_gradients_layers, verify_gradients_sequences
+from tests.derive.verify_gradients import CASES
+
+_MODULES = verify_gradients_layers, verify_gradients_sequences  # they fill CASES when imported
 
 
 def network(loss: str = "softmax") -> dr.Network:
@@ -58,9 +62,66 @@ def by_hand(**mistakes: bool) -> Callable:
     return backward
 
 
-def test_a_right_gradient_agrees():
+def test_a_right_gradient_is_proved_for_all_sizes():
     report = verify(network(), by_hand())
-    assert report.verdict == "agrees" and report.exit_code == 0, str(report)
+    assert report.verdict == "proved" and report.exit_code == 0, str(report)
+    assert [d.parameter for d in report.proof.decisions] == ["W1", "c1", "W2", "c2"]
+    assert not any(d.sizes for d in report.proof.decisions)
+    assert "W1: equal for all sizes" in str(report)
+
+
+PROVED = ["softmax_one_hot", "softmax_jacobian", "mean_square", "half_square",
+          "batch_norm_staged", "batch_norm_compact", "batch_norm_with_the_term_that_vanishes",
+          "layer_norm", "focal", "kl_divergence", "loop_over_layers", "residual",
+          "tied_autoencoder", "rms_norm", "embedding"]
+
+
+@pytest.mark.parametrize("name", PROVED)
+def test_right_gradients_that_look_different_are_proved(name: str):
+    net, function = CASES[name]
+    assert verify(net(), function).verdict == "proved"
+
+
+def rectified(slope_at_zero: float) -> Callable:
+    def backward(x, t, W1, c1):
+        z = x @ W1 + c1
+        dh = 2 * (np.maximum(z, 0) - t) / z.size
+        dz = np.where(z > 0, dh, np.where(z < 0, 0, slope_at_zero * dh))
+        return {"W1": x.T @ dz, "c1": dz.sum(axis=0)}
+
+    return backward
+
+
+def one_relu() -> dr.Network:
+    net = dr.Network("one relu")
+    x, t = net.input("x", "B", 3), net.input("t", "B", 2)
+    net.loss(dr.mean_squared_error(dr.dense(x, 2, dr.relu), t))
+    return net
+
+
+def test_another_slope_at_a_kink_is_said_and_is_no_mistake():
+    assert verify(one_relu(), rectified(0.0)).verdict == "proved"
+    report = verify(one_relu(), rectified(0.5))
+    assert report.verdict == "kinks" and report.exit_code == 0, str(report)
+    assert "except at kinks; they may differ where" in str(report)
+
+
+def test_a_function_that_cannot_be_read_is_judged_by_numbers_and_the_report_says_so():
+    def backward(x, t, W1, c1, W2, c2):
+        scale = 1.0 if x[0, 0] > 100 else 2.0  # a branch on data
+        return {n: g * scale / scale for n, g in by_hand()(x, t, W1, c1, W2, c2).items()}
+
+    report = verify(network(), backward)
+    assert report.verdict == "agrees" and report.exit_code == 0
+    assert "no proof: the function could not be read as equations" in str(report)
+    assert "a branch on data" in str(report)
+
+
+def test_a_proof_ends_when_its_time_is_over():
+    report = verify(network(), by_hand(), seconds=1e-9)
+    assert report.verdict == "agrees"
+    assert "no proof" in str(report)
+    assert verify(network(), by_hand(), seconds=0).proof.decisions == ()
 
 
 MISTAKES = [
@@ -109,7 +170,7 @@ def test_dictionaries_and_tuples_are_taken_as_well():
         found = by_hand()(**parameters, **inputs)
         return tuple(found[n] for n in ("W1", "c1", "W2", "c2"))
 
-    assert verify(network(), pair).verdict == "agrees"
+    assert verify(network(), pair).verdict == "proved"
 
 
 def test_the_report_is_text_json_and_html():
