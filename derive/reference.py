@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import singledispatch
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def evaluate(
 def _evaluate_group(group: Group, arrays: dict[str, Array], sizes: dict[Symbol, int]) -> None:
     if not group.recurrent:
         eq = group.equations[0]
-        arrays[eq.name] = _evaluate_equation(eq, arrays, sizes, {})
+        arrays[eq.name] = evaluate_equation(eq, arrays, sizes, {})
         return
     for eq in group.equations:
         arrays[eq.name] = np.full([_size(i, sizes) for i in eq.indices], np.nan)
@@ -92,16 +93,16 @@ def _evaluate_group(group: Group, arrays: dict[str, Array], sizes: dict[Symbol, 
             axis = group.axis[eq.name]
             now = {eq.indices[axis]: np.array([t])}
             place = (slice(None),) * axis + (slice(t, t + 1),)
-            arrays[eq.name][place] = _evaluate_equation(eq, arrays, sizes, now)
+            arrays[eq.name][place] = evaluate_equation(eq, arrays, sizes, now)
 
 
 def _size(index: Index, sizes: Mapping[Symbol, int]) -> int:
     return int(index.size.xreplace(dict(sizes)))
 
 
-def _evaluate_equation(
+def evaluate_equation(
     eq: Equation, arrays: Mapping[str, Array], sizes: Mapping[Symbol, int],
-    ranges: Mapping[Index, Array],
+    ranges: Mapping[Index, Array] = MappingProxyType({}),
 ) -> Array:
     """The target's array, over the given values of some indices and all values of the others."""
     every = {i: ranges.get(i, np.arange(_size(i, sizes))) for i in eq.indices}
@@ -114,7 +115,7 @@ def _evaluate_equation(
     pieces = min(shape[0], int(points // _CHUNK) + 1)
     first = eq.indices[0]
     parts = [
-        _evaluate_equation(eq, arrays, sizes, {**every, first: part})
+        evaluate_equation(eq, arrays, sizes, {**every, first: part})
         for part in np.array_split(every[first], pieces)
     ]
     return np.concatenate(parts)

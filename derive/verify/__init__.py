@@ -11,6 +11,7 @@ looked for that turns it into what was handed in (`derive.verify.edits`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from derive.program import Program, as_program
 from derive.verify.decide import decide
 from derive.verify.edits import explain_differences
 from derive.verify.hand import Hand
+from derive.verify.place import wrong_line
 from derive.verify.report import Finding, Proof, VerifyReport
 from derive.verify.trace import trace
 from derive.verify.where import telling_point, telling_sizes
@@ -86,7 +88,12 @@ def _findings(
     """What is wrong with each gradient: the same change must explain it at two points."""
     other = random_values(derived, seed + 1, _other_sizes(derived))
     points = [(point, function(point)), (other, function(other))]
-    return tuple(explain_differences(derived, names, points))
+    found = explain_differences(derived, names, points)
+    try:
+        place = wrong_line(trace(function, derived), derived, names, seed)
+    except ChainruleError:  # it cannot be read as equations: there are no lines to compare
+        place = None
+    return tuple(replace(f, place=str(place)) if place else f for f in found)
 
 
 def _other_sizes(program: Program) -> dict[str, int]:

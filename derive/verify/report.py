@@ -20,17 +20,20 @@ _HEADS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with one gradient: in words, in which equation, the right formula, and the
-    worst entry with both numbers."""
+    """What is wrong with one gradient: in words, in which equation, the right formula, the worst
+    entry with both numbers, and the line of the function where it goes wrong, if that was found."""
 
     parameter: str
     words: str
     equation: str
     formula: str
     counterexample: str
+    place: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.parameter}: {self.words}"]
+        if self.place:
+            lines.append(f"    at      {self.place}")
         if self.equation and self.equation != self.formula:
             lines.append(f"    in      {self.equation}")
         return "\n".join([*lines, f"    right   {self.formula}",

@@ -140,6 +140,28 @@ MISTAKES = [
 ]
 
 
+def bias_forgotten(x, t, W1, c1, W2, c2):
+    h = np.tanh(x @ W1)
+    p = softmax(h @ W2 + c2)
+    dz = (p - np.eye(4)[t]) / len(t)
+    da = dz @ W2.T * (1 - h**2)
+    return {"W1": x.T @ da, "c1": da.sum(axis=0), "W2": h.T @ dz, "c2": dz.sum(axis=0)}
+
+
+def test_a_mistake_in_the_recomputed_forward_pass_is_found_by_its_line():
+    report = verify(network(), bias_forgotten)
+    for finding in report.findings:
+        assert "h = np.tanh(x @ W1)   (with h1[b, j] = tanh(" in finding.place, str(finding)
+
+
+def test_a_function_without_equations_has_no_lines_to_compare():
+    def backward(x, t, W1, c1, W2, c2):
+        return by_hand(sign=bool(x[0, 0] < 100))(x, t, W1, c1, W2, c2)
+
+    report = verify(network(), backward)
+    assert report.verdict == "wrong" and report.findings[0].place == ""
+
+
 @pytest.mark.parametrize(("mistake", "parameter", "words"), MISTAKES, ids=[m[0] for m in MISTAKES])
 def test_the_mistake_is_named(mistake: str, parameter: str, words: str):
     report = verify(network(), by_hand(**{mistake: True}))
