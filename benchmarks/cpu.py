@@ -135,7 +135,10 @@ def measure(number: int, threads: int, rounds: int, wanted: list[str]) -> dict[s
     own = Peer("chainrule", number, threads, None)
     workers = {"chainrule": own, **{n: Peer(n, number, threads, own.start) for n in wanted}}
     try:
-        firsts = {name: w.run(4) for name, w in workers.items()}
+        # Two steps: one, and one after an update. Adam magnifies the rounding of gradients that
+        # are zero by symmetry (biases in front of batch norm): after four steps of that row, the
+        # same kernels in float32 and float64 are 9e-4 apart.
+        firsts = {name: w.run(2) for name, w in workers.items()}
         loss = firsts["chainrule"][0]
         for name, first in firsts.items():
             if not abs(first[0] - loss) <= 1e-4 * (1 + abs(loss)):

@@ -158,6 +158,14 @@ class Lowering:
         for number, product in enumerate(products):
             out += product.statements(accumulate=number > 0 or not late)
         out += begun if late else []
+        if apart and not (plain or products) and not apart[0][2]:
+            # nothing is there yet: the sum is complete before its factor multiplies it
+            factor, node, _ = apart.pop(0)
+            out += self.in_place(eq, free, S.One, node)
+            if factor != 1:
+                scaled: list[Statement] = []
+                value = self.scalar(factor, scaled)
+                out += self.nest(free, [*scaled, Store(eq.target, value, "*=")])
         for factor, node, scattered in apart:
             make = self.scatter if scattered else self.in_place
             out += make(eq, free, factor, node)

@@ -247,6 +247,8 @@ class ScalarPrinter:
             name = f"power{exponent}"
             self.functions[name] = int(exponent)
             return f"{name}({self.value(base)})"
+        if exponent.is_Rational and exponent.q == 2 and exponent < 5:  # ** is many times slower
+            return f"({self._wrapped(base**int(exponent))}*np.sqrt({self.value(base)}))"
         return f"{self._tight(base)}**{self._tight(exponent)}"
 
     def _tight(self, expr: Expr) -> str:
