@@ -121,6 +121,7 @@ def _host_tables(compiled: Compiled, printers: Sequence[EntryPrinter], parallel:
     entry_names = [p.entry.name for p in printers]
     every = [*entry_names, "epoch", "update"] if "gradient" in entry_names else entry_names
     ending = "_split" if parallel else ""
+    phases = max(len(p.entry.phases) for p in printers)
     states = {t.name: "1.0" if t.initial == "ones" else "0.0" for t in program.role("state")}
     small = [
         "# by the name of an entry point: on one thread, and on several",
@@ -134,12 +135,13 @@ def _host_tables(compiled: Compiled, printers: Sequence[EntryPrinter], parallel:
         "# parameters below a stopped gradient: the slope of the loss is not their gradient",
         f"STOPPED = {tuple(n for n in stopped_parameters(program) if n in program.gradients)!r}",
         "# operations in a step from which on a second thread pays (a launch costs 5 µs and more)",
-        f"PARALLEL_FROM = {PARALLEL_FROM}",
+        f"PARALLEL_FROM = {max(PARALLEL_FROM, PER_LAUNCH * phases)}",
     ]
     return [*(p.table() for p in printers), *arenas, "\n".join(small)]
 
 
 PARALLEL_FROM = 12_000_000
+PER_LAUNCH = 480_000  # operations that one thread does while a phase is started on several
 
 
 def index_ranges(program: Program) -> dict[str, int]:
