@@ -87,6 +87,7 @@ def do_train(args: argparse.Namespace) -> Outcome:
         source=args.data, epochs=args.epochs, batch=args.batch, seed=args.seed,
         test_share=args.test_share, validation_share=args.validation_share,
         patience=args.patience, dtype=args.dtype, threads=args.threads, out=args.out,
+        shard=args.shard, compress=args.compress,
         optimizer={**config.optimizer, **changes} if changes else None)
     if args.ranks is not None:
         return _launched(args)
@@ -279,6 +280,10 @@ def parser() -> argparse.ArgumentParser:
     _training(sub, None, None)
     _force(sub)
     _ranks(sub)
+    sub.add_argument("--shard", action="store_true", default=None, help="of several ranks, each "
+                     "keeps its slice of the optimizer's state only")
+    sub.add_argument("--compress", metavar="FORMAT", help="gradients travel between ranks as "
+                     "float16 or bfloat16")
 
     sub = verb("resume", do_resume, "go on with a run that was stopped", model=False)
     sub.add_argument("run", help="the run's folder")

@@ -19,6 +19,9 @@
 
     [checkpoints]
     seconds = 60
+
+    [ranks]
+    shard = true
 """
 
 from __future__ import annotations
@@ -59,6 +62,24 @@ class DataPlan:
 
 
 @dataclass(frozen=True)
+class RanksPlan:
+    """How several ranks train one model: whether each keeps a slice of the optimizer's state only,
+    the 16-bit format in which gradients are sent ("" for their own), bytes that are sent together.
+    """
+
+    shard: bool = False
+    compress: str = ""
+    bucket: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        if self.compress not in ("", "float16", "bfloat16"):
+            raise DataError("gradients are not sent in that format", got=repr(self.compress),
+                            expected="float16, bfloat16, or nothing")
+        if self.bucket < 1:
+            raise DataError("a bucket has at least one byte", got=self.bucket)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that a run depends on, besides the files that it names."""
 
@@ -68,6 +89,7 @@ class RunConfig:
     threads: int = 0
     plan: Plan = field(default_factory=Plan)
     data: DataPlan = field(default_factory=DataPlan)
+    ranks: RanksPlan = field(default_factory=RanksPlan)
     optimizer: dict[str, Any] = field(default_factory=lambda: {"rule": "adam"})
 
     def make_optimizer(self) -> Optimizer:
@@ -84,26 +106,29 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> RunConfig:
-        rest = {k: v for k, v in stored.items() if k not in ("plan", "data")}
+        rest = {k: v for k, v in stored.items() if k not in ("plan", "data", "ranks")}
         return cls(plan=_made(Plan, stored["plan"], "plan"),
-                   data=_made(DataPlan, stored["data"], "data"), **rest)
+                   data=_made(DataPlan, stored["data"], "data"),
+                   ranks=_made(RanksPlan, stored.get("ranks", {}), "ranks"), **rest)
 
     def changed(self, **values: Any) -> RunConfig:
         """A copy with some of the plan's or the data's fields changed; None changes nothing."""
         given = {k: v for k, v in values.items() if v is not None}
         plan = {f.name: given[f.name] for f in fields(Plan) if f.name in given}
         data = {f.name: given[f.name] for f in fields(DataPlan) if f.name in given}
+        ranks = {f.name: given[f.name] for f in fields(RanksPlan) if f.name in given}
         own = {f.name: given[f.name] for f in fields(RunConfig) if f.name in given}
         return replace(self, plan=replace(self.plan, **plan), data=replace(self.data, **data),
-                       **own)
+                       ranks=replace(self.ranks, **ranks), **own)
 
 
 _SECTIONS: dict[str, dict[str, type]] = {
-    "train": dict.fromkeys(("epochs", "batch", "seed", "accumulate"), Plan)
+    "train": dict.fromkeys(("epochs", "batch", "seed", "accumulate", "skip"), Plan)
     | dict.fromkeys(("dtype", "threads"), RunConfig),
     "stopping": dict.fromkeys(("monitor", "patience", "min_delta", "plateau", "factor"), Plan),
     "checkpoints": dict.fromkeys(("seconds", "steps", "keep"), Plan),
     "data": {f.name: DataPlan for f in fields(DataPlan)},
+    "ranks": {f.name: RanksPlan for f in fields(RanksPlan)},
 }
 
 
@@ -126,7 +151,8 @@ def read_config(path: Path) -> RunConfig:
     for name in stored:
         if name not in known:
             raise unknown_name(f"section of {path.name}", name, known)
-    values: dict[type, dict[str, Any]] = {Plan: {}, DataPlan: {}, RunConfig: {}}
+    values: dict[type, dict[str, Any]] = {Plan: {}, DataPlan: {}, RanksPlan: {},
+                                             RunConfig: {}}
     for section, names in _SECTIONS.items():
         for name, value in stored.get(section, {}).items():
             if name not in names:
@@ -136,6 +162,7 @@ def read_config(path: Path) -> RunConfig:
     here = path.resolve().parent
     data = replace(data, source=_beside(here, data.source))
     return RunConfig(str(here / stored["model"]), str(stored.get("out", "")), plan=plan, data=data,
+                     ranks=_made(RanksPlan, values[RanksPlan], path.name),
                      optimizer=dict(stored.get("optimizer", {"rule": "adam"})),
                      **_typed(RunConfig, values[RunConfig], path.name))
 

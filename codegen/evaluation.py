@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,13 +67,19 @@ def _compared(program: Program) -> tuple[tuple[str, str] | None, tuple[str, ...]
 
 class Evaluator:
     """Measures a model on held-out rows; ``other`` is the network as it is for inference, with the
-    same parameters (no dropout), where that is another program."""
+    same parameters (no dropout), where that is another program. The ranks of a ``team`` divide the
+    rows, unless the network mixes them."""
 
     def __init__(self, trained: Model, parts: Mapping[str, Rows], measured: Measured | None,
-                 other: Model | None = None) -> None:
+                 other: Model | None = None, team: Any = None) -> None:
         self.trained, self.measured = trained, measured
         self.model = model = other or trained
         self.parts = {n: rows for n, rows in parts.items() if len(rows)}
+        self._team = None
+        if team is not None:
+            from codegen.mpi.share import rows_apart
+
+            self._team = team if rows_apart(model.program) else None
         for rows in self.parts.values():  # what does not fit shows before the first step
             for block in rows.blocks():
                 model.prepared(block)
@@ -94,17 +101,30 @@ class Evaluator:
         return found
 
     def _one(self, rows: Rows) -> tuple[float, dict[str, float]]:
-        losses, outputs, targets, weights = [], [], [], []
-        for block in rows.blocks(BLOCK_ROWS):
-            weights.append(len(next(iter(block.values()))))
-            losses.append(self.model.loss(**block))
+        team = self._team if self._team is not None and not self._team.solo else None
+        own = rows if team is None else rows.part(team.divide(np.arange(len(rows)))[0])
+        products, outputs, targets = [], [], []
+        for block in own.blocks(BLOCK_ROWS):
+            products.append(len(next(iter(block.values()))) * self.model.loss(**block))
             if self.measured is not None:
-                given = {n: a for n, a in block.items() if n != self.measured.target}
-                name = self.measured.output
-                outputs.append(self.model.predict([name], **given)[name])
-                targets.append(block[self.measured.target])
-        total = math.fsum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
+                y, t = self._pair(block)
+                outputs.append(y)
+                targets.append(t)
+        if team is not None:
+            products = [x for part in team.gather(products) for x in part]
+        total = math.fsum(products) / len(rows)
         if self.measured is None:
             return total, {}
+        if not outputs:  # more ranks than rows: nothing, in the right shape
+            outputs, targets = ([a[:0]] for a in self._pair(rows.take(np.arange(1))))
         y, t = np.concatenate(outputs), np.concatenate(targets)
+        if team is not None:
+            y, t = team.join(y), team.join(t)
         return total, {name: measure(name, y, t) for name in self.measured.metrics}
+
+    def _pair(self, block: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """What metrics compare."""
+        assert self.measured is not None
+        given = {n: a for n, a in block.items() if n != self.measured.target}
+        name = self.measured.output
+        return self.model.predict([name], **given)[name], block[self.measured.target]

@@ -133,6 +133,20 @@ class Model:
         self._run.initialize(seed)
         return self
 
+    # -- of one of several ranks (codegen.mpi.model), others have it all ------------------------
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """The `places` of which this process has its own slices only."""
+        return ()
+
+    def whole(self, values: Values) -> Values:
+        """Places as a checkpoint holds them: with slices put together."""
+        return values
+
+    def own(self, values: Values) -> Values:
+        """Of the places in a checkpoint what `places` has."""
+        return values
+
     # -- calls ----------------------------------------------------------------------------------
     def loss(self, **inputs: Any) -> float:
         """The loss of one batch."""

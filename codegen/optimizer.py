@@ -131,6 +131,12 @@ class _Printer:
                           ["        total += float(_summand)", "    return total"], bodies)
         return "\n".join([f"# {norm.equation}", *lines])
 
+    def norm_result(self, number: int) -> str:
+        """What is made of a norm's sum; ranks that each have a part of it add the parts first."""
+        norm = self.norms[number]
+        return "\n".join(["@kernel", f"def norm_{norm.equation.name}(total, step, settings):",
+                          *self.head(), f"    return {self.double.value(norm.result)}"])
+
     def part(self) -> str:
         updates = self.optimizer.program.updates
         back = {new: old for old, new in updates.items()}
@@ -195,7 +201,13 @@ def update_text(optimizer: Optimizer, layout: Layout, trained: int, parallel: bo
     printer = _Printer(optimizer, trained)
     pieces, factors = segments(optimizer, layout, trained,
                                any(norm.each for norm in printer.norms))
-    texts = [printer.norm(n) for n in range(len(printer.norms))] + [printer.part()]
+    numbers = range(len(printer.norms))
+    texts = [make(n) for n in numbers for make in (printer.norm, printer.norm_result)]
+    named = [(n.equation.name, n.each) for n in printer.norms]
+    rows = [f"    (sum_{name}, norm_{name}, {each})," for name, each in named]
+    texts.append("\n".join(["# the sum of a norm, what is made of it, whether each tensor has one",
+                            "NORMS = (", *rows, ")"]) if rows else "NORMS = ()")
+    texts.append(printer.part())
     if not pieces:
         own, table = "settings", ["SEGMENTS = np.zeros((0, 2), np.int64)"]
     elif len(pieces) == 1 and not optimizer.groups and not optimizer.matrix:
@@ -226,7 +238,6 @@ def _whole(printer: _Printer, own: str, ending: str, calls: Sequence[str]) -> li
     lines += [f"    {call}" for call in calls]
     if printer.norms:
         lines.append("    count = SEGMENTS.shape[0]")
-        lines += printer.head()
     for number, norm in enumerate(printer.norms):
         name = norm.equation.name
         before = "".join(f"{n.equation.name}_all[piece], " for n in printer.norms[:number])
@@ -241,7 +252,7 @@ def _whole(printer: _Printer, own: str, ending: str, calls: Sequence[str]) -> li
             f"                step, {own}, {before}{', '.join(flat)})",
             f"    {name}_all = np.zeros(count)",
         ]
-        result = printer.double.value(norm.result)
+        result = f"norm_{name}(total, step, settings)"
         if norm.each:
             lines += ["    for piece in range(count):", "        total = 0.0",
                       f"        for block in range({BLOCKS}):",

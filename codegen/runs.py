@@ -229,7 +229,7 @@ def resume(folder: Path, epochs: int | None = None, team: Any = None) -> RunResu
 
 
 def _compare(team: Any, settings: Mapping[str, Any], session: Session) -> None:
-    """Before the first step: do all ranks run the same thing, and has each of them rows?"""
+    """Before the first step: do all ranks run the same thing?"""
     if team is None:
         return
     config, training = settings["config"], session.training
@@ -237,15 +237,11 @@ def _compare(team: Any, settings: Mapping[str, Any], session: Session) -> None:
            "the versions": ", ".join(f"{n} {v}" for n, v in {
                "chainrule": __version__, **{n: version_of(n) for n in _PACKAGES}}.items()),
            "dtype and optimizer": f"{config['dtype']}, {config['optimizer']}",
-           "the plan": str(config["plan"]), "the step to begin with": str(training.done),
+           "the plan": f"{config['plan']}, {config['ranks']}",
+           "the step to begin with": str(training.done),
            **{f"the {n} data": f"{d['rows']} rows, checksum {d['fingerprint']}"
               for n, d in settings["data"].items()}}
     team.compare(own)
-    count = min(training.plan.batch, len(training.rows))
-    if count < team.size:
-        raise DataError(f"{team.size} ranks are more than a minibatch has rows",
-                        expected=f"at most {count} ranks", got=team.size,
-                        mend="fewer ranks, or a larger batch")
     team.training(settings["config"]["out"])
 
 
@@ -283,7 +279,7 @@ def _session(file: ModelFile, config: RunConfig, parts: Parts, folder: Path,
              team: Any = None) -> Session:
     return prepare(file.program, parts, config.plan, config.make_optimizer(), dtype=config.dtype,
                    threads=config.threads, evaluation=file.evaluation, data=config.data, team=team,
-                   store=Store(folder / "checkpoints", config.plan.keep),
+                   ranks=config.ranks, store=Store(folder / "checkpoints", config.plan.keep),
                    notes={"model": str(Path(config.model).resolve()), "dtype": config.dtype,
                           "optimizer": config.optimizer, "version": __version__})
 

@@ -6,13 +6,13 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import codegen
 from codegen.checkpoint import Store
-from codegen.configuration import DataPlan
+from codegen.configuration import DataPlan, RanksPlan
 from codegen.datasets import Parts
 from codegen.evaluation import Evaluator, what_to_measure
 from codegen.health import Health
@@ -54,12 +54,14 @@ class Ended:
 def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
             dtype: str = "float32", threads: int = 0, evaluation: Program | None = None,
             data: DataPlan | None = None, store: Store | None = None,
-            notes: dict | None = None, team: Any = None) -> Session:
+            notes: dict | None = None, team: Any = None, ranks: RanksPlan | None = None
+            ) -> Session:
     """Derive, compile and initialise; everything that does not fit shows here, before a step.
 
     Args:
         evaluation: the same network without what only training needs (dropout).
         team: of a run over MPI; this rank's view of all ranks.
+        ranks: how these share the work.
 
     Raises:
         DataError: arrays that do not fit the network; a monitor that nothing measures.
@@ -68,7 +70,7 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
         raise DataError("early stopping needs rows that are neither trained on nor tested on",
                         mend="validation_share = 0.1, or name a monitor")
     start = time.perf_counter()
-    count = threads or None
+    count = threads or (None if team is None else team.threads)
     with progress("deriving"):
         derived = derive(program)
     with progress("compiling the kernels"):
@@ -77,22 +79,28 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
         else:
             from codegen.mpi.model import compile_shared
 
+            rows = min(plan.batch, len(parts.train))
+            team.enough(rows)
             if not team.first:
                 team.meet()  # rank 0 has compiled: its kernels are found in the cache
-            model = compile_shared(derived, team, optimizer, dtype, count)
+            model = compile_shared(derived, team, optimizer, dtype, count, ranks, rows)
             evaluation = evaluation or program
         model.initialize(plan.seed)
         other = codegen.compile(derive(evaluation), dtype=dtype, threads=count) if (
             evaluation is not None) else None
         measured = what_to_measure(evaluation or derived, data.metrics if data else None)
-        evaluator = Evaluator(model, parts.held_out, measured, other)
+        evaluator = Evaluator(model, parts.held_out, measured, other, team)
         made = Session(derived, model, None, 0.0)  # type: ignore[arg-type]
         made.training = Training(model, parts.train, plan, evaluate=evaluator, store=store,
                                  notes=notes, warn=made.messages.append, team=team)
         made.training.warm_up()
         evaluator()
-        if team is not None and team.first:
-            team.meet()
+        if team is not None:
+            if team.first:
+                team.meet()
+            team.together()
+            if ranks is not None and ranks.compress:
+                made.messages.append(model.compression(parts.train, rows))  # type: ignore
     made.compile_seconds = time.perf_counter() - start
     return made
 
@@ -135,7 +143,7 @@ def run(session: Session, folder: Path | None = None,
 
 def _note(at: Position, speed: float) -> str:
     last = at.history[-1] if at.history else {}
-    loss = math.fsum(at.losses) / len(at.losses) if at.losses else last.get("loss", math.nan)
+    loss = at.mean_loss if at.losses else last.get("loss", math.nan)
     parts = [f"loss {loss:.4f}"]
     parts += [f"{n.replace('_', ' ')} {last[n]:.2%}" for n in ("accuracy",) if n in last]
     return ", ".join([*parts, f"{speed:,.0f} rows/s"])
@@ -143,6 +151,7 @@ def _note(at: Position, speed: float) -> str:
 
 def _not_finite(training: Training, error: NotFiniteError, folder: Path | None) -> Ended:
     culprit: Culprit = find_culprit(training)
+    culprit = replace(culprit, before=training.model.whole(culprit.before))
     path = ""
     if folder is not None:
         name = folder / f"not-finite-{culprit.step:09d}.safetensors"

@@ -41,7 +41,8 @@ class Plan:
     ``accumulate`` minibatches make one step. ``patience`` epochs without a better ``monitor``
     (a column of the history) end the run; ``plateau`` such epochs multiply the learning rate by
     ``factor``. A checkpoint is made every ``seconds``, or every ``steps`` minibatches, and the
-    last ``keep`` stay.
+    last ``keep`` stay. Up to ``skip`` steps of the run whose loss or gradient is NaN or infinite
+    are left out; one more ends it.
     """
 
     epochs: int = 50
@@ -56,12 +57,13 @@ class Plan:
     seconds: float = 60.0
     steps: int = 0
     keep: int = 3
+    skip: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "keep"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} is at least 1", got=getattr(self, name))
-        for name in ("patience", "plateau", "steps", "min_delta", "seed"):
+        for name in ("patience", "plateau", "steps", "min_delta", "seed", "skip"):
             if getattr(self, name) < 0:
                 raise DataError(f"{name} is at least 0", got=getattr(self, name))
 
@@ -71,12 +73,19 @@ class Position:
     """Where a run is: in the data, in its history, and the best so far."""
 
     epoch: int = 1
-    losses: list[float] = field(default_factory=list)  # of the minibatches of this epoch
+    losses: list[float] = field(default_factory=list)  # of this epoch's minibatches; NaN: skipped
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     best_epoch: int = 0
     best_score: float = math.inf
     plateau: int = 0  # epochs since the learning rate was lowered, or since the best
+    skipped: int = 0  # steps that were left out
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the minibatches of this epoch so far."""
+        known = [x for x in self.losses if not math.isnan(x)]
+        return math.fsum(known) / len(known) if known else math.nan
 
     def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -205,7 +214,8 @@ class Training:
     @property
     def _direct(self) -> bool:
         """Whether nothing stands between the gradient of a minibatch and the update."""
-        return self.plan.accumulate == 1 and self.reduce is None and self.team is None
+        return (self.plan.accumulate == 1 and self.reduce is None and self.team is None
+                and not self.plan.skip)
 
     def _batch(self, data: Values | None, places: np.ndarray) -> Values:
         """A minibatch; of several ranks each reads its own part."""
@@ -223,29 +233,51 @@ class Training:
         """
         losses: list[float] = []
         size, step = self.plan.batch, self.plan.batch * self.plan.accumulate
+        bad = False
         for first in range(0, len(places), step):
             total: np.ndarray | None = None
             rows = places[first:first + step]
+            count = -(-len(rows) // size)
             for draw, at in enumerate(range(0, len(rows), size)):
                 own = rows[at:at + size]
                 loss, gradient = self.model.gradient(self._batch(data, own), draw)
-                if not math.isfinite(loss):
+                if not math.isfinite(loss) and not self.plan.skip:
                     raise NotFiniteError("the loss is NaN or infinite")
+                bad |= not math.isfinite(loss)
                 losses.append(loss)
                 part = gradient * gradient.dtype.type(len(own) / len(rows))
                 total = part if total is None else total + part
             assert total is not None
+            if self.plan.skip and self._skips(bad or not np.isfinite(total).all()):
+                losses[len(losses) - count:] = [math.nan] * count
+                bad = False
+                continue
             gradient[...] = total
             if self.reduce is not None:
                 self.reduce(gradient)
             self.model.update()
         return np.array(losses)
 
+    def _skips(self, bad: bool) -> bool:
+        """Whether a step is left out: on all ranks, where it is not finite on one."""
+        if self.team is not None:
+            bad = self.team.any(bad)
+        if bad:
+            if self.at.skipped >= self.plan.skip:
+                raise NotFiniteError("the loss or the gradient is NaN or infinite, and "
+                                     f"{self.plan.skip} steps were left out already")
+            self.at.skipped += 1
+            self.warn(f"a step of epoch {self.at.epoch} was left out: its loss or gradient is NaN "
+                      f"or infinite ({self.at.skipped} of at most {self.plan.skip})")
+        return bad
+
     # -- the end of an epoch --------------------------------------------------------------------
     def _end_epoch(self) -> None:
         at, size, count = self.at, self.plan.batch, len(self.rows)
         weights = [min(size, count - n * size) for n in range(self.minibatches)]
-        mean = math.fsum(w * x for w, x in zip(weights, at.losses, strict=True)) / count
+        known = [(w, x) for w, x in zip(weights, at.losses, strict=True) if not math.isnan(x)]
+        seen = sum(w for w, _ in known)
+        mean = math.fsum(w * x for w, x in known) / seen if seen else math.nan
         row = {"epoch": float(at.epoch), "loss": mean, "seconds": at.seconds}
         if self.evaluate is not None:
             row |= self.evaluate()
@@ -275,7 +307,8 @@ class Training:
     # -- checkpoints ----------------------------------------------------------------------------
     def checkpoint(self) -> Checkpoint:
         """All that a later process needs to go on from here."""
-        arrays = {**self.model.places, **{f"best/{n}": v for n, v in self.best.items()}}
+        arrays = {**self.model.whole(self.model.places),
+                  **{f"best/{n}": v for n, v in self.best.items()}}
         return Checkpoint(self.done, arrays, {
             **self.notes, "position": self.at.to_dict(), "updates": self.model.steps,
             "seed": self.plan.seed, "settings": self.model.settings,
@@ -288,7 +321,8 @@ class Training:
             DataError: it is of another network; tensors that differ are named.
         """
         own = {n: a for n, a in checkpoint.arrays.items() if not n.startswith("best/")}
-        fit_into(self.model.places, own, f"the checkpoint of step {checkpoint.step}")
+        fit_into(self.model.places, self.model.own(own),
+                 f"the checkpoint of step {checkpoint.step}")
         self.best = {n.removeprefix("best/"): a.copy() for n, a in checkpoint.arrays.items()
                      if n.startswith("best/")}
         notes = checkpoint.notes
@@ -308,7 +342,7 @@ class Training:
             if self.team is None:
                 self.store.save(self.checkpoint())
             else:
-                self.team.save(self.store, self.checkpoint)
+                self.team.save(self.store, self.checkpoint, self.model.apart)
             self._saved, self._unsaved = (time.perf_counter(), self.done), False
 
     def _maybe_save(self) -> None:

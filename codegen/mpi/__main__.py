@@ -35,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not team.first:
         sys.stdout = sys.stderr = open(os.devnull, "w")
     args.team, args.ranks = team, None
-    code = _run(team, args, stderr)
+    try:
+        code = _run(team, args, stderr)
+    finally:
+        team.pulse.stop()
     note(f"done-{team.rank}", str(code))
     team.gather(code)  # mpiexec ends the others when one ends with an error
     return code
@@ -47,7 +50,7 @@ def _run(team: Team, args: object, stderr: object) -> int:
             code, data, text = args.action(args)  # type: ignore[attr-defined]
         except TogetherError:
             raise
-        except (ChainruleError, OSError) as error:
+        except (ChainruleError, OSError, MemoryError) as error:
             if team.steps_began:
                 raise
             team.meet(error=error)

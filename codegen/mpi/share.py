@@ -65,6 +65,24 @@ def share(program: Program) -> Shared:
     return Shared(made, tuple(summed), batch)
 
 
+def rows_apart(program: Program) -> bool:
+    """Whether the forward pass treats each row of the batch by itself, so that rows may be
+    measured in any parts: nothing that is summed over the batch comes back to a row."""
+    forward = replace(program, gradients={}, updates={}).only(*program.losses)
+    try:
+        shared = share(forward)
+    except DerivationError:
+        return False
+    mixed = set(shared.summed)
+    for group in shared.program.groups:
+        for eq in group.equations:
+            if mixed & set(eq.reads):
+                mixed.add(eq.name)
+                if any(i.size == shared.batch for i in eq.indices):
+                    return False
+    return True
+
+
 def _refused(eq: Equation, batch: Symbol) -> DerivationError:
     return DerivationError(f"rows of the batch {batch} depend on each other: they cannot be "
                            "shared among ranks", got=str(eq), mend="train it on one rank",

@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 
 from codegen.checkpoint import Checkpoint, Store
-from derive.errors import ChainruleError, MissingError
+from codegen.mpi.pulse import Pulse
+from derive.errors import ChainruleError, DataError, MissingError
 from derive.files import write_atomically
 
 STEP_SECONDS = 5.0  # how long a rank may take longer than the others: in a step,
+PAUSE = 0.5  # a longer gap between two looks at the clock is one of the whole machine
 LONG_SECONDS = 600.0  # and where it compiles, reads data or writes
 NOTES = "CHAINRULE_MPI_NOTES"  # the folder in which ranks leave word for the launcher
 RANKS = "CHAINRULE_MPI_RANKS"  # how many ranks the launcher started
@@ -75,13 +77,28 @@ class Team:
         self.rank, self.size = self.comm.rank, self.comm.size
         self.seconds = seconds
         self.steps_began = False
-        self._processes = self.gather([platform.node(), os.getpid()])
-        self._types = {np.dtype(np.float32): self.MPI.FLOAT, np.dtype(np.float64): self.MPI.DOUBLE}
+        self._types = {np.dtype(np.float32): self.MPI.FLOAT, np.dtype(np.float64): self.MPI.DOUBLE,
+                       np.dtype(np.int64): self.MPI.INT64_T, np.dtype(np.int32): self.MPI.INT32_T}
+        self.solo = True  # until all have compiled: a rank works for itself
+        self.waits = False  # whether this rank waits for others
+        self._processes = self.gather([platform.node(), os.getpid(), sorted(_cores())])
+        self.pulse = Pulse(self)
 
     @property
     def first(self) -> bool:
         """Whether this is the rank that writes and logs."""
         return self.rank == 0
+
+    @property
+    def here(self) -> int:
+        """How many ranks run on this machine."""
+        return sum(node == platform.node() for node, _, _ in self._processes)
+
+    @property
+    def threads(self) -> int:
+        """How many threads this rank may have: its share of the machine's cores."""
+        cores = {c for node, _, own in self._processes if node == platform.node() for c in own}
+        return max(1, min(len(_cores()), len(cores) // self.here))
 
     def divide(self, places: np.ndarray) -> tuple[np.ndarray, int, int]:
         """This rank's part of a minibatch: its rows, the number of the first, how many in all."""
@@ -94,6 +111,45 @@ class Team:
         """Begin to add an array up over all ranks, in place; `wait` for what is returned."""
         return self.comm.Iallreduce(self.MPI.IN_PLACE, [array, self._types[array.dtype]],
                                     op=self.MPI.SUM)
+
+    def start_scattered_sum(self, array: np.ndarray, own: np.ndarray, counts: Sequence[int]) -> Any:
+        """Begin to add an array up over all ranks; each gets its part of the sum, as counted."""
+        kind = self._types[array.dtype]
+        return self.comm.Ireduce_scatter([array, kind], [own, kind], list(counts), op=self.MPI.SUM)
+
+    def start_exchange(self, sent: np.ndarray, counts: Sequence[int], got: np.ndarray,
+                       expected: Sequence[int]) -> Any:
+        """Begin to send each rank its part of 16-bit words."""
+        kind = self.MPI.UINT16_T
+        return self.comm.Ialltoallv([sent, (counts, None), kind], [got, (expected, None), kind])
+
+    def start_gather(self, own: np.ndarray, whole: np.ndarray, counts: Sequence[int]) -> Any:
+        """Begin to put the ranks' 16-bit words together, on all ranks."""
+        kind = self.MPI.UINT16_T
+        return self.comm.Iallgatherv([own, kind], [whole, (counts, None), kind])
+
+    def start_shared(self, array: np.ndarray, counts: Sequence[int]) -> Any:
+        """Begin to send each rank's part of an array to all, in place."""
+        kind = self._types[array.dtype]
+        return self.comm.Iallgatherv(self.MPI.IN_PLACE, [array, (counts, None), kind])
+
+    def collect(self, own: np.ndarray) -> list[np.ndarray]:
+        """Every rank's flat array, by rank, on rank 0; nothing elsewhere."""
+        sizes, kind = [int(n) for n in self.gather(own.size)], self._types[own.dtype]
+        whole = np.empty(sum(sizes) if self.first else 0, own.dtype)
+        self.wait(self.comm.Igatherv([own, kind], [whole, (sizes, None), kind] if self.first
+                                     else None, root=0), LONG_SECONDS)
+        return np.split(whole, np.cumsum(sizes)[:-1]) if self.first else []
+
+    def join(self, own: np.ndarray) -> np.ndarray:
+        """The ranks' rows one after the other, on all ranks; a rank may have none."""
+        own = np.ascontiguousarray(own)
+        sizes, kind = [int(n) for n in self.gather(own.size)], self._types[own.dtype]
+        rest = own.shape[1:]
+        whole = np.empty(sum(sizes), own.dtype)
+        self.wait(self.comm.Iallgatherv([own.reshape(-1), kind], [whole, (sizes, None), kind]),
+                  LONG_SECONDS)
+        return whole.reshape(-1, *rest)
 
     def add(self, array: np.ndarray) -> None:
         """Add an array up over all ranks, in place."""
@@ -122,6 +178,22 @@ class Team:
         self.wait(self.comm.Iallgatherv(
             [own, self.MPI.BYTE], [whole, (sizes, starts), self.MPI.BYTE]), seconds)
         return [json.loads(whole[a:a + n].tobytes()) for a, n in zip(starts, sizes, strict=True)]
+
+    def enough(self, rows: int) -> None:
+        """Check that every rank has a row of each minibatch (but the last of an epoch).
+
+        Raises:
+            DataError: on every rank.
+        """
+        if rows < self.size:
+            raise DataError(f"{self.size} ranks are more than a minibatch has rows",
+                            expected=f"at most {rows} ranks", got=self.size,
+                            mend="fewer ranks, or a larger batch")
+
+    def together(self) -> None:
+        """All ranks have compiled; what they compute from here on they compute together."""
+        self.meet()
+        self.solo = False
 
     def compare(self, own: Mapping[str, str]) -> None:
         """Check that all ranks run the same thing.
@@ -154,16 +226,18 @@ class Team:
         raise TogetherError(where + said["text"], expected=said["expected"], got=said["got"],
                             mend=said["mend"], missing=said["missing"])
 
-    def save(self, store: Store, make: Callable[[], Checkpoint]) -> None:
-        """Rank 0 writes a checkpoint, and all know whether it is written.
+    def save(self, store: Store, make: Callable[[], Checkpoint], apart: Sequence[str] = ()
+             ) -> None:
+        """Rank 0 writes a checkpoint, and all know whether it is written; the arrays ``apart``
+        are no others' to compare.
 
         Raises:
             OSError: on every rank, where it could not be written.
             DifferentRanksError: the parameters are not the same bits on all ranks.
         """
         found = make()
-        self.compare({"the parameters": hashlib.sha256(
-            b"".join(a.tobytes() for a in found.arrays.values())).hexdigest()[:16]})
+        alike = b"".join(a.tobytes() for n, a in found.arrays.items() if n not in apart)
+        self.compare({"the parameters": hashlib.sha256(alike).hexdigest()[:16]})
         failed = 0
         if self.first:
             try:
@@ -181,15 +255,21 @@ class Team:
         Raises:
             RankError: some rank does not take part in time; it is named.
         """
-        start = time.monotonic()
         limit = self.seconds if seconds is None else seconds
-        turns = 0
-        while not request.Test():
-            turns += 1
-            if turns > 200:  # long enough for a rank that is nearly as fast
-                time.sleep(0.0001 if turns < 5000 else 0.002)
-                if time.monotonic() - start > limit:
-                    self._find_silent(request, limit)
+        turns, waited, last = 0, 0.0, time.monotonic()
+        self.waits = True
+        try:
+            while not request.Test():
+                turns += 1
+                if turns > 200:  # long enough for a rank that is nearly as fast
+                    time.sleep(0.0001 if turns < 5000 else 0.002)
+                    now = time.monotonic()
+                    waited += min(now - last, PAUSE)  # a machine that slept is nobody's fault
+                    last = now
+                    if waited > limit:
+                        self._find_silent(request, limit)
+        finally:
+            self.waits = False
 
     def _find_silent(self, request: Any, limit: float) -> None:
         """Ask who else waits; ranks that do not say so within a moment hang."""
@@ -209,31 +289,54 @@ class Team:
         error = RankError(f"{ranks(silent or list(range(self.size)))} did not answer for "
                           f"{limit + 1.5:.0f} s", mend="look for what it waits for; "
                           "--max-restarts goes on from the last checkpoint")
+        self.end(silent, error)
+        raise error
+
+    def end(self, silent: Sequence[int], error: RankError) -> None:
+        """Say that ranks hang, and kill those of this machine."""
         note(f"fault-{self.rank}", brief(error))  # before mpiexec hears of the end
         if NOTES not in os.environ:
             print(f"error: {brief(error)}", file=sys.__stderr__, flush=True)
-        self._end(silent)
-        raise error
+        self._kill(silent)
 
-    def _end(self, silent: Sequence[int]) -> None:
+    def _kill(self, silent: Sequence[int]) -> None:
         """Kill the ranks of this machine that hang: a stopped process would not hear an abort."""
         for rank in silent:
-            node, pid = self._processes[rank]
+            node, pid, _ = self._processes[rank]
             if node == platform.node():
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass  # another rank was faster
 
+    def processor_seconds(self, rank: int) -> float:
+        """Processor time that a rank has used so far; -1 on another machine."""
+        node, pid, _ = self._processes[rank]
+        try:
+            if node == platform.node():
+                words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+        except OSError:
+            pass
+        return -1.0
+
     def training(self, folder: str) -> None:
         """From here on, what fails on one rank ends the job; a launcher may go on from there."""
         self.steps_began = True
+        self.pulse.stop()  # from now on who does not answer is noticed by those who wait
         if self.first:
             note("folder", folder)
 
     def abort(self, code: int) -> None:
         """End all ranks at once."""
         self.MPI.COMM_WORLD.Abort(code)
+
+
+def _cores() -> set[int]:
+    try:
+        return os.sched_getaffinity(0)
+    except AttributeError:  # not on every system
+        return set(range(os.cpu_count() or 1))
 
 
 def brief(error: ChainruleError) -> str:
