@@ -25,13 +25,15 @@ class Line:
 
     ``target`` is the name of its equation in the claim's program; ``claims`` the tensor of the
     network whose adjoint it says to be (a parameter or an intermediate), None where it does not
-    say; ``text`` the source as it was written; ``where`` its file and line.
+    say; ``text`` the source as it was written; ``where`` its file and line; ``callers`` the
+    statements that called the function that it is in, the nearest first.
     """
 
     target: str
     claims: str | None
     text: str
     where: Location | None = field(default=None, compare=False)
+    callers: tuple[Location, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,9 @@ class Place:
     def __str__(self) -> str:
         text = " ".join(self.line.text.split())
         said = f"line {self.line.where.line}: {text}" if self.line.where else text
+        if self.line.callers:
+            caller = self.line.callers[0]
+            said += f" (called from line {caller.line}: {caller.source})"
         if not self.right:
             return f"{said}   (the first value that the derivation does not have)"
         either = ""
@@ -96,21 +99,35 @@ def wrong_line(claim: Claim, derived: Program, wrong: Sequence[str], seed: int =
     rest = [part for part in parts if not part.whole]
     known = {n for n in lines if any(_matches(t, n, points, search.only_factor) for t in tensors)}
     known -= {claim.gradients[p] for p in wrong}
-    right = _closure(known | {claim.gradients[p] for p in claim.gradients if p not in wrong}, reads)
+    right = _closure(known | {claim.gradients[p] for p in _telling(derived, points)
+                              if p in claim.gradients and p not in wrong}, reads)
     suspects = [n for n in lines if n not in right]
-    for tried in (tensors, rest):  # a part may repair a right line by chance, a tensor hardly
-        for name in suspects:
-            if time.process_time() > deadline:
-                return None
-            found = search.repair(name, tried)
-            if found:
-                before = [n for n in reads[name] if n in suspects]
-                return Place(_line(claim, name), found,
-                             _line(claim, before[-1]) if before else None)
+    results = {claim.gradients[p] for p in wrong}  # the right gradient repairs any of these
+    inner = [n for n in suspects if n not in results]
+    outer = [n for n in suspects if n in results]
+    for names in (inner, outer):
+        found = [f for tried in (tensors, rest) if (f := search.first(names, tried, deadline))]
+        if found:
+            # a tensor is the surer sign, unless what is computed before it mends all as well
+            name, text = found[0]
+            if found[-1][0] in _closure({name}, reads) - {name}:
+                name, text = found[-1]
+            before = [n for n in reads[name] if n in suspects]
+            return Place(_line(claim, name), text, _line(claim, before[-1]) if before else None)
+    if time.process_time() > deadline:
+        return None
     known = {n for n in suspects if any(_matches(t, n, points, True) for t in rest)}
     right |= _closure(known, reads)
     roots = [n for n in suspects if n not in right and all(r in right for r in reads[n])]
     return Place(_line(claim, roots[0])) if len(roots) == 1 else None
+
+
+def _telling(derived: Program, points: Sequence[_Point]) -> list[str]:
+    """Parameters whose gradient, being right, tells that what it is computed from is right: one
+    that is zero by symmetry (a bias in front of batch norm) tells nothing."""
+    sizes = {p: max(_largest(point.arrays[g]) for point in points)
+             for p, g in derived.gradients.items()}
+    return [p for p, size in sizes.items() if size > 1e-9 * max(sizes.values())]
 
 
 def _line(claim: Claim, name: str) -> Line:
@@ -171,6 +188,8 @@ def _inside(body: Expr) -> Iterator[Expr]:
         if isinstance(node, sympy.Add | sympy.Mul | sympy.Pow | sympy.Function | Reduction) \
                 and not isinstance(node, Access) and node.atoms(Access):
             yield node
+            if node.is_Pow and node.exp.could_extract_minus_sign():
+                yield 1 / node
             if isinstance(node, sympy.Mul | sympy.Add) and 2 < len(node.args) <= _FACTORS:
                 for count in range(2, len(node.args)):
                     yield from (node.func(*some) for some in combinations(node.args, count))
@@ -228,6 +247,16 @@ class _Search:
         self.reads = reads
         given = [self._factors(p.arrays, p) for p in points]
         self.only_factor = all(given)
+
+    def first(self, names: Sequence[str], parts: Sequence[_Part], deadline: float
+              ) -> tuple[str, str] | None:
+        """The first line that one of the parts repairs, and that part's text."""
+        for name in names:
+            if time.process_time() > deadline:
+                return None
+            if text := self.repair(name, parts):
+                return name, text
+        return None
 
     def repair(self, name: str, parts: Sequence[_Part]) -> str:
         """The text of what makes all gradients right in the place of a line; "" if nothing."""

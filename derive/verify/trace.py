@@ -155,6 +155,16 @@ class Tracer:
         frame = _user_frame()
         return _statement(frame.f_code.co_filename, frame.f_lineno) if frame else None
 
+    def callers(self) -> tuple[Location, ...]:
+        """The statements that called the function that `here` is in, the nearest first."""
+        frame, found = _user_frame(), []
+        while frame is not None and frame.f_back is not None:
+            frame = frame.f_back
+            if frame.f_code.co_filename.startswith((*_OWN, "<frozen")):
+                break
+            found.append(_statement(frame.f_code.co_filename, frame.f_lineno))
+        return tuple(found)
+
     def body_of(self, array: Traced) -> Any:
         """The body of an array in its own indices; an array that has a name, or comes from
         another statement, becomes an equation first."""
@@ -176,7 +186,8 @@ class Tracer:
         tensor = Tensor(name, array.indices, where=array.line)
         body = as_number(array.body)
         self.equations.append(Equation(tensor, array.indices, body, "claimed", array.line))
-        self.lines.append(Line(name, None, array.line.source if array.line else "", array.line))
+        self.lines.append(Line(name, None, array.line.source if array.line else "", array.line,
+                               array.callers))
         array.stored = name
         return name
 

@@ -131,6 +131,7 @@ class Traced:
         self.again: Callable[[], Traced] | None = None
         self.back: Callable[[Any], None] | None = None
         self.line: Location | None = tracer.here() if tracer else None
+        self.callers: tuple[Location, ...] = tracer.callers() if tracer else ()
 
     @classmethod
     def scalar(cls, expr: Expr) -> Traced:
@@ -201,7 +202,7 @@ class Traced:
         if self.base is not None and self.back is None:
             raise NotTraced("an array is changed through a view of it", where=self._tracer.here())
         self.indices, self.body, self.stored = new.indices, new.body, None
-        self.line = self._tracer.here()
+        self.line, self.callers = self._tracer.here(), self._tracer.callers()
         self.version += 1
         if self.base is not None and self.back is not None:
             self.back(self)
