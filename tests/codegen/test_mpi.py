@@ -12,13 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import codegen
 import derive as dr
 from codegen.checkpoint import Store
-from codegen.mpi.share import share
+from codegen.mpi.share import rows_apart, share
 from derive.differentiate import derive
-from derive.errors import DerivationError
+from derive.errors import DataError, DerivationError
 
 pytest.importorskip("mpi4py")
+
+from codegen.mpi.exchange import FORMATS, ROUNDING, Bucket, decode, encode
+from codegen.mpi.shard import Shard, check_space, state_bytes
 
 NET = '''
 import numpy as np
@@ -92,6 +96,122 @@ def test_two_and_three_ranks_take_the_steps_of_one_process(tmp_path: Path):
             np.testing.assert_allclose(got[name], value, rtol=0, atol=1e-12, err_msg=name)
 
 
+def test_sharded_ranks_go_on_as_another_number_of_ranks(tmp_path: Path):
+    folder = place(tmp_path)
+    for verb in (("train", "run.toml", "--out", "one"),
+                 ("train", "run.toml", "--out", "more", "--epochs", "1", "--ranks", "3", "--shard"),
+                 ("resume", "more", "--epochs", "2", "--ranks", "2")):
+        code, said = finish(folder, *verb)
+        assert code == 0, said
+    want, got = parameters(folder / "one"), parameters(folder / "more")
+    assert want.keys() == got.keys()
+    for name, value in want.items():  # moments are whole in the file
+        np.testing.assert_allclose(got[name], value, rtol=0, atol=1e-12, err_msg=name)
+
+
+def test_gradients_in_16_bits_say_what_they_lose(tmp_path: Path):
+    folder = place(tmp_path, epochs=1)
+    code, said = finish(folder, "train", "run.toml", "--out", "short", "--ranks", "2",
+                        "--compress", "float16")
+    assert code == 0, said
+    lost = float(said.split("of the first one's norm ")[1].split()[0])
+    assert 0 < lost < ROUNDING["float16"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_number_in_16_bits_is_off_by_its_rounding_at_most(kind: str):
+    rng = np.random.default_rng(0)
+    for scale in (1e-30, 1e-6, 1.0, 1e30):
+        x = (scale * rng.standard_normal(5000)).astype(np.float32)
+        y = decode(encode(x, kind), kind)
+        # what float16 has no exponent for is small beside the largest number
+        bar = ROUNDING[kind] * np.abs(x) + 2.0**-39 * np.abs(x).max() * (kind == "float16")
+        assert (np.abs(y - x) <= bar).all()
+    odd = np.array([np.nan, np.inf, -np.inf, 0.0], np.float32)
+    np.testing.assert_array_equal(decode(encode(odd, kind), kind), odd)
+    assert np.isnan(decode(encode(np.array([np.nan, -np.nan], np.float32), kind), kind)).all()
+
+
+def test_ranks_with_different_networks_are_told_before_the_first_step(tmp_path: Path):
+    folder = place(tmp_path)
+    text = (folder / "net.py").read_text()
+    (folder / "net.py").write_text(text.replace(
+        "dr.dense(x, 6", "dr.dense(x, 6 + int(os.environ['PMI_RANK'])").replace(
+        "import numpy", "import os\nimport numpy", 1))
+    code, said = finish(folder, "train", "run.toml", "--ranks", "2")
+    assert code == 2, said
+    assert said.count("the ranks do not agree on the network") == 1
+
+
+def test_a_rank_that_stops_before_the_first_step_ends_the_job(tmp_path: Path):
+    folder = place(tmp_path)
+    text = (folder / "net.py").read_text()
+    (folder / "net.py").write_text(text.replace("def data():", """def data():
+    import os, signal, time
+    if os.environ["PMI_RANK"] == "1":
+        time.sleep(2)  # until it has been heard
+        os.kill(os.getpid(), signal.SIGSTOP)"""))
+    code, said = finish(folder, "train", "run.toml", "--ranks", "2")
+    assert code != 0
+    assert said.count("rank 1 did not answer for") == 1, said
+
+
+def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(tmp_path: Path):
+    folder = place(tmp_path, epochs=1)
+    text = (folder / "net.py").read_text()
+    (folder / "net.py").write_text(text.replace(
+        "    return {\"x\": rng.normal(size=(29, 5)) + labels[:, None], \"t\": labels}",
+        """    x = rng.normal(size=(29, 5)) + labels[:, None]
+    x[3] = 1e308
+    return {"x": x, "t": labels}""").replace(
+        "h = dr.batch_norm(dr.dense(x, 6, dr.tanh))",
+        "b, i = x.indices; h = dr.dense(net.define('y', (b, i), x[b, i]**2), 6, dr.relu)"))
+    config = (folder / "run.toml").read_text()
+    code, said = finish(folder, "train", "run.toml", "--out", "stops", "--ranks", "2",
+                        "--test-share", "0")
+    assert code == 1, said
+    assert "stopped:" in said
+    (folder / "run.toml").write_text(config.replace("[train]", "[train]\nskip = 3"))
+    code, said = finish(folder, "train", "run.toml", "--out", "skips", "--ranks", "2",
+                        "--test-share", "0")
+    assert code == 0, said
+    assert said.count("a step of epoch 1 was left out") == 1
+    assert all(np.isfinite(v).all() for v in parameters(folder / "skips").values())
+
+
+def test_the_memory_that_sharding_saves_is_the_one_that_was_predicted():
+    class One:
+        rank, size, solo = 1, 3, True
+
+    net = dr.Network("two")
+    x, t = net.input("x", "B", 50), net.input("t", "B", dtype=int)
+    net.loss(dr.cross_entropy(dr.dense(dr.dense(x, 40, dr.tanh), 10), t))
+    optimizer = dr.adam(average=0.9)
+    model = codegen.compile(derive(net), optimizer=optimizer, threads=1)
+    whole = sum(m.nbytes for m in model._run.moments.values())
+    count = int(model.kernels.P_TRAINED)
+    assert whole == state_bytes(count, model.kernels.MOMENTS, 4)
+    shard = Shard(model.kernels, model._run, [Bucket(0, count, 0)], One(), optimizer)
+    cut = sum(m.nbytes for m in model._run.moments.values()) + shard.gradient.nbytes
+    assert abs(cut - state_bytes(count, model.kernels.MOMENTS, 4, 3, True)) <= 4 * 3
+
+
+def test_ranks_without_memory_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("codegen.mpi.shard.free_memory", lambda: 10_000_000)
+    check_space(4_000_000, here=2)
+    with pytest.raises(DataError, match="no space for 3 ranks"):
+        check_space(4_000_000, here=3)
+
+
+def test_forward_names_nothing_that_is_kept_for_the_next_step():
+    net = dr.Network("normal")
+    x, t = net.input("x", "B", 5), net.input("t", "B", dtype=int)
+    net.loss(dr.cross_entropy(dr.dense(dr.batch_norm(x), 3), t))
+    model = codegen.compile(derive(net), threads=1).initialize(0)
+    found = model.forward(x=np.random.default_rng(0).normal(size=(7, 5)))
+    assert found and not set(found) & set(model.program.updates.values())
+
+
 def test_a_killed_rank_is_named_and_the_run_goes_on_to_the_same_end(tmp_path: Path):
     folder = place(tmp_path, epochs=4)
     code, said = finish(folder, "train", "run.toml", "--out", "whole", "--ranks", "2")
@@ -148,3 +268,13 @@ def test_rows_that_read_other_rows_are_refused_by_name():
     with pytest.raises(DerivationError, match="depend on each other") as error:
         share(derive(net))
     assert str(error.value.got).startswith("s[b, c]")
+
+
+def test_held_out_rows_are_divided_where_a_row_is_measured_by_itself():
+    def made(mixes: bool) -> dr.Program:
+        net = dr.Network("rows")
+        x, t = net.input("x", "B", 5), net.input("t", "B", dtype=int)
+        net.loss(dr.cross_entropy(dr.dense(dr.batch_norm(x) if mixes else x, 3), t))
+        return derive(net)
+
+    assert rows_apart(made(False)) and not rows_apart(made(True))
