@@ -32,7 +32,7 @@ def launch(argv: Sequence[str], count: int, restarts: int = 0) -> int:
     if count < 1 or restarts < 0:
         raise DeclarationError("a run has at least one rank, and restarts no fewer than 0 times",
                                got=f"{count} ranks, {restarts} restarts")
-    mpi_command = [*_mpiexec(), "-n", str(count), sys.executable, "-m", "mpi4py", "-m",
+    mpi_command = [*mpiexec(), "-n", str(count), sys.executable, "-m", "mpi4py", "-m",
                    "codegen.mpi"]
     verb = _without(argv, "--ranks", "--max-restarts")
     while True:
@@ -51,7 +51,12 @@ def launch(argv: Sequence[str], count: int, restarts: int = 0) -> int:
         verb = ["resume", folder, *(["--json"] if "--json" in argv else [])]
 
 
-def _mpiexec() -> list[str]:
+def mpiexec() -> list[str]:
+    """The command that starts ranks: the one beside this Python, or the first one found.
+
+    Raises:
+        MissingError: there is none, or no mpi4py.
+    """
     beside = Path(sys.executable).parent / "mpiexec"
     path = str(beside) if beside.exists() else shutil.which("mpiexec")
     if path is None:

@@ -1,0 +1,197 @@
+"""Two ranks of one thread against one process of two threads, on rows of the CPU benchmark.
+
+    python benchmarks/mpi.py [--rounds 7] [--rows 784-2048-2048-10,…] [--json FILE]
+
+Both do the same minibatches; runs are interleaved, and the figure is the median of the rounds'
+ratios (1.00: the ranks are as fast as the threads; the aim is 0.90 for steps of 5 ms and more).
+``hidden`` is the share of the time for sending gradients that disappears behind the backward pass:
+1 - (seconds spent on sending with overlap) / (without). ``shard`` and ``bfloat16`` are the steps of
+these options against the plain ones of the ranks; ``state`` the bytes of the optimizer's moments
+and own slice on rank 0, whole and in slices, measured, with what `state_bytes` predicts for the
+slices in brackets. Takes a few minutes; on a machine that others use, only ratios mean something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cpu_rows import ROWS, Row, data
+
+LARGE = ("784-512-512-10", "784-2048-2048-10", "cnn-28x28-32-64", "lstm-64-128-t64",
+         "lstm-128-256-t64", "encoder-128-t128", "encoder-256-t256", "784-256-32-256-784")
+SECONDS = 3600.0  # that ranks wait for an order
+WAYS = ("plain", "late", "shard", "bfloat16")
+
+
+# -- what is timed ------------------------------------------------------------------------------
+def threads_of(row: Row, count: int) -> None:
+    """One process of several threads: for each number of steps on stdin, its seconds."""
+    import codegen
+
+    model = codegen.compile(row.program(), optimizer=row.optimizer, threads=count).initialize(0)
+    for line in sys.stdin:
+        steps = int(line)
+        values = model.prepared(data(row, steps))
+        start = time.perf_counter()
+        model.train_rows(values, row.batch, np.arange(steps * row.batch))
+        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+
+
+def ranks_of(row: Row) -> None:
+    """One of several ranks: rank 0 reads a number of steps and a way, and answers."""
+    from codegen.configuration import RanksPlan
+    from codegen.mpi.model import SharedModel, compile_shared
+    from codegen.mpi.shard import state_bytes
+    from codegen.mpi.team import Team
+
+    team = Team()
+    team.pulse.stop()
+    team.solo = False
+    program, models = row.program(), {}
+    plans = {"plain": RanksPlan(), "shard": RanksPlan(shard=True),
+             "bfloat16": RanksPlan(compress="bfloat16")}
+    for name, plan in plans.items():
+        models[name] = compile_shared(program, team, row.optimizer, threads=1, plan=plan)
+        models[name].initialize(0)
+    models["late"] = models["plain"]
+    values: dict[int, list[dict[str, np.ndarray]]] = {}
+
+    def batches(model: SharedModel, steps: int) -> list[dict[str, np.ndarray]]:
+        if steps not in values:
+            whole = model.prepared(data(row, steps))
+            values[steps] = []
+            for n in range(steps):
+                own, part = model.part(np.arange(n * row.batch, (n + 1) * row.batch))
+                values[steps].append({**{k: np.ascontiguousarray(a[own])
+                                         for k, a in whole.items()}, **part})
+        return values[steps]
+
+    while True:
+        words = (sys.stdin.readline() or "0 0").split() if team.first else ["0", "0"]
+        steps, way = (int(team.same(float(w), SECONDS)) for w in words)
+        if not steps:
+            return
+        model = models[WAYS[way]]
+        model.overlap = WAYS[way] != "late"
+        given = batches(model, steps)
+        team.meet()
+        before, start = model.sending, time.perf_counter()
+        for batch in given:
+            model.gradient(batch)
+            model.update()
+        passed = time.perf_counter() - start
+        if team.first:
+            state = sum(m.nbytes for m in model.moments.values())
+            state += model.shard.gradient.nbytes if model.shard else 0
+            kernels = model.kernels
+            print(json.dumps({
+                "seconds": passed, "sending": model.sending - before, "state": state,
+                "predicted": state_bytes(int(kernels.P_TRAINED), kernels.MOMENTS,
+                                         kernels.DTYPE.itemsize, team.size,
+                                         model.shard is not None)}), flush=True)
+
+
+# -- who times ----------------------------------------------------------------------------------
+class Side:
+    """A job that answers orders on a pipe; between two of them it sleeps."""
+
+    def __init__(self, command: list[str]) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
+            [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])}
+        self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, env=environment)
+
+    def ask(self, order: str) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(order + "\n")
+        self.process.stdin.flush()
+        while True:  # MPI may say something of its own
+            line = self.process.stdout.readline()
+            if line.startswith("{"):
+                return dict(json.loads(line))
+            if not line:
+                raise RuntimeError(f"a job ended with {self.process.wait()}")
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(name: str, ranks: int, rounds: int) -> dict[str, Any]:
+    """One row of the table."""
+    from codegen.mpi.launch import mpiexec
+
+    own = [sys.executable, __file__, "--work", name]
+    one = Side([*own, "--threads", str(ranks)])
+    many = Side([*mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py", *own[1:]])
+    for way in range(len(WAYS)):  # compiled, and warm
+        many.ask(f"2 {way}")
+    one.ask("2")
+    steps = max(2, int(0.4 / max(one.ask("4")["seconds"] / 4, 1e-4)))
+    rows = []
+    for _ in range(rounds):
+        found = {"threads": one.ask(str(steps))}
+        found |= {way: many.ask(f"{steps} {n}") for n, way in enumerate(WAYS)}
+        rows.append(found)
+    one.end()
+    many.end()
+
+    def median(of: Any) -> float:
+        return float(statistics.median(map(of, rows)))
+
+    return {
+        "row": name, "steps": steps,
+        "ms": 1e3 * median(lambda r: r["threads"]["seconds"]) / steps,
+        "efficiency": median(lambda r: r["threads"]["seconds"] / r["plain"]["seconds"]),
+        "sending": median(lambda r: r["late"]["sending"] / r["late"]["seconds"]),
+        "hidden": median(lambda r: 1 - r["plain"]["sending"] / r["late"]["sending"]),
+        "shard": median(lambda r: r["shard"]["seconds"] / r["plain"]["seconds"]),
+        "bfloat16": median(lambda r: r["bfloat16"]["seconds"] / r["plain"]["seconds"]),
+        "state": rows[0]["plain"]["state"], "state_sharded": rows[0]["shard"]["state"],
+        "state_predicted": rows[0]["shard"]["predicted"],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--rows", default=",".join(LARGE))
+    parser.add_argument("--json")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.work:
+        row = next(r for r in ROWS if r.name == args.work)
+        if args.threads:
+            threads_of(row, args.threads)
+        else:
+            ranks_of(row)
+        return 0
+    found = []
+    print(f"{'row':20} {'ms':>7} {'ranks/threads':>13} {'sending':>8} {'hidden':>7} {'shard':>6} "
+          f"{'bfloat16':>8}  state")
+    for name in args.rows.split(","):
+        each = measure(name, args.ranks, args.rounds)
+        found.append(each)
+        print(f"{name:20} {each['ms']:7.2f} {each['efficiency']:13.2f} {each['sending']:8.1%} "
+              f"{each['hidden']:7.0%} {each['shard']:6.2f} {each['bfloat16']:8.2f}  "
+              f"{each['state']:,} → {each['state_sharded']:,} ({each['state_predicted']:,})",
+              flush=True)
+    if args.json:
+        Path(args.json).write_text(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
