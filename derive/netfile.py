@@ -37,7 +37,7 @@ from derive.program import Program, Role, Tensor, as_program
 
 MAX_LENGTH = 2_000_000  # characters
 _ROLES: tuple[Role, ...] = ("input", "parameter", "state", "constant", "random")
-_WORDS = ("network", "index", "recurrent", "loss", "update", *_ROLES)
+WORDS = ("network", "index", "recurrent", "loss", "update", *_ROLES)
 
 
 def read_network(path: str | Path) -> Network:
@@ -51,11 +51,11 @@ def read_network(path: str | Path) -> Network:
 
 def parse_network(text: str, name: str = "text") -> Network:
     """The network of a `.net` text; ``name`` is what messages call it."""
-    return _Statements(Source(text, name)).run()
+    return Statements(Source(text, name)).run()
 
 
-class _Statements:
-    """Reads statements one by one into a network."""
+class Statements:
+    """Reads statements one by one into a network; `run` gives it."""
 
     def __init__(self, source: Source) -> None:
         if len(source.text) > MAX_LENGTH:
@@ -91,7 +91,7 @@ class _Statements:
             if reader.now.kind == "newline":
                 reader.place += 1
                 continue
-            token = reader.need_kind("name", "a statement: " + ", ".join(_WORDS))
+            token = reader.need_kind("name", "a statement: " + ", ".join(WORDS))
             try:
                 self._statement(token)
             except RecursionError:
@@ -108,7 +108,7 @@ class _Statements:
 
     def _statement(self, token: Token) -> None:
         word, following = token.text, self.reader.now
-        if word in _WORDS and following.kind in ("name", "text"):
+        if word in WORDS and following.kind in ("name", "text"):
             if word in _ROLES:
                 self._declare(cast(Role, word))
             else:
@@ -170,9 +170,9 @@ class _Statements:
         self.reader.place -= 1
         name, indices = self._target("a tensor")
         if self.reader.take("=") is None:
-            guess = nearest(name, _WORDS)
+            guess = nearest(name, WORDS)
             self.reader.fail(f"unexpected {self.reader.now.text!r}",
-                             f"'=' after {name}, or a statement: {', '.join(_WORDS)}",
+                             f"'=' after {name}, or a statement: {', '.join(WORDS)}",
                              f"did you mean {guess!r}?" if guess else None)
         self.reader.scope = {i.name: i for i in indices}
         body = self.reader.choice()

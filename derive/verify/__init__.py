@@ -21,6 +21,7 @@ from derive.differentiate import derive
 from derive.errors import ChainruleError
 from derive.points import random_values
 from derive.program import Program, as_program
+from derive.verify.claim import Claim
 from derive.verify.decide import decide
 from derive.verify.edits import explain_differences
 from derive.verify.hand import Hand
@@ -28,11 +29,12 @@ from derive.verify.place import wrong_line
 from derive.verify.report import Finding, Proof, VerifyReport
 from derive.verify.trace import trace
 from derive.verify.where import telling_point, telling_sizes
+from derive.verify.written import Written, read_derivation, symbolic_claim
 
 
 def verify(
     net: Any,
-    hand: Callable[..., Any],
+    hand: Callable[..., Any] | str | Mapping[Any, Any],
     *,
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
@@ -46,6 +48,9 @@ def verify(
         hand: a function whose parameters are called like the network's tensors (any of them, in
             any order), or that takes two dictionaries ``(parameters, inputs)``. It returns a
             dictionary of gradients by parameter name, or a tuple in the order of the parameters.
+            Or index equations as text, ``d_W1[i, j] = sum[b](x[b, i]*d_z1[b, j])``, with any
+            adjoints on the way, or SymPy expressions by element, ``{W1[i, j]: …}``
+            (`derive.verify.written`); these may be of some parameters only.
         seed: of the random points.
         sizes: symbolic sizes at the first point; small unequal ones by default.
         values: a point of your own instead of a random one.
@@ -59,10 +64,19 @@ def verify(
     Raises:
         HandError: the function raises, is random, changes its inputs, or returns what is no
             gradient of these parameters.
+        ClaimError, NetFileError: the equations are no gradient of these parameters, or cannot be
+            read (with line and caret).
     """
     program = as_program(net)
     derived = program if program.gradients else derive(program)
-    function = Hand(hand, derived)
+    function: Hand | Written
+    if isinstance(hand, str | Mapping):
+        claim = (read_derivation(hand, derived) if isinstance(hand, str)
+                 else symbolic_claim(hand, derived))
+        derived = replace(derived, gradients={p: derived.gradients[p] for p in claim.gradients})
+        function = Written(claim, derived)
+    else:
+        function = Hand(hand, derived)
     point = dict(values) if values is not None else telling_point(derived, function, seed, sizes)
     given = function(point)
     report = check(derived, point, gradients=given, seed=seed)
@@ -72,25 +86,29 @@ def verify(
     return VerifyReport(derived.name, report, findings, function.label, proof)
 
 
-def _prove(derived: Program, function: Hand, seconds: float) -> Proof:
-    """What algebra says of a function whose numbers agree."""
+def _claim(function: Hand | Written, derived: Program) -> Claim:
+    return function.claim if isinstance(function, Written) else trace(function, derived)
+
+
+def _prove(derived: Program, function: Hand | Written, seconds: float) -> Proof:
+    """What algebra says of gradients whose numbers agree."""
     try:
-        claim = trace(function, derived)
-        return Proof(decide(claim, derived, seconds))
+        return Proof(decide(_claim(function, derived), derived, seconds))
     except ChainruleError as stopped:
         where = f" (line {stopped.where.line}: {stopped.where.source})" if stopped.where else ""
         return Proof(untraced=stopped.what + where)
 
 
 def _findings(
-    derived: Program, function: Hand, point: dict[str, np.ndarray], names: list[str], seed: int
+    derived: Program, function: Hand | Written, point: dict[str, np.ndarray], names: list[str],
+    seed: int,
 ) -> tuple[Finding, ...]:
     """What is wrong with each gradient: the same change must explain it at two points."""
     other = random_values(derived, seed + 1, _other_sizes(derived))
     points = [(point, function(point)), (other, function(other))]
     found = explain_differences(derived, names, points)
     try:
-        place = wrong_line(trace(function, derived), derived, names, seed)
+        place = wrong_line(_claim(function, derived), derived, names, seed)
     except ChainruleError:  # it cannot be read as equations: there are no lines to compare
         place = None
     return tuple(replace(f, place=str(place)) if place else f for f in found)
@@ -101,7 +119,8 @@ def _other_sizes(program: Program) -> dict[str, int]:
     return {name: size + 1 for name, size in telling_sizes(program).items()}
 
 
-def assert_gradient(net: Any, hand: Callable[..., Any], **options: Any) -> None:
+def assert_gradient(net: Any, hand: Callable[..., Any] | str | Mapping[Any, Any],
+                    **options: Any) -> None:
     """A test in one line: fails with the report unless ``hand`` agrees with the network.
 
     Args:

@@ -36,11 +36,13 @@ _FACTORS = 5  # of a product, of which every subset is a part
 @dataclass(frozen=True)
 class Place:
     """The wrong line, and what belongs there (empty: nothing that the derivation has does);
-    ``reads`` is the line before it of which nothing is known, if there is one."""
+    ``reads`` is the line before it of which nothing is known, if there is one; ``alone``: with
+    what belongs there, all gradients are right."""
 
     line: Line
     right: str = ""
     reads: Line | None = None
+    alone: bool = True
 
     def __str__(self) -> str:
         text = " ".join(self.line.text.split())
@@ -48,6 +50,8 @@ class Place:
         if self.line.callers:
             caller = self.line.callers[0]
             said += f" (called from line {caller.line}: {caller.source})"
+        if not self.alone:
+            return f"{said}   (the first wrong line: right is {self.right})"
         if not self.right:
             return f"{said}   (the first value that the derivation does not have)"
         either = ""
@@ -90,6 +94,9 @@ def wrong_line(claim: Claim, derived: Program, wrong: Sequence[str], seed: int =
     deadline = time.process_time() + seconds
     both = combined(claim, derived)
     points = [_point(both, claim, seed + n) for n in range(_POINTS)]
+    stated = _stated(claim, derived, points)
+    if stated:
+        return stated
     parts = list(_parts(derived, points))
     reads = {eq.name: [n for n in eq.reads if claim.line(n)] for eq in claim.equations}
     cone = _closure({claim.gradients[p] for p in wrong}, reads)
@@ -120,6 +127,22 @@ def wrong_line(claim: Claim, derived: Program, wrong: Sequence[str], seed: int =
     right |= _closure(known, reads)
     roots = [n for n in suspects if n not in right and all(r in right for r in reads[n])]
     return Place(_line(claim, roots[0])) if len(roots) == 1 else None
+
+
+def _stated(claim: Claim, derived: Program, points: Sequence[_Point]) -> Place | None:
+    """The first line that says whose adjoint it is and is wrong, of a derivation that was written
+    down with the adjoints on the way."""
+    lines = [claim.line(eq.name) for eq in claim.equations]
+    adjoints = {line: f"_d_{line.claims}" for line in lines
+                if line and line.claims and f"_d_{line.claims}" in derived.defined}
+    if all(line.claims in derived.gradients for line in adjoints):
+        return None  # nothing but the results
+    for line, adjoint in adjoints.items():
+        pairs = [(p.arrays[line.target], p.arrays[adjoint]) for p in points]
+        if any(mine.shape != right.shape or _largest(mine - right) > 1e-9 * _largest(right)
+               for mine, right in pairs):
+            return Place(line, str(derived.defined[adjoint]), alone=False)
+    return None
 
 
 def _telling(derived: Program, points: Sequence[_Point]) -> list[str]:
