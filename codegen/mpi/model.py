@@ -19,7 +19,17 @@ import numpy as np
 from codegen.build import compile
 from codegen.configuration import RanksPlan
 from codegen.model import Model, Values
-from codegen.mpi.exchange import ROUNDING, Bucket, Packed, Scattered, Whole
+from codegen.mpi.exchange import (
+    LONG,
+    ROUNDING,
+    Bucket,
+    Halves,
+    Packed,
+    Scattered,
+    Whole,
+    advanced,
+    finish,
+)
 from codegen.mpi.shard import Shard, check_space
 from codegen.mpi.share import FIRST, ROWS, Shared, share
 from codegen.mpi.team import Team
@@ -128,7 +138,7 @@ class SharedModel(Model):
                 f" of itself: of the first one's norm {lost:.1e} is lost")
 
     def _sections(self, arguments: tuple, where: dict[str, Any], alone: bool) -> None:
-        flying: list[Whole | Packed] = []
+        flying: list[Whole] = []
         held: list[Stop] = []
         for n, stop in zip(self._order, self._stops, strict=True):
             if self._parts == 1:
@@ -144,18 +154,17 @@ class SharedModel(Model):
                 continue
             start = time.perf_counter()
             flying += self._send(stop, where)
-            flying = [f for f in flying if not f.advance()]  # MPI works on while it is called
+            flying = advanced(flying)  # MPI works on while it is called
             self.sending += time.perf_counter() - start
         start = time.perf_counter()
         flying += [f for stop in held for f in self._send(stop, where)]
-        for each in flying:
-            each.wait()
+        finish(flying)
         if self.shard is not None and not alone:
             self.shard.take(self._run.d, [b for b in self.shard.buckets if not b.summed])
         self.sending += time.perf_counter() - start
 
-    def _send(self, stop: Stop, where: dict[str, Any]) -> list[Whole | Packed]:
-        made: list[Whole | Packed] = [
+    def _send(self, stop: Stop, where: dict[str, Any]) -> list[Whole]:
+        made: list[Whole] = [
             Whole(self.team, getattr(self._run, b)[at:at + n])
             for b, at, n in (_place(where[t]) for t in stop.later)]
         size, shard = self.team.size, self.shard
@@ -170,6 +179,8 @@ class SharedModel(Model):
                                    None if shard else array))
             elif shard is not None:
                 made.append(Scattered(self.team, array, shard.gradient[shard.own(bucket)], counts))
+            elif array.nbytes >= LONG:
+                made.append(Halves(self.team, array, counts))
             else:
                 made.append(Whole(self.team, array))
         return made

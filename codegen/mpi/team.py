@@ -73,7 +73,8 @@ class Team:
     def __init__(self, seconds: float = STEP_SECONDS) -> None:
         self.MPI = mpi()
         self.comm = self.MPI.COMM_WORLD.Dup()
-        self._alarm = self.MPI.COMM_WORLD.Dup()
+        self._last = self.MPI.COMM_WORLD.Dup()  # last steps begin when the first are done, not
+        self._alarm = self.MPI.COMM_WORLD.Dup()  # at one place of the program
         self.rank, self.size = self.comm.rank, self.comm.size
         self.seconds = seconds
         self.steps_began = False
@@ -126,12 +127,12 @@ class Team:
     def start_gather(self, own: np.ndarray, whole: np.ndarray, counts: Sequence[int]) -> Any:
         """Begin to put the ranks' 16-bit words together, on all ranks."""
         kind = self.MPI.UINT16_T
-        return self.comm.Iallgatherv([own, kind], [whole, (counts, None), kind])
+        return self._last.Iallgatherv([own, kind], [whole, (counts, None), kind])
 
     def start_shared(self, array: np.ndarray, counts: Sequence[int]) -> Any:
         """Begin to send each rank's part of an array to all, in place."""
         kind = self._types[array.dtype]
-        return self.comm.Iallgatherv(self.MPI.IN_PLACE, [array, (counts, None), kind])
+        return self._last.Iallgatherv(self.MPI.IN_PLACE, [array, (counts, None), kind])
 
     def collect(self, own: np.ndarray) -> list[np.ndarray]:
         """Every rank's flat array, by rank, on rank 0; nothing elsewhere."""

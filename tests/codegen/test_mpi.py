@@ -118,6 +118,22 @@ def test_gradients_in_16_bits_say_what_they_lose(tmp_path: Path):
     assert 0 < lost < ROUNDING["float16"]
 
 
+def test_long_and_many_buckets_in_flight_come_to_the_same(tmp_path: Path):
+    folder = place(tmp_path, epochs=1)
+    text = (folder / "net.py").read_text()
+    (folder / "net.py").write_text(text.replace("dr.dense(x, 6,", "dr.dense(x, 1700,"))
+    config = (folder / "run.toml").read_text().replace("batch = 7", "batch = 29")
+    (folder / "run.toml").write_text(config + "[ranks]\nbucket = 1\n")
+    for out, more in (("one", ()), ("two", ("--ranks", "2")),
+                      ("short", ("--ranks", "3", "--compress", "float16"))):
+        code, said = finish(folder, "train", "run.toml", "--out", out, *more)
+        assert code == 0, said
+    want = parameters(folder / "one")
+    for out, bar in (("two", 1e-12), ("short", 1e-2)):
+        got = parameters(folder / out)
+        assert max(np.abs(got[n] - v).max() for n, v in want.items()) < bar, out
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_number_in_16_bits_is_off_by_its_rounding_at_most(kind: str):
     rng = np.random.default_rng(0)
