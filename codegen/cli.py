@@ -117,7 +117,8 @@ def _ran(result: Any) -> Outcome:
 def do_search(args: argparse.Namespace) -> Outcome:
     from codegen.search import search
 
-    result = search(Path(args.config), Path(args.out), args.processes, args.trials)
+    result = search(Path(args.config), Path(args.out), args.processes, args.trials,
+                    args.search_ranks)
     return OK, result.to_dict(), str(result)
 
 
@@ -295,6 +296,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", default="search", help="folder of the search, which goes on where "
                      "it was")
     sub.add_argument("--processes", type=int, default=1, help="how many work side by side")
+    sub.add_argument("--ranks", dest="search_ranks", type=int, help="MPI ranks that run trials, "
+                     "besides one that hands them out")
     sub.add_argument("--trials", type=int, help="how many in all")
     sub = verb("report", do_report, "what a run reached, in words and as a page", model=False)
     sub.add_argument("run", help="the run's folder")

@@ -241,13 +241,14 @@ def _trial(search: Search, chosen: Mapping[str, Any], trial: Any) -> float:
     return min(values) if smaller_is_better(search.monitor) else max(values)
 
 
-def search(path: Path, folder: Path, processes: int = 1, trials: int | None = None
-           ) -> SearchResult:
+def search(path: Path, folder: Path, processes: int = 1, trials: int | None = None,
+           ranks: int | None = None) -> SearchResult:
     """Search, or go on with a search, and write the report.
 
     Args:
         path: the configuration.
         folder: of the journal and the report; one that holds a journal is gone on with.
+        ranks: run trials on so many MPI ranks instead of processes of this machine.
 
     Raises:
         DeclarationError: the configuration does not say what to search.
@@ -261,7 +262,11 @@ def search(path: Path, folder: Path, processes: int = 1, trials: int | None = No
                                got=f"{processes} and {wanted.trials}")
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(folder, wanted)
-    if processes == 1:
+    if ranks is not None:
+        from codegen.mpi.search import search_on_ranks
+
+        search_on_ranks(path, folder, ranks, wanted.trials)
+    elif processes == 1:
         work(wanted, folder)
     else:
         _in_processes(path, folder, processes, wanted.trials)

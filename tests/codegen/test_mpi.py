@@ -294,3 +294,18 @@ def test_held_out_rows_are_divided_where_a_row_is_measured_by_itself():
         return derive(net)
 
     assert rows_apart(made(False)) and not rows_apart(made(True))
+
+
+def test_a_search_on_ranks_finishes_its_trials_and_says_what_failed_once(tmp_path: Path):
+    pytest.importorskip("optuna")
+    folder = place(tmp_path, epochs=1)
+    config = (folder / "run.toml").read_text()
+    space = '[search.space]\n"optimizer.lr" = [0.1, 0.01]\n'
+    (folder / "run.toml").write_text(config + "[search]\ntrials = 3\n" + space)
+    code, said = finish(folder, "search", "run.toml", "--ranks", "2")
+    assert code == 0, said
+    assert "(3 complete, 0 cut off)" in said
+    (folder / "run.toml").write_text(config + space + '"model.units" = [3, 4]\n')
+    code, said = finish(folder, "search", "run.toml", "--ranks", "2", "--out", "other")
+    assert code == 2
+    assert said.count("argument of network() in net.py") == 1, said
