@@ -29,27 +29,32 @@ ERFC = (0.282087373596, 0.282283207705, 0.244828028134, 0.187835739646, 0.045984
         0.0334850395415)
 
 
-def _polynomial(x: str, coefficients: Sequence[float]) -> str:
-    text = f"F({coefficients[-1]!r})"
+def _polynomial(x: str, coefficients: Sequence[float], kind: str = "F") -> str:
+    text = f"{kind}({coefficients[-1]!r})"
     for c in reversed(coefficients[:-1]):
-        text = f"({text}*{x} + F({c!r}))"
+        text = f"({text}*{x} + {kind}({c!r}))"
     return text
 
 
-_EXP = f"""\
+def _exponential(name: str, low: str = "") -> str:
+    """exp of x, or of x + low where what x cannot hold is handed in apart (|low| < 1)."""
+    return f"""\
     @exact
-    def fast_exp(x):
+    def {name}(x{", low" if low else ""}):
         y = x if x < F(89) else F(89)
         y = y if y > F(-104) else F(-104)
-        t = y*F(1.44269504) + F(12582912)  # the multiple of log 2 in its lowest bits
+        t = {"(y + low)" if low else "y"}*F(1.44269504) + F(12582912)  # log 2's multiple, low bits
         n = t - F(12582912)
-        r = y - n*F(0.693359375) + n*F(2.1219444005e-4)
+        r = y - n*F(0.693359375) + n*F(2.1219444005e-4){low}
         p = F(1) + (r + r*r*{_polynomial("r", EXP)})
         i = I(F(t).view(I) - I(0x4B400000))
         h = I(i >> I(1))  # 2**i in two factors: one would overflow before the result does
         one = I((h + I(127)) << I(23)).view(F)
         two = I((i - h + I(127)) << I(23)).view(F)
         return p*one*two if x == x else x"""
+
+
+_EXP = _exponential("fast_exp")
 _LOG = f"""\
     @exact
     def fast_log(x):
@@ -75,14 +80,16 @@ _TANH = f"""\
         return y if x >= F(0) else -y"""
 
 
-_ERFC = f"""\
+_ERFC = _exponential("fast_exp_sum", " + low") + f"""
+
+
     @exact
     def fast_erfc(x):
         a = abs(x)
         y = a if a < F(11) else F(11)
-        t = F(1)/(F(1) + F(0.5)*y)
+        t = np.float64(1)/(np.float64(1) + np.float64(0.5)*y)  # its rounding would weigh double
         u = I(F(y).view(I) & I(-4096)).view(F)  # so short that its square is exact
-        y = t*{_polynomial("t", ERFC)}*fast_exp(-u*u)*fast_exp(-(y - u)*(y + u))
+        y = F(t*{_polynomial("t", ERFC, "np.float64")})*fast_exp_sum(-u*u, -(y - u)*(y + u))
         y = y if x >= F(0) else F(2) - y
         z = x*x
         y = F(1) - x*{_polynomial("z", ERF)} if a < F(0.5) else y
@@ -100,7 +107,7 @@ _ALL = {
     "np.exp": ("fast_exp", _EXP, ()),
     "np.log": ("fast_log", _LOG, ()),
     "np.tanh": ("fast_tanh", _TANH, ("np.exp",)),
-    "math.erfc": ("fast_erfc", _ERFC, ("np.exp",)),
+    "math.erfc": ("fast_erfc", _ERFC, ()),
     "math.erf": ("fast_erf", _ERF, ("math.erfc",)),
 }
 
