@@ -113,11 +113,7 @@ def flops_per_row(program: Program, batch: Symbol | None) -> int:
 
 def _host_tables(compiled: Compiled, printers: Sequence[EntryPrinter], parallel: bool) -> list[str]:
     program = compiled.program
-    arenas = [
-        f"def _arena_{p.entry.name}({', '.join(p.sizes.values())}):\n"
-        f"    return {polynomial(p.entry.plan.arena, p.names)}"
-        for p in printers
-    ]
+    arenas = [arena_text(p) for p in printers]
     entry_names = [p.entry.name for p in printers]
     every = [*entry_names, "epoch", "update"] if "gradient" in entry_names else entry_names
     ending = "_split" if parallel else ""
@@ -138,6 +134,20 @@ def _host_tables(compiled: Compiled, printers: Sequence[EntryPrinter], parallel:
         f"PARALLEL_FROM = {max(PARALLEL_FROM, PER_LAUNCH * phases)}",
     ]
     return [*(p.table() for p in printers), *arenas, "\n".join(small)]
+
+
+def arena_text(printer: EntryPrinter) -> str:
+    """A function that gives the elements of an entry point's arena: what is shared, and for each
+    part the largest of its blocks."""
+    plan = printer.entry.plan
+    lines = [f"def _arena_{printer.entry.name}({', '.join([*printer.sizes.values(), 'parts'])}):"]
+    own = {(b.rows, polynomial(b.elements, printer.names)) for b in plan.blocks if b is not None}
+    shared = polynomial(plan.shared, printer.names)
+    if not own or plan.batch is None:
+        return "\n".join([*lines, f"    return {shared}"])
+    most = ", ".join(f"min({rows}, rows)*({elements})" for rows, elements in sorted(own))
+    return "\n".join([*lines, f"    rows = -(-{printer.sizes[plan.batch]}//parts)",
+                      f"    return {shared} + parts*max(0, {most})"])
 
 
 PARALLEL_FROM = 12_000_000

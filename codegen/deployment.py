@@ -80,7 +80,7 @@ def deploy(network: Program | Any, values: Mapping[str, Any], path: str | Path,
         raise DeclarationError(f"a module's name ends in .py, got {path.name!r}")
     program, names = inference(as_program(network), outputs)
     weights = _weights(program, values)
-    compiled = compile_program(program, sgd())
+    compiled = compile_program(program, sgd(), outputs=names)
     text = _render(compiled, names, dtype, parallel, path)
     own = safetensors()
     arrays = {n: a.astype(dtype) for n, a in weights.items()}

@@ -8,12 +8,12 @@ from typing import Any
 
 from sympy import Integer, Symbol
 
-from codegen.loops import Kernel, Loop, Product, Store, statements
-from codegen.memory import GIVEN
+from codegen.loops import LO, Kernel, Loop, Product, Store, statements
+from codegen.memory import GIVEN, OWN, Block
 from codegen.phases import PhaseSet, Use
 from codegen.pipeline import Compiled, Entry
 from codegen.print_cpu import KernelPrinter, polynomial, shaped
-from derive.nodes import Access, Index, IntegerAccess, size_symbol
+from derive.nodes import Access, IntegerAccess, size_symbol
 from derive.program import Program, Tensor
 
 
@@ -33,10 +33,11 @@ class EntryPrinter:
         self.names: dict[object, str] = {**self.sizes}
         self.names.update(phases.names)
         self.flat = {GIVEN + n: f"{phases.names[n]}_flat" for n in self.given}
-        self.uses = [u for kernels in entry.phases for u in self._uses(kernels)]
+        self.uses = [u for kernels, block in zip(entry.phases, entry.plan.blocks, strict=True)
+                     for u in self._uses(kernels, block)]
 
-    def _uses(self, kernels: Sequence[Kernel]) -> list[Use]:
-        return self.phases.add(self.entry.plan, self.flat, kernels)
+    def _uses(self, kernels: Sequence[Kernel], block: Block | None) -> list[Use]:
+        return self.phases.add(self.entry.plan, self.flat, kernels, block)
 
     @property
     def arguments(self) -> str:
@@ -87,11 +88,15 @@ class EntryPrinter:
                       "    " + self.phases[use].call("row", "part", "parts")]
         return lines
 
+    def there(self, tensor: str) -> bool:
+        """Whether a caller may look at a tensor: it is there when the entry point returns."""
+        return tensor in self.entry.plan.kept
+
     def table(self) -> str:
-        """Where each tensor of the arena lies."""
+        """Where each tensor lies that a caller may look at."""
         rows = []
         for tensor, slot in self.entry.plan.slots.items():
-            if tensor in self.entry.program.defined:
+            if tensor in self.entry.program.defined and self.there(tensor):
                 shape = "".join(polynomial(e, self.names) + ", " for e in slot.shape)
                 rows.append(f'        "{tensor}": ("{slot.buffer}", '
                             f"{polynomial(slot.offset, self.names)}, ({shape.rstrip()})),")
@@ -116,11 +121,16 @@ class SectionPrinter(EntryPrinter):
     def __init__(self, entry: Entry, phases: PhaseSet, parallel: bool) -> None:
         super().__init__(entry, phases, parallel)
         self.sections: list[Section] = []
-        for number, (phase, kernels) in enumerate(
-                zip(entry.schedule.phases, entry.phases, strict=True), 1):
+        for number, (phase, kernels, block) in enumerate(
+                zip(entry.schedule.phases, entry.phases, entry.plan.blocks, strict=True), 1):
             parts = [kernels] if phase.kind == "rows" else [(k,) for k in kernels]
-            self.sections += [Section(number, tuple(self._uses(part)), _targets(part))
+            self.sections += [Section(number, tuple(self._uses(part, block)), _targets(part))
                               for part in parts]
+
+    def there(self, tensor: str) -> bool:
+        """A caller looks between sections too: at what is there from its section to its last
+        reader."""
+        return self.entry.plan.slots[tensor].buffer != OWN
 
     def section_texts(self) -> list[str]:
         """A function that runs part of one section, and what is whole after each."""
@@ -223,8 +233,7 @@ def _gather(tensor: Tensor, batch: Symbol, gradient: EntryPrinter, rows: Symbol
     """The kernel that copies rows of a data set into a minibatch, and the call of it."""
     kind = IntegerAccess if tensor.dtype == "int" else Access
     at = next(i for i in tensor.indices if i.size == batch)
-    first = Index("first", Integer(1))
-    row = IntegerAccess("order", at + first)
+    row = IntegerAccess("order", at + LO)
     source = kind(f"{tensor.name}_all", *(row if i == at else i for i in tensor.indices))
     body: Any = Store(kind(f"{tensor.name}_batch", *tensor.indices), source)
     for index in reversed(tensor.indices):
@@ -235,7 +244,7 @@ def _gather(tensor: Tensor, batch: Symbol, gradient: EntryPrinter, rows: Symbol
                                               f"{tensor.name}_batch"), None, (body,), (),
                     tuple(s for s in gradient.entry.program.sizes if s in tensor.shape))
     printer = KernelPrinter(kernel, names)
-    text = printer.text().replace("(lo, hi, ", "(first, ")
+    text = printer.text().replace("(lo, hi, ", "(lo, ")
     whole = [rows if s == batch else s for s in tensor.shape]
     flat = gradient.flat.get(GIVEN + tensor.name, f"{tensor.name}_flat")
 

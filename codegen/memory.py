@@ -2,28 +2,56 @@
 
 Parameters, their gradients and every moment of the optimizer share one layout: an offset for each
 parameter, aligned to 16 elements (a cache line in single precision). Intermediates lie in one
-arena whose offsets are polynomials in the run-time sizes, so that it is allocated once.
+arena, allocated once, whose offsets are polynomials in the run-time sizes. What lives longer than
+a phase has a place in front that is free again after the last phase that reads it. What lives
+inside one phase over rows is needed for a block of rows only: each thread has a part of its own at
+the end of the arena, in which the tensors of one block follow each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import sympy
-from sympy import Expr, Integer, Mul
+from sympy import Expr, Integer, Mul, Symbol
 
+from codegen.memory_blocks import block_rows, blockable
+from codegen.memory_lives import Life, aligned, lay_out
+from codegen.schedule import Schedule, Task
 from derive.errors import DeclarationError
-from derive.program import Program, Tensor
+from derive.program import Tensor
 
-ALIGN = 16
 GIVEN = "given "  # the buffer of a tensor that is handed in is its own, whatever its name
+OWN = "o"  # the buffer that is a thread's own part of the arena
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How intermediates are stored.
+
+    ``reuse``: places are used again; else every intermediate is there when an entry point returns.
+    ``block``: rows that a thread takes through a phase at once (None: chosen for the cache).
+    """
+
+    reuse: bool = True
+    block: int | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A phase over rows is run block by block: at most ``rows`` at a time, for each of which the
+    thread's own part of the arena holds ``elements``."""
+
+    rows: int
+    elements: Expr
 
 
 @dataclass(frozen=True)
 class Slot:
     """A tensor's place: ``buffer`` is p (parameters), d (their gradients), s (states), n (the
-    states' next values), w (arena), or `GIVEN` and the name of a tensor that is handed in."""
+    states' next values), w (arena), `OWN` (of one row, in the thread's part of the arena), or
+    `GIVEN` and the name of a tensor that is handed in."""
 
     buffer: str
     offset: Expr
@@ -44,16 +72,31 @@ class Layout:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where everything lies: ``slots`` by tensor, ``arena`` the arena's length in elements."""
+    """Where everything lies: ``slots`` by tensor, ``shared`` the elements in the front of the
+    arena, ``blocks`` how each phase is cut (None: it is not), ``kept`` what is there at the end."""
 
     slots: dict[str, Slot]
-    arena: Expr
+    shared: Expr
+    blocks: tuple[Block | None, ...]
+    kept: frozenset[str]
+    batch: Symbol | None
+
+    def arena(self, parts: Expr) -> Expr:
+        """Elements of the arena for so many parts."""
+        if self.batch is None:
+            return self.shared
+        rows = sympy.ceiling(self.batch / parts)
+        own = [parts * b.elements * sympy.Min(b.rows, rows) for b in self.blocks if b is not None]
+        return self.shared + sympy.Max(0, *own) if own else self.shared
 
     def __str__(self) -> str:
         width = max((len(n) for n in self.slots), default=0)
         rows = [f"{n:{width}}  {s.buffer}[{s.offset} : {sympy.expand(s.offset + s.elements)}]"
                 f"  {tuple(s.shape)}" for n, s in self.slots.items()]
-        return "\n".join([*rows, f"arena: {self.arena} elements"])
+        cut = [f"phase {n}: blocks of up to {b.rows} rows, {b.elements} elements for each"
+               for n, b in enumerate(self.blocks, 1) if b is not None]
+        return "\n".join([*rows, *cut, f"arena: {self.shared} elements"
+                          + (", and a block for each thread" if cut else "")])
 
 
 def flat_layout(tensors: Iterable[Tensor], buffer: str) -> Layout:
@@ -78,22 +121,20 @@ def flat_layout(tensors: Iterable[Tensor], buffer: str) -> Layout:
     return Layout(slots, at)
 
 
-def aligned(count: int) -> int:
-    return -(-count // ALIGN) * ALIGN
+def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
+                parameters: Layout, states: Layout, kept: Collection[str],
+                storage: Storage) -> Plan:
+    """A place for every tensor of a program.
 
-
-def arena_size(shape: tuple[Expr, ...]) -> Expr:
-    """Elements of a place in the arena: the fixed part rounded up, times the run-time sizes."""
-    fixed = Mul(*(s for s in shape if s.is_Integer))
-    return Integer(aligned(int(fixed))) * Mul(*(s for s in shape if not s.is_Integer))
-
-
-def plan_memory(program: Program, parameters: Layout, states: Layout) -> Plan:
-    """A place for every tensor of a program."""
+    Args:
+        groups: for each phase the tasks of each kernel, in the order in which they run.
+        kept: intermediates that are wanted when all is done.
+    """
+    program = schedule.program
     slots: dict[str, Slot] = {}
     back = {gradient: name for name, gradient in program.gradients.items()}
     after = {new: old for old, new in program.updates.items() if old in states.slots}
-    at: Expr = Integer(0)
+    stored: set[str] = set()
     for name, tensor in program.tensors.items():
         if name in parameters.slots:
             slots[name] = parameters.slots[name]
@@ -105,8 +146,48 @@ def plan_memory(program: Program, parameters: Layout, states: Layout) -> Plan:
         elif name in after:
             slots[name] = Slot("n", states.slots[after[name]].offset, tensor.shape)
         elif name in program.defined:
-            slots[name] = Slot("w", at, tensor.shape)
-            at = sympy.expand(at + arena_size(tensor.shape))
+            stored.add(name)
         else:
             slots[name] = Slot(GIVEN + name, Integer(0), tensor.shape)
-    return Plan(slots, at)
+    wanted = frozenset(stored) if not storage.reuse else stored & frozenset(kept)
+    shared, own_lives, blocks = _lives(schedule, groups, stored, wanted, storage)
+    offsets, length = lay_out(shared)
+    slots |= {n: Slot("w", at, program.tensors[n].shape) for n, at in offsets.items()}
+    made: list[Block | None] = []
+    for lives, rows in zip(own_lives, blocks, strict=True):
+        offsets, elements = lay_out(lives)
+        slots |= {n: Slot(OWN, at, program.tensors[n].shape) for n, at in offsets.items()}
+        made.append(Block(rows, elements) if lives else None)
+    ordered = {n: slots[n] for n in program.tensors}
+    present = frozenset(n for n in slots if n in wanted or n not in stored)
+    return Plan(ordered, length, tuple(made), present, schedule.batch)
+
+
+def _lives(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]], stored: set[str],
+           wanted: Collection[str], storage: Storage
+           ) -> tuple[list[Life], list[list[Life]], list[int]]:
+    """Lifetimes across phases (counted in phases), inside each phase (counted in its kernels), and
+    the rows of each phase's blocks."""
+    program = schedule.program
+    born: dict[str, tuple[int, int]] = {}
+    read: dict[str, tuple[int, int]] = {}
+    for phase, kernels in enumerate(groups):
+        for time, tasks in enumerate(kernels):
+            for eq in (eq for task in tasks for eq in task.group.equations):
+                born[eq.name] = (phase, time)
+                read.update(dict.fromkeys((*eq.reads, eq.name), (phase, time)))
+    cut = [storage.reuse and blockable(phase, program, schedule.batch)
+           for phase in schedule.phases]
+    shared: list[Life] = []
+    inside: list[list[Life]] = [[] for _ in groups]
+    for name in (n for n in program.tensors if n in stored):
+        shape, (phase, time), last = program.tensors[name].shape, born[name], read[name]
+        if name in wanted:
+            shared.append(Life(name, phase, None, shape))
+        elif cut[phase] and last[0] == phase and shape[:1] == (schedule.batch,):
+            inside[phase].append(Life(name, time, last[1], shape[1:]))
+        else:
+            shared.append(Life(name, phase, last[0], shape))
+    rows = [storage.block or block_rows(p, program, lives)
+            for p, lives in zip(schedule.phases, inside, strict=True)]
+    return shared, inside, rows

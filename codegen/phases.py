@@ -14,15 +14,19 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from sympy import Expr, Integer, Poly, Symbol
+from sympy import Expr, Integer, Mul, Poly, Symbol
 
 from codegen.loops import Kernel
-from codegen.memory import Plan
+from codegen.memory import OWN, Block, Plan
 from codegen.print_cpu import polynomial, shaped
 
+ROWS = "rows"  # of the block
 REPEATS = 3  # from here on a sequence is a loop
 LONGEST = 64  # calls, or phases, of the longest sequence that is looked for
 CHUNK = 48  # calls in one function: compile time grows faster than its length
+
+
+_ROWS = Symbol(ROWS, integer=True, positive=True)
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,14 @@ def _longest(keys: Sequence[Hashable], at: int, alike: Callable[[slice, slice], 
 @dataclass(frozen=True, eq=False)
 class Place:
     """A tensor as a phase sees it; ``offset`` is what differs from use to use. There is one
-    object for each tensor of a phase, so that comparing is cheap."""
+    object for each tensor of a phase, so that comparing is cheap. ``rows``: in a phase of blocks,
+    it has rows, of which a kernel sees those of the block."""
 
     name: str
     buffer: str
     shape: tuple[Expr, ...]
     offset: Expr
+    rows: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +109,8 @@ class Call:
 
     def line(self) -> list[str]:
         others = [*self.sizes, *(p.name for p in self.places)]
+        if self.extent == ROWS:
+            return [f"{self.kernel}({', '.join(['0', ROWS, *others])})"]
         if self.extent is None:
             return ["if part == 0:", f"    {self.kernel}({', '.join(['0', '1', *others])})"]
         span = [f"{self.extent}*part//parts", f"{self.extent}*(part + 1)//parts"]
@@ -149,15 +157,20 @@ def coefficients(offset: Expr, sizes: tuple[Symbol, ...]) -> dict[tuple[int, ...
 class Phase:
     """A phase's function: the calls of its first use, and the offsets of every use."""
 
-    def __init__(self, number: int, calls: Sequence[Call], sizes: dict[Symbol, str]) -> None:
+    def __init__(self, number: int, calls: Sequence[Call], sizes: dict[Symbol, str],
+                 block: Block | None, batch: Symbol | None) -> None:
         self.number, self.calls, self.sizes = number, calls, sizes
-        self.runs = call_runs(calls)
+        self.block, self.batch = block, batch
         self.rows: dict[tuple[Expr, ...], int] = {}
 
     def use(self, calls: Sequence[Call]) -> Use:
-        offsets = tuple(p.offset for run in self.runs for turn in run.turns()
-                        for p in _places(calls[turn]))
+        offsets = tuple(p.offset for piece in self._pieces(calls) for run in call_runs(piece)
+                        for turn in run.turns() for p in _places(piece[turn]))
         return Use(self.number, self.rows.setdefault(offsets, len(self.rows)))
+
+    def _pieces(self, calls: Sequence[Call]) -> list[Sequence[Call]]:
+        """What is one function each; around those of a phase in blocks goes the loop over these."""
+        return [calls] if self.block is None else chunks(calls)
 
     @property
     def name(self) -> str:
@@ -169,7 +182,8 @@ class Phase:
 
     @property
     def buffers(self) -> list[str]:
-        return list(dict.fromkeys(p.buffer for p in _places(self.calls)))
+        found = ("w" if p.buffer == OWN else p.buffer for p in _places(self.calls))
+        return list(dict.fromkeys(found))
 
     @property
     def arguments(self) -> list[str]:
@@ -181,11 +195,30 @@ class Phase:
         return f"{self.name}({', '.join(given.get(a, a) for a in self.arguments)})"
 
     def text(self) -> str:
-        body: list[str] = []
+        bodies: list[list[str]] = []
         columns = 0
+        for piece in self._pieces(self.calls):
+            body, columns = self._body(piece, columns)
+            bodies.append(body)
+        used = any(f"{self.table}[" in line for body in bodies for line in body)
+        functions = []
+        if self.block is not None and self.batch is not None:
+            inner = [a for a in self.arguments if a not in ("part", "parts")]
+            inner = [*inner, "first", ROWS, "most", OWN]
+            names = [f"{self.name}_{n}" for n in range(1, len(bodies) + 1)]
+            functions = [_function(n, inner, b, "kernel")
+                         for n, b in zip(names, bodies, strict=True)]
+            calls = [f"    {n}({', '.join(inner)})" for n in names]
+            bodies = [self._loop(self.block, self.sizes[self.batch]) + calls]
+        functions += [_function(self.name, self.arguments, body) for body in bodies]
+        return "\n".join(self._table() if used else []) + "\n\n\n".join(functions)
+
+    def _body(self, calls: Sequence[Call], columns: int) -> tuple[list[str], int]:
+        """The lines of some calls, whose tensors are ``columns`` of the table and those after."""
+        body: list[str] = []
         viewed: set[Place] = set()
-        for run in self.runs:
-            turn = self.calls[next(run.turns())]
+        for run in call_runs(calls):
+            turn = calls[next(run.turns())]
             places = _places(turn)
             if run.times == 1:
                 body += [self._view(p, [columns + n], "") for n, p in enumerate(places)
@@ -202,10 +235,20 @@ class Phase:
                 names = {p.name for p in places}  # which now mean the tensors of the last layer
                 viewed = {p for p in viewed if p.name not in names}
             columns += len(places)*run.times
-        head = ["@thin", f"def {self.name}({', '.join(self.arguments)}):"]
-        lines = [*head, *("    " + line for line in body)]
-        used = any(f"{self.table}[" in line for line in body)
-        return "\n".join([*(self._table() if used else []), *lines])
+        return body, columns
+
+    def _loop(self, block: Block, batch: str) -> list[str]:
+        """The loop over blocks of rows, and this part's own place in the arena."""
+        length = f"most*({polynomial(block.elements, {**self.sizes})})"
+        return [
+            f"most = min({block.rows}, -(-{batch}//parts))",
+            f"{OWN} = w[w.shape[0] - (parts - part)*{length}:]",
+            f"lo, hi = {batch}*part//parts, {batch}*(part + 1)//parts",
+            f"blocks = (hi - lo + {block.rows - 1})//{block.rows}",
+            "for block in range(blocks):",
+            "    first = lo + (hi - lo)*block//blocks",
+            "    rows = lo + (hi - lo)*(block + 1)//blocks - first",
+        ]
 
     def _view(self, place: Place, columns: Sequence[int], step: str) -> str:
         """``z2 = view(w, …, (B, 64))``: a tensor as a part of its flat buffer."""
@@ -219,7 +262,14 @@ class Phase:
                 f"{self.table}[{row}, {columns[0]}{step}, {n}]"
                 + "".join(f"*{t}" for t in self._factors(m))
                 for n, m in enumerate(self._monomials) if m in needed)
-        return f"{place.name} = {shaped(place.buffer, offset, place.shape, {**self.sizes})}"
+        shape, names = place.shape, {**self.sizes}
+        if place.buffer == OWN:
+            offset = f"most*({offset})"
+        elif place.rows:
+            offset += f" + first*{polynomial(Mul(*shape[1:]), names)}"
+        if place.rows:
+            shape, names = (_ROWS, *shape[1:]), {**names, _ROWS: ROWS}
+        return f"{place.name} = {shaped(place.buffer, offset, shape, names)}"
 
     def _factors(self, monomial: tuple[int, ...]) -> list[str]:
         powers = zip(self.sizes.values(), monomial, strict=True)
@@ -243,7 +293,13 @@ class Phase:
                 "[" + ", ".join(str(c.get(m, Integer(0))) for m in monomials) + "]"
                 for c in found) + "],")
         return [f"# where the tensors of {self.name} lie, use by use: coefficients of {names}",
-                f"{self.table} = np.array([", *rows, "], dtype=np.int64)", "", ""]
+                f"{self.table} = np.array([", *rows, "], dtype=np.int64)", "", "", ""]
+
+
+def _function(name: str, arguments: Sequence[str], body: Sequence[str],
+              decorator: str = "thin") -> str:
+    return "\n".join([f"@{decorator}", f"def {name}({', '.join(arguments)}):",
+                      *("    " + line for line in body)])
 
 
 class PhaseSet:
@@ -260,27 +316,33 @@ class PhaseSet:
         self._known: dict[Hashable, Phase] = {}
         self._keys: dict[Hashable, int] = {}
 
-    def add(self, plan: Plan, flat: dict[str, str], kernels: Sequence[Kernel]) -> list[Use]:
+    def add(self, plan: Plan, flat: dict[str, str], kernels: Sequence[Kernel],
+            block: Block | None) -> list[Use]:
         """The uses that run ``kernels``, with tensors where ``plan`` puts them; ``flat`` names
-        the buffers of what is handed in."""
+        the buffers of what is handed in, ``block`` is how the phase is cut."""
         places = {}
         for tensor in dict.fromkeys(t for k in kernels for t in k.tensors):
             slot = plan.slots[tensor]
             places[tensor] = Place(self.names[tensor], flat.get(slot.buffer, slot.buffer),
-                                   slot.shape, slot.offset)
-        return [self._use(c) for c in chunks([self._call(k, places) for k in kernels])]
+                                   slot.shape, slot.offset,
+                                   block is not None and slot.shape[:1] == (plan.batch,))
+        calls = [self._call(k, places, block) for k in kernels]
+        # the loop over blocks goes around the whole phase, which is one function then
+        parts = chunks(calls) if block is None else [calls]
+        return [self._use(c, block, plan.batch) for c in parts]
 
-    def _call(self, kernel: Kernel, of: dict[str, Place]) -> Call:
+    def _call(self, kernel: Kernel, of: dict[str, Place], block: Block | None) -> Call:
         places = tuple(of[t] for t in kernel.tensors)
         extent = None if kernel.part is None else polynomial(kernel.extent, {**self.sizes})
+        extent = extent if block is None else ROWS
         name, sizes = self.shared[kernel.name], tuple(self.sizes[s] for s in kernel.sizes)
         key = (name, extent, sizes, tuple((p.buffer, p.shape) for p in places))
         return Call(name, extent, sizes, places, self._keys.setdefault(key, len(self._keys)))
 
-    def _use(self, calls: Sequence[Call]) -> Use:
-        key = (tuple(c.key for c in calls), _pattern(calls))
+    def _use(self, calls: Sequence[Call], block: Block | None, batch: Symbol | None) -> Use:
+        key = (tuple(c.key for c in calls), _pattern(calls), block)
         if key not in self._known:
-            self._known[key] = Phase(len(self.phases) + 1, calls, self.sizes)
+            self._known[key] = Phase(len(self.phases) + 1, calls, self.sizes, block, batch)
             self.phases.append(self._known[key])
         return self._known[key].use(calls)
 

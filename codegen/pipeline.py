@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from codegen.loops import Kernel
 from codegen.lower import group_tasks, lower_tasks
-from codegen.memory import Layout, Plan, flat_layout, plan_memory
+from codegen.memory import Layout, Plan, Storage, flat_layout, plan_memory
 from codegen.pack import pack
 from codegen.schedule import Schedule, Task, choose_batch, make_schedule
 from codegen.taps import single_taps
@@ -28,6 +28,7 @@ from derive.inference import label_inputs
 from derive.optimizers import Optimizer
 from derive.program import Program
 
+STORAGE = Storage()
 STAGES = ("simplified", "packed", "schedule", "memory", "loops", "text")
 
 
@@ -88,13 +89,15 @@ def determined(program: Program, given: Iterable[str]) -> tuple[str, ...]:
 
 
 def compile_entry(name: str, program: Program, whole: Program, parameters: Layout,
-                  states: Layout, lowered: dict[Hashable, Kernel]) -> Entry:
-    """One program through schedule, memory plan and lowering; ``lowered`` keeps the kernels that
-    entry points share."""
+                  states: Layout, kept: Iterable[str], storage: Storage,
+                  lowered: dict[Hashable, Kernel]) -> Entry:
+    """One program through schedule, memory plan and lowering; ``kept`` is wanted when the entry
+    point returns, ``lowered`` keeps the kernels that entry points share."""
     schedule = make_schedule(program, choose_batch(whole))
-    plan = plan_memory(program, parameters, states)
     numbers = equation_numbers(whole)
     shapes = {n: t.shape for n, t in program.tensors.items()}
+    groups = tuple(group_tasks(phase, shapes) for phase in schedule.phases)
+    plan = plan_memory(schedule, groups, parameters, states, tuple(kept), storage)
 
     def kernel(tasks: tuple[Task, ...]) -> Kernel:
         key = tuple((t.part, *(eq.name for eq in t.group.equations)) for t in tasks)
@@ -102,13 +105,19 @@ def compile_entry(name: str, program: Program, whole: Program, parameters: Layou
             lowered[key] = lower_tasks(numbers, tasks, shapes)
         return lowered[key]
 
-    phases = tuple(tuple(map(kernel, group_tasks(phase, shapes))) for phase in schedule.phases)
+    phases = tuple(tuple(map(kernel, tasks)) for tasks in groups)
     return Entry(name, schedule, plan, phases)
 
 
 def compile_program(program: Program, optimizer: Optimizer,
-                    only: tuple[str, ...] = ("forward", "loss", "gradient")) -> Compiled:
-    """A derived program through all stages but the text; ``only`` names its entry points.
+                    only: tuple[str, ...] = ("forward", "loss", "gradient"),
+                    outputs: Iterable[str] = (), storage: Storage = STORAGE) -> Compiled:
+    """A derived program through all stages but the text.
+
+    Args:
+        only: the names of its entry points.
+        outputs: what ``forward`` is for; by default everything declared that the data determine.
+        storage: how intermediates are stored.
 
     Raises:
         DerivationError: the program has no loss or no gradients.
@@ -127,16 +136,16 @@ def compile_program(program: Program, optimizer: Optimizer,
     trained = flat_layout([t for t in kept if t.name in program.gradients], "p").total
     states = flat_layout(program.role("state"), "s")
     packed = pack(single_taps(program))
-    roots: dict[str, tuple[str, ...]] = {
-        "forward": determined(packed.forward, _data(program)),
-    }
+    declared = (n for n in determined(packed.forward, _data(program)) if not n.startswith("_"))
+    roots = {"forward": tuple(outputs) or tuple(declared)}
     if not forward_only:
         loss = program.losses[0]
         roots["loss"] = (loss,)
         roots["gradient"] = (loss, *program.gradients.values(), *program.updates.values())
     lowered: dict[Hashable, Kernel] = {}
     entries = {
-        name: compile_entry(name, packed.only(*wanted), packed, parameters, states, lowered)
+        name: compile_entry(name, packed.only(*wanted), packed, parameters, states, wanted,
+                            storage, lowered)
         for name, wanted in roots.items()
         if wanted and name in only
     }

@@ -32,7 +32,8 @@ from derive.nodes import Index, IntegerAccess, accesses, bound_indices
 RESERVED = frozenset(
     """np math os sys time json F DTYPE numba njit prange range len min max abs float int bool
     print part parts lo hi p d s n w o batch order step settings flat total loss gradient forward
-    update epoch gemm at mix pick main exact inlined I U kernel thin view True False None""".split()
+    update epoch gemm at mix pick main exact inlined I U kernel thin view first rows block blocks
+    most True False None""".split()
 )
 _OWN = re.compile(r"(k\d+_|gather_|power\d|moment_|fast_).*|.*_(phase.*|flat|all|batch|split)")
 

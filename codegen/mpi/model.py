@@ -307,4 +307,5 @@ def _bytes(model: Model, team: Team, plan: RanksPlan, rows: int) -> int:
     sizes = tuple(rows if name == kernels.BATCH else 1 for name in kernels.SIZES)
     own = -(-kernels.P_TRAINED // team.size) if plan.shard else kernels.P_TRAINED
     count = kernels.P + kernels.P_TRAINED + len(kernels.MOMENTS) * own
-    return int((count + kernels._ARENA["gradient"](*sizes)) * kernels.DTYPE.itemsize)
+    arena = kernels._ARENA["gradient"](*sizes, model.threads)
+    return int((count + arena) * kernels.DTYPE.itemsize)

@@ -14,6 +14,7 @@ import numpy as np
 
 import codegen
 from codegen.cpu_parts import index_ranges
+from codegen.memory import Storage
 from codegen.model import Model
 from codegen.module import load, render
 from codegen.pipeline import compile_program
@@ -110,7 +111,8 @@ def wrong_kernels(program: Program, values: dict[str, np.ndarray], folder: Path,
     compiled with all entry points; work space begins as NaN.
     """
     entries = ("forward", "loss", "gradient") if compiled else ("gradient",)
-    text = render(compile_program(program, sgd(), entries), "float64", parts > 1)
+    every = Storage(reuse=False)  # so that all tensors are there to be compared
+    text = render(compile_program(program, sgd(), entries, storage=every), "float64", parts > 1)
     with nullcontext() if compiled else interpreted():
         kernels = load(text, folder)
         model = kernels.Model()

@@ -133,15 +133,16 @@ def test_nothing_is_written_beyond_the_end(parts, tmp_path):
     with interpreted():
         model = build(mlp("relu", "labels", (7, 5, 3)), tmp_path, parts, optimizer=dr.adam())
         values, run = sample(model.program, 5), model._run
-        need = model.kernels._ARENA["gradient"](5)
-        run.w = np.full(need + 16, 7.0, np.float32)
+        need = model.kernels._ARENA["gradient"](5, parts)
+        guarded = np.full(need + 16, 7.0, np.float32)
+        run.w = guarded[:need]  # blocks of rows lie at its end
         for name in ("d", "p"):
-            guarded = np.full(getattr(run, name).size + 16, 7.0, np.float32)
-            guarded[:-16] = getattr(run, name)
-            setattr(run, name, guarded)
+            longer = np.full(getattr(run, name).size + 16, 7.0, np.float32)
+            longer[:-16] = getattr(run, name)
+            setattr(run, name, longer)
         run.moments = {n: np.r_[m, np.full(16, 7.0, np.float32)] for n, m in run.moments.items()}
         model.step(**values)
-    for array in (run.w, run.d, run.p, *run.moments.values()):
+    for array in (guarded, run.d, run.p, *run.moments.values()):
         assert (array[-16:] == 7.0).all()
 
 

@@ -1,0 +1,83 @@
+"""Phases over rows in blocks: what lives inside such a phase only is stored for one block of rows.
+
+A thread takes a few rows through all kernels of the phase, then the next few. So scores of
+attention, windows of a convolution, or pre-activations are never stored whole, and a block that
+fits the cache stays there from one kernel to the next. Kernels see a block as if it were the whole
+batch: their row 0 is the block's first, which is why a phase in which the number of the row itself
+enters (random numbers, masks by position in the batch) is not cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sympy import Expr, Symbol
+
+from codegen.memory_lives import Life, place_size
+from codegen.schedule import Phase
+from derive.nodes import Access, Index, SumOver, accesses, walk
+from derive.program import Equation, Program
+
+CACHE = 1 << 18  # elements of a block that are aimed at: half of a common second-level cache
+ROWS = 64  # of a matrix product with a weight, below which it is slow
+MOST = 512  # rows of a block
+UNKNOWN = 64  # what a size is taken for that is known at run time only
+
+
+def blockable(phase: Phase, program: Program, batch: Symbol | None) -> bool:
+    """Whether the kernels of a phase may see a block of rows as if it were all."""
+    if phase.kind != "rows" or batch is None:
+        return False
+    return all(_leads(eq, program, batch) for task in phase.tasks for eq in task.group.equations)
+
+
+def _leads(eq: Equation, program: Program, batch: Symbol) -> bool:
+    """Whether the row stands in front of everything that has rows, and nowhere else."""
+    row = next(i for i in eq.indices if i.size == batch)
+    return eq.indices[0] == row and not _bare(eq.body, row, program, batch)
+
+
+def _bare(expr: Expr, row: Index, program: Program, batch: Symbol) -> bool:
+    """Whether the number of the row enters but as the first place of a tensor with rows."""
+    places = expr.args
+    if isinstance(expr, Access):
+        shape, places = program.tensors[expr.name].shape, expr.where
+        if batch in shape[1:]:
+            return True
+        places = places[1:] if shape[:1] == (batch,) else places
+    return expr == row or any(_bare(arg, row, program, batch) for arg in places)
+
+
+def block_rows(phase: Phase, program: Program, lives: Sequence[Life]) -> int:
+    """Rows of a block: as many as the cache holds, but enough for products with weights."""
+    if not lives:
+        return MOST
+    each = sum(place_size(x.shape)[0] * _number(place_size(x.shape)[1]) for x in lives)
+    fewest = max((_fewest(eq) for task in phase.tasks for eq in task.group.equations), default=1)
+    return max(fewest, min(MOST, CACHE // max(1, each)), 1)
+
+
+def _fewest(eq: Equation) -> int:
+    """Rows from which on the products of an equation with something that has none are fast."""
+    row = eq.indices[0]
+    fewest = 1
+    for node in (n for n in walk(eq.body) if isinstance(n, SumOver)):
+        found = accesses(node.body)
+        weights = {i for a in found if row not in a.free_symbols for i in _indices(a)}
+        if not weights:
+            continue
+        beside = [i for i in eq.indices[1:] if i not in weights]
+        count = 1
+        for index in beside:
+            count *= _number(index.size)
+        fewest = max(fewest, -(-ROWS // count))
+    return fewest
+
+
+def _indices(access: Access) -> set[Index]:
+    return {i for e in access.where for i in e.atoms(Index)}
+
+
+def _number(size: Expr) -> int:
+    """A product of sizes, those at run time taken as some number."""
+    return int(size.subs(dict.fromkeys(size.free_symbols, UNKNOWN)))
