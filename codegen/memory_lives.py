@@ -9,7 +9,7 @@ product, so that offsets hold for every value of the sizes.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sympy
@@ -106,19 +106,3 @@ class _Gaps:
             at, before = self.gaps.pop(place - 1)
             length += before
         bisect.insort(self.gaps, (at, length))
-
-
-def least(lives: Sequence[Life], sizes: Mapping[Expr, int]) -> int:
-    """The most elements that are alive at once: no layout needs fewer."""
-    changes: dict[int, int] = {}
-    for life in lives:
-        fixed, unit = place_size(life.shape)
-        count = fixed * int(unit.subs(dict(sizes)))
-        changes[life.first] = changes.get(life.first, 0) + count
-        if life.last is not None:
-            changes[life.last + 1] = changes.get(life.last + 1, 0) - count
-    most = now = 0
-    for time in sorted(changes):
-        now += changes[time]
-        most = max(most, now)
-    return most
