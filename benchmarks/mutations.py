@@ -58,7 +58,7 @@ from derive.verify.hand import HandError
 
 checking = import_module("derive.check")  # `derive.check` itself is the function
 verifying = import_module("derive.verify")
-_SEARCH = "explain_differences"
+_SEARCH = "_findings"
 
 SCALES = ((0, -4, 6), (-2, 4, -8), (2, -6, 8))  # powers of ten; each network gets three of them
 _CLUELESS = re.compile(r"in no pattern|no single change|undecided")

@@ -26,6 +26,7 @@ from derive.verify.decide import decide
 from derive.verify.edits import explain_differences
 from derive.verify.hand import Hand
 from derive.verify.place import wrong_line
+from derive.verify.repair import find_repairs
 from derive.verify.report import Finding, Proof, VerifyReport
 from derive.verify.trace import trace
 from derive.verify.where import telling_point, telling_sizes
@@ -107,11 +108,25 @@ def _findings(
     other = random_values(derived, seed + 1, _other_sizes(derived))
     points = [(point, function(point)), (other, function(other))]
     found = explain_differences(derived, names, points)
+    places = _places(derived, function, [point, other], names, seed)
+    return tuple(replace(f, place=places.get(f.parameter, "")) for f in found)
+
+
+def _places(derived: Program, function: Hand | Written, points: list[dict[str, np.ndarray]],
+            names: list[str], seed: int) -> dict[str, str]:
+    """Where each gradient goes wrong: the one operation of a function that mends it, else the
+    first line whose value the derivation does not have."""
+    repairs: dict[str, str] = {}
+    if isinstance(function, Hand):
+        for repair in find_repairs(function, derived, points, names):
+            repairs |= dict.fromkeys(repair.mends, str(repair))
+    if set(names) <= set(repairs):
+        return repairs
     try:
         place = wrong_line(_claim(function, derived), derived, names, seed)
     except ChainruleError:  # it cannot be read as equations: there are no lines to compare
-        place = None
-    return tuple(replace(f, place=str(place)) if place else f for f in found)
+        return repairs
+    return {**(dict.fromkeys(names, str(place)) if place else {}), **repairs}
 
 
 def _other_sizes(program: Program) -> dict[str, int]:

@@ -1,0 +1,98 @@
+"""Everything that a derivation computes, as values that others can be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import sympy
+from sympy import Expr
+
+from derive.data import resolve_sizes
+from derive.nodes import Access, Index, Reduction
+from derive.program import Equation, Program, Tensor
+from derive.reference import evaluate, evaluate_equation
+from derive.text import expression_text
+from derive.verify.changes import There
+
+_PARTS = 400
+_FACTORS = 5  # of a product, of which every subset is a part
+_SMALL = 3  # elements, fewer of which agree by chance
+
+
+class Library:
+    """The tensors of a derived program and the parts of their equations."""
+
+    def __init__(self, derived: Program) -> None:
+        self.derived = derived
+        self.adjoints = {t.name for t in derived.tensors.values() if t.role == "gradient"}
+        self.parts = list(self._parts())
+        self.keys: dict[int, dict[Any, list[np.ndarray]]] = {}
+
+    def at(self, given: Mapping[str, np.ndarray]) -> tuple[
+            dict[str, np.ndarray], dict[str, int], dict[str, np.ndarray]]:
+        """All tensors at a point, the sizes there, and the values of tensors and parts by text."""
+        arrays = {**{n: np.asarray(a) for n, a in given.items()}, **evaluate(self.derived, given)}
+        sizes = resolve_sizes(self.derived, arrays)
+        values = {n: a for n, a in arrays.items() if a.dtype.kind == "f"}
+        with np.errstate(all="ignore"):
+            for text, part in self.parts:
+                value = evaluate_equation(part, arrays, sizes)
+                if value.size > 1 and np.isfinite(value).all():
+                    values[text] = value
+        return arrays, {s.name: n for s, n in sizes.items()}, values
+
+    def knows(self, value: Any, there: There) -> bool:
+        """Whether a value is one of the derivation's, in any order of its elements (a transposed
+        or a reshaped array is right as well)."""
+        if not isinstance(value, np.ndarray):
+            return False
+        array = value
+        if array.dtype.kind != "f" or array.size < _SMALL:
+            return False
+        table = self.keys.get(id(there))
+        if table is None:
+            table = self.keys[id(there)] = self._table(there)
+        ordered = np.sort(np.ravel(array))
+        size = float(np.max(np.abs(ordered)))
+        return any(np.max(np.abs(ordered - other)) <= 1e-10 * size
+                   for other in table.get(array.size, ()))
+
+    def _table(self, there: There) -> dict[Any, list[np.ndarray]]:
+        found: dict[Any, list[np.ndarray]] = {}
+        for name, value in there.values.items():
+            for array in (value, *self._steps(name, value)):
+                if array.size >= _SMALL and np.isfinite(array).all():
+                    found.setdefault(array.size, []).append(np.sort(np.ravel(array)))
+        return found
+
+    def _steps(self, name: str, value: np.ndarray) -> Iterator[np.ndarray]:
+        """The steps of a recurrence's tensor."""
+        for group in self.derived.groups:
+            if group.recurrent and name in group.axis:
+                yield from np.moveaxis(value, group.axis[name], 0)
+
+    def _parts(self) -> Iterator[tuple[str, Equation]]:
+        seen: set[Expr] = set()
+        for eq in self.derived.equations:
+            for body in _inside(eq.body):
+                if body in seen or len(seen) > _PARTS:
+                    continue
+                seen.add(body)
+                free = tuple(sorted((s for s in body.free_symbols if isinstance(s, Index)),
+                                    key=lambda i: i.name))
+                yield expression_text(body), Equation(Tensor("_part", free), free, body)
+
+
+def _inside(body: Expr) -> Iterator[Expr]:
+    for node in sympy.preorder_traversal(body):
+        if isinstance(node, sympy.Add | sympy.Mul | sympy.Pow | sympy.Function | Reduction) \
+                and not isinstance(node, Access) and node.atoms(Access):
+            yield node
+            if node.is_Pow and node.exp.could_extract_minus_sign():
+                yield 1 / node
+            if isinstance(node, sympy.Mul | sympy.Add) and 2 < len(node.args) <= _FACTORS:
+                for count in range(2, len(node.args)):
+                    yield from (node.func(*some) for some in combinations(node.args, count))
