@@ -151,15 +151,16 @@ def own_edits(record: Record, there: There) -> Iterator[Edit]:
     """Changes of an operation by itself."""
     event, text = record.events[0], record.site.text
     result = record.results[0]
-    if is_values(result):
-        yield from _scaled(text, there)
-        yield from _applied(text)
-        yield from _turned(text, np.ndim(result))
+    # the simplest first: of changes that come to the same, the first one is named
     yield from _operands(event, text)
     if event.name in _SUMS:
         yield from _reduced(event, text)
     if event.name in ("getitem", "setitem"):
         yield from _indexed(event)
+    if is_values(result):
+        yield from _scaled(text, there)
+        yield from _applied(text)
+        yield from _turned(text, np.ndim(result))
     if event.name == "einsum" and isinstance(event.args[0], str):
         yield from _letters(event)
     if event.name == "astype" and is_values(event.args[0]):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import linecache
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from derive.verify.library import Library
 from derive.verify.probe import Change, Event, Record, Site, run
 
 _CLOSE = 1e-9
+_ROUNDING = 1e-12
 _ELEMENTS = 400  # of an operation's results, whose derivative is still worth its runs
 _FAILS = (ArithmeticError, AttributeError, IndexError, KeyError, LookupError, TypeError,
           ValueError, RuntimeError)
@@ -90,7 +91,7 @@ def find_repairs(hand: Hand, derived: Program, points: Sequence[Mapping[str, np.
     left = list(wrong)
     while left and time.process_time() < deadline:
         try:
-            search = _Search(hand, derived, library, there, changes, deadline)
+            search = _Search(hand, derived, library, there, changes, left, deadline)
         except _FAILS:
             break
         best = None
@@ -136,13 +137,16 @@ class _Search:
     """All changes of one operation, judged by the gradients that they lead to."""
 
     def __init__(self, hand: Hand, derived: Program, library: Library, points: Sequence[Point],
-                 changes: Mapping[Site, Change], deadline: float) -> None:
+                 changes: Mapping[Site, Change], wrong: Sequence[str], deadline: float) -> None:
         self.hand, self.library, self.points, self.deadline = hand, library, points, deadline
         self.changes = dict(changes)
         self.names = tuple(derived.gradients)
         self.given, self.base = run(hand, points[0].given, self.changes, record=True)
         self.scales = _scales(points[0].right)
         self.off = {n: self._off(self.given, n, points[0]) for n in self.names}
+        # a small mistake is mended only by what leaves much less of it
+        self.tolerances = {n: min(_CLOSE, max(1e-3 * self.off[n], 1e-13)) if n in wrong
+                           else max(_ROUNDING, 10 * self.off[n]) for n in self.names}
 
     # -- judging ----------------------------------------------------------------------------------
     def _off(self, given: Mapping[str, np.ndarray], name: str, point: Point) -> float:
@@ -152,10 +156,6 @@ class _Search:
         gap = float(np.max(np.abs(given[name] - point.right[name]), initial=0.0))
         return gap / scale if gap == gap else np.inf
 
-    def _tolerance(self, name: str) -> float:
-        """A small mistake is mended only by what leaves much less of it."""
-        return min(_CLOSE, max(1e-3 * self.off[name], 1e-13)) if self.off[name] else _CLOSE
-
     def _mended(self, changes: Mapping[Site, Change], point: Point) -> tuple[str, ...]:
         """The gradients that are right at a point after some changes."""
         try:
@@ -164,42 +164,53 @@ class _Search:
             return ()
         except Exception:  # the function's own, on values that it does not expect
             return ()
-        return tuple(n for n in self.names if self._off(given, n, point) <= self._tolerance(n))
+        return tuple(n for n in self.names if self._off(given, n, point) <= self.tolerances[n])
 
     # -- searching --------------------------------------------------------------------------------
     def best(self, goal: tuple[str, ...], keep: tuple[str, ...]
              ) -> tuple[Record, Edit, tuple[str, ...]] | None:
-        """The best change of one operation that makes the goal right and keeps what is."""
-        records = self.suspects(goal)
+        """The best change of one operation that makes the goal right and keeps what is. Of the
+        operations, those come first whose result is in nothing that the derivation has; that is
+        no proof, since what a wrong value is added to may be another part of the derivation."""
+        first, second = self.suspects(goal)
         slopes: dict[Site, _Slope | None] = {}
-        for kind in (own_edits, variable_edits, derived_edits):
-            found = []
-            for record in records:
-                if time.process_time() > self.deadline:
-                    break
-                if record.site not in slopes:
-                    slopes[record.site] = self._slope(record, (*goal, *keep))
-                slope = slopes[record.site]
-                if slope is not None and not slope.solvable:
-                    continue
-                found += [(record, edit, mends) for edit in kind(record, self.points[0].there)
-                          if (mends := self._judged(record, edit, slope, goal, keep))]
-            if found:
-                return max(found, key=lambda f: self._score(*f))
+        for kinds in ((own_edits, variable_edits), (derived_edits,)):
+            for records in (first, second):
+                for kind in kinds:
+                    found = self._found(kind, records, slopes, goal, keep)
+                    if found:
+                        return max(found, key=lambda f: self._score(*f))
         return None
 
-    def suspects(self, goal: tuple[str, ...]) -> list[Record]:
-        """The operations that every gradient of the goal is computed from, and that no value
-        which is known to be right is."""
+    def _found(self, kind: Callable[[Record, There], Iterator[Edit]], records: list[Record],
+               slopes: dict[Site, _Slope | None], goal: tuple[str, ...], keep: tuple[str, ...]
+               ) -> list[tuple[Record, Edit, tuple[str, ...]]]:
+        found = []
+        for record in records:
+            if time.process_time() > self.deadline:
+                break
+            if record.site not in slopes:
+                slopes[record.site] = self._slope(record, (*goal, *keep))
+            slope = slopes[record.site]
+            if slope is not None and not slope.solvable:
+                continue
+            found += [(record, edit, mends) for edit in kind(record, self.points[0].there)
+                      if (mends := self._judged(record, edit, slope, goal, keep))]
+        return found
+
+    def suspects(self, goal: tuple[str, ...]) -> tuple[list[Record], list[Record]]:
+        """The operations that every gradient of the goal is computed from: those that no value
+        is computed from which the derivation has, and the others."""
         records = self.base.records
-        known = [r for r in records.values() if r.site not in self.changes
-                 and any(self.library.knows(v, self.points[0].there) for v in r.results)]
         right: set[Site] = set()
-        for record in known:
-            right |= record.reads
-        common = set.intersection(*(self.base.results[n] for n in goal))
-        return [r for s, r in records.items()
-                if s in common and s not in right and s not in self.changes]
+        for record in records.values():
+            if record.site not in self.changes and any(
+                    self.library.knows(v, self.points[0].there) for v in record.results):
+                right |= record.reads
+        common = set.intersection(*(self.base.results[n] for n in goal)) - set(self.changes)
+        wanted = [r for s, r in records.items() if s in common]
+        return ([r for r in wanted if r.site not in right],
+                [r for r in wanted if r.site in right])
 
     def _judged(self, record: Record, edit: Edit, slope: _Slope | None, goal: tuple[str, ...],
                 keep: tuple[str, ...]) -> tuple[str, ...]:
@@ -260,7 +271,7 @@ class _Search:
             columns.append(moved - base)
         wanted = self._flat(self.points[0].right, names) - base
         return _Slope(np.array(columns).T, wanted,
-                      max(min(self._tolerance(n) for n in names), 1e-12))
+                      max(min(self.tolerances[n] for n in names), 1e-12))
 
     def _moved(self, record: Record, step: np.ndarray, names: tuple[str, ...]
                ) -> np.ndarray | None:
