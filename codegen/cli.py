@@ -187,13 +187,19 @@ def do_doctor(args: argparse.Namespace) -> Outcome:
 
 # -- parts of verbs -------------------------------------------------------------------------------
 def _hand(path: Path, name: str | None) -> Any:
-    """The gradient in a file: a function of a Python file, or the text of a LaTeX file."""
+    """The gradient in a file: a function of a Python file, or index equations of a text file."""
     from codegen.loading import run_file
 
     if not path.is_file():
         raise DeclarationError(f"there is no file {str(path)!r}", expected="the gradient's file")
-    if path.suffix == ".tex":
+    if path.suffix in (".net", ".txt"):
         return path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        raise DeclarationError(
+            f"a gradient cannot be read from {path.name!r}",
+            expected="a function in a .py file, or index equations in a .net or .txt file",
+            got=path.suffix or "no ending",
+            mend="write it as index equations: d_W[i, j] = sum[b](x[b, i]*d_z[b, j])")
     own = {
         n: f for n, f in run_file(path).items()
         if callable(f) and getattr(f, "__code__", None) is not None

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from derive.verify.probe import Elsewhere, Event, Record
+from derive.verify.probe import After, Elsewhere, Event, Record
 
 Make = Callable[[Event, "There"], Any]
 Array = np.ndarray
@@ -157,6 +157,8 @@ def own_edits(record: Record, there: There) -> Iterator[Edit]:
         yield from _reduced(event, text)
     if event.name in ("getitem", "setitem"):
         yield from _indexed(event)
+    if event.name == "setitem":
+        yield from _afterwards(text, there)
     if is_values(result):
         yield from _scaled(text, there)
         yield from _applied(text)
@@ -191,6 +193,20 @@ def _scaled(text: str, there: There) -> Iterator[Edit]:
     for eps in (1e-5, 1e-6, 1e-8, 1e-12, 1e-3):
         yield Edit(f"the term {eps:g} is missing", _joined(text if whole else "", "+", f"{eps:g}"),
                    lambda e, t, s=eps: e.result() + s)  # type: ignore[misc]
+
+
+def _afterwards(text: str, there: There) -> Iterator[Edit]:
+    """A line more after an assignment to elements: its whole array times a factor."""
+    name = operand_said(text, 0)
+    yield Edit(f"`{name} *= -1` is missing after it", "",
+               lambda e, t: After(e.args[0], lambda a: -a))
+    for factor, value in _factors(there):
+        yield Edit(f"`{name} /= {factor}` is missing after it", "",
+                   lambda e, t, v=value: After(  # type: ignore[misc]
+                       e.args[0], lambda a: a / v(t)))
+        yield Edit(f"`{name} *= {factor}` is missing after it", "",
+                   lambda e, t, v=value: After(  # type: ignore[misc]
+                       e.args[0], lambda a: a * v(t)))
 
 
 def _applied(text: str) -> Iterator[Edit]:

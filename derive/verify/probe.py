@@ -131,6 +131,15 @@ class Elsewhere:
     key: Any
 
 
+@dataclass(frozen=True)
+class After:
+    """What a changed assignment to elements gives: the value, and what becomes of the whole array
+    when it is stored."""
+
+    value: Any
+    change: Callable[[np.ndarray], np.ndarray]
+
+
 class TooLong(Exception):
     """The function runs more operations than are worth a search."""
 
@@ -290,7 +299,9 @@ class Probe(np.ndarray):
         made, reads = _told("setitem", (value, key), {}, lambda a, k: a, (value, key))
         if isinstance(made, Elsewhere):
             made, key = made.value, made.key
-        plain(self)[plain(key)] = made
+        plain(self)[plain(key)] = made.value if isinstance(made, After) else made
+        if isinstance(made, After):
+            plain(self)[...] = made.change(plain(self))
         _marked(self, reads)
 
     @property

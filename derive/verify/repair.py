@@ -12,9 +12,10 @@ derivation has.
 from __future__ import annotations
 
 import linecache
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -103,7 +104,7 @@ def find_repairs(hand: Hand, derived: Program, points: Sequence[Mapping[str, np.
             break
         record, edit, mends = best
         changes[record.site] = partial(_make, edit, there[0].there)
-        found.append(_repair(record, edit, mends))
+        found.append(_repair(record, edit, mends, _spelled(hand, derived, record)))
         left = [p for p in left if p not in mends]
     return tuple(found)
 
@@ -118,8 +119,24 @@ def _point(derived: Program, library: Library, given: Mapping[str, np.ndarray]) 
     return Point(given, right, There(sizes, values))
 
 
-def _repair(record: Record, edit: Edit, mends: tuple[str, ...]) -> Repair:
+def _spelled(hand: Hand, derived: Program, record: Record) -> dict[str, str]:
+    """How the code at a place can write the sizes: ``len(x)`` for B."""
+    there = record.events[0].names()
+    found: dict[str, str] = {}
+    for name in hand.arguments or ():
+        for axis, size in enumerate(derived.tensors[name].shape):
+            if size.is_Symbol and name in there and there[name].ndim > axis:
+                found.setdefault(str(size), f"{name}.shape[{axis}]" if axis else f"len({name})")
+    return found
+
+
+def _repair(record: Record, edit: Edit, mends: tuple[str, ...], spelled: Mapping[str, str]
+            ) -> Repair:
     site = record.site
+    for size, text in spelled.items():
+        words, code = (re.sub(rf"\b{re.escape(size)}\b(?!\()", text, part)
+                       for part in (edit.words, edit.text))
+        edit = replace(edit, words=words, text=code)
     first, start, last, end = site.span
     lines = [text.rstrip("\n") for text in
              linecache.getlines(site.code.co_filename)[first - 1:last]]
@@ -244,6 +261,8 @@ class _Search:
     def _slope(self, record: Record, names: tuple[str, ...]) -> _Slope | None:
         """How the gradients depend on an operation's result; None where not linearly."""
         results = record.results
+        if record.events[0].name == "setitem":  # the rest of the array may be changed too
+            return None
         if not all(is_values(v) for v in results) or any(not np.isfinite(v).all() for v in results):
             return None
         sizes = [int(np.size(v)) for v in results]

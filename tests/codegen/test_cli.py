@@ -87,6 +87,15 @@ def test_verify_says_right_and_wrong_by_exit_code(place: Path, capsys):
     assert "W1" in capsys.readouterr().out
 
 
+def test_verify_reads_index_equations_from_a_text_file(place: Path, capsys):
+    (place / "hand.txt").write_text("d_W1[i, j] = sum[b](x[b, i]*d_z1[b, j]\n")
+    assert main(["verify", "net.py", "hand.txt"]) == 2
+    assert "line 1" in capsys.readouterr().err
+    (place / "hand.txt").write_text("d_c2[k] = sum[b](z2[b, k])\n")
+    assert main(["verify", "net.py", "hand.txt"]) == 1
+    assert "d_c2[k]" in capsys.readouterr().out
+
+
 @pytest.fixture
 def data(place: Path, monkeypatch: pytest.MonkeyPatch):
     """Data of three classes; kernels run as plain Python, which takes no time to compile."""
@@ -189,6 +198,7 @@ BAD = [
     (["emit", "net.py", "--target", "tpu"], "tpu"),
     (["emit", "net.py", "--show", "shedule"], "did you mean 'schedule'"),
     (["verify", "net.py", "missing.py"], "no file 'missing.py'"),
+    (["verify", "net.py", "bad.toml"], "index equations in a .net or .txt file"),
     (["train", "net.py"], "--data"),
     (["train", "net.py", "--data", "digits", "--test-share", "1.5"], "test_share is a share"),
     (["train", "net.py", "--data", "digits", "--patience", "3"], "validation_share"),

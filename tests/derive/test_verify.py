@@ -172,6 +172,20 @@ def test_each_of_several_mistakes_is_named_in_the_text_of_a_function_without_equ
     assert "`dz.max(axis=0)`: np.sum over axis 0 belongs there" in places["c2"]
 
 
+def undivided(x, t, W1, c1, W2, c2):
+    h = np.tanh(x @ W1 + c1)
+    dz = softmax(h @ W2 + c2)
+    dz[np.arange(len(t)), t] -= 1
+    da = dz @ W2.T * (1 - h**2)
+    return {"W1": x.T @ da, "c1": da.sum(axis=0), "W2": h.T @ dz, "c2": dz.sum(axis=0)}
+
+
+def test_a_missing_line_is_named_where_it_belongs():
+    for finding in verify(network(), undivided).findings:
+        assert "dz[np.arange(len(t)), t] -= 1" in finding.place
+        assert "`dz /= len(x)` is missing after it" in finding.place
+
+
 def test_a_repair_holds_at_other_sizes():
     """A factor that is 5 at one batch size and 7 at another is too much; 1/5 is not what is
     missing."""
