@@ -61,7 +61,7 @@ verifying = import_module("derive.verify")
 _SEARCH = "_findings"
 
 SCALES = ((0, -4, 6), (-2, 4, -8), (2, -6, 8))  # powers of ten; each network gets three of them
-_CLUELESS = re.compile(r"in no pattern|no single change|undecided")
+_CLUELESS = re.compile(r"entries differ$|in no pattern|no single change|undecided")
 
 
 class OnceSlopes(checking.Slopes):  # type: ignore[name-defined, misc]

@@ -23,7 +23,7 @@ from derive.points import random_values
 from derive.program import Program, as_program
 from derive.verify.claim import Claim
 from derive.verify.decide import decide
-from derive.verify.edits import explain_differences
+from derive.verify.edits import NO_PATTERN, explain_differences
 from derive.verify.hand import Hand
 from derive.verify.place import wrong_line
 from derive.verify.repair import find_repairs
@@ -109,7 +109,9 @@ def _findings(
     points = [(point, function(point)), (other, function(other))]
     found = explain_differences(derived, names, points)
     places = _places(derived, function, [point, other], names, seed)
-    return tuple(replace(f, place=places.get(f.parameter, "")) for f in found)
+    return tuple(
+        replace(f, place=places[f.parameter], words=f.words.removesuffix(NO_PATTERN))
+        if f.parameter in places else f for f in found)
 
 
 def _places(derived: Program, function: Hand | Written, points: list[dict[str, np.ndarray]],

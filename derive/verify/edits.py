@@ -30,6 +30,8 @@ Point = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 _CLOSE = 1e-9
 _EXCHANGED = " stands where "
 
+NO_PATTERN = ", in no pattern that a single change of the derivation explains"
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -327,7 +329,7 @@ def _pattern(program: Program, name: str, right: np.ndarray, hand: np.ndarray) -
             return f"{share}; the ratio depends on {index.name} only: {listed}"
     if right.ndim == 2 and right.shape[0] == right.shape[1] and _same(hand, right.T):
         return "it is transposed"
-    return f"{share}, in no pattern that a single change of the derivation explains"
+    return f"{share}{NO_PATTERN}"
 
 
 def _counterexample(name: str, right: np.ndarray, hand: np.ndarray) -> str:

@@ -27,6 +27,7 @@ from derive.verify.changes_with import derived_edits, variable_edits
 from derive.verify.hand import Hand
 from derive.verify.library import Library
 from derive.verify.probe import Change, Event, Record, Site, run
+from derive.verify.report import difference
 
 _CLOSE = 1e-9
 _ROUNDING = 1e-12
@@ -66,7 +67,10 @@ class Repair:
             said += f"   (called from line {number}: {linecache.getline(file, number).strip()})"
         of = f"`{self.operation}`: " if self.operation != self.source else ""
         said += f"\n            {of}{self.words}"
-        return said + (f"\n    mended  {self.corrected}" if self.corrected else "")
+        if not self.corrected:
+            return said
+        marks = difference(self.source, self.corrected)
+        return f"{said}\n    mended  {self.corrected}\n            {marks}"
 
 
 def find_repairs(hand: Hand, derived: Program, points: Sequence[Mapping[str, np.ndarray]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import html
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,20 @@ _HEADS = {
     "agrees": "agrees with numeric differentiation, within its error bars, everywhere",
     "undecided": "could not be decided; the table says why",
 }
+
+
+_MARGIN = " " * 12  # of what stands behind "at", "in", "right"
+
+
+def difference(old: str, new: str) -> str:
+    """A line of carets below ``new``: what is not in ``old``; where something is only left out,
+    one below what follows."""
+    marks = [" "] * (len(new) + 1)
+    steps = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    for what, _, _, start, end in steps:
+        if what != "equal":
+            marks[start:max(end, start + 1)] = "^" * max(end - start, 1)
+    return "".join(marks).rstrip()
 
 
 @dataclass(frozen=True)
@@ -34,9 +49,11 @@ class Finding:
         lines = [f"{self.parameter}: {self.words}"]
         if self.place:
             lines.append(f"    at      {self.place}")
+        marks = []
         if self.equation and self.equation != self.formula:
             lines.append(f"    in      {self.equation}")
-        return "\n".join([*lines, f"    right   {self.formula}",
+            marks = [_MARGIN + difference(self.equation, self.formula)]
+        return "\n".join([*lines, f"    right   {self.formula}", *marks,
                           f"    example {self.counterexample}"])
 
 

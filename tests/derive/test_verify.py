@@ -153,7 +153,8 @@ def test_a_mistake_in_the_recomputed_forward_pass_is_found_by_its_line():
     for finding in report.findings:
         assert finding.place.splitlines()[1:] == [
             "            `x @ W1`: the term c1 is missing",
-            "    mended  h = np.tanh((x @ W1) + c1)"], str(finding)
+            "    mended  h = np.tanh((x @ W1) + c1)",
+            "                        ^       ^^^^^^"], str(finding)
 
 
 def rows_left_out(x, t, W1, c1, W2, c2):
@@ -194,7 +195,7 @@ def test_a_repair_holds_at_other_sizes():
         return {**given, "W2": given["W2"] * np.array(5.0 if len(t) % 2 else 7.0)}
 
     (finding,) = verify(network(), backward).findings
-    assert finding.place.splitlines()[-1].strip() == \
+    assert finding.place.splitlines()[-2].strip() == \
         'mended  return {**given, "W2": given["W2"]}'
 
 
