@@ -280,8 +280,9 @@ class _Search:
         if any(e is None for e in ends):
             return None
         up, down, twice = (e - base for e in ends)
-        largest = max(float(np.max(np.abs(up), initial=0)), 1e-300)
-        if not (np.max(np.abs(up + down)) <= 1e-9 * largest
+        largest = float(np.max(np.abs(up), initial=0))
+        # what does not move may yet jump, as a comparison does
+        if largest == 0 or not (np.max(np.abs(up + down)) <= 1e-9 * largest
                 and np.max(np.abs(twice - 2 * up)) <= 1e-9 * largest):
             return None
         columns = []
