@@ -1,19 +1,23 @@
 """Random programs on three legs: python benchmarks/random_programs.py 2000 --kernels --second 5
 
 Each program's gradients (of every loss) against numeric differentiation, and with ``--kernels``
-every tensor of the emitted module against the reference evaluator: its text as plain Python for
-each program, and really compiled for some (``--compiled``). ``--second`` adds the product of the
-Hessian and a vector, for every program or for one in so many, kernels included.
+every tensor of the emitted module against the reference evaluator: its text as plain Python (for
+every program, or for one in so many), and really compiled for some (``--compiled``). ``--second``
+adds the product of the Hessian and a vector, for every program or for one in so many, kernels
+included.
 
-Prints each that disagrees, with its seed and its equations, and one line at the end. With ``--log
-FILE`` a verdict is kept for each seed, and a second run goes on where the first one stopped.
+Prints each that disagrees, with its seed and its equations, what the programs were made of (the
+share of them that have each feature), and one line at the end. With ``--log FILE`` a verdict is
+kept for each seed, and a second run goes on where the first one stopped; several processes may
+each take every n-th seed (``--every N --start K``), and a run over all their logs counts them.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import os
 import random
-import shutil
 import sys
 import tempfile
 import time
@@ -24,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ["SYMPY_CACHE_SIZE"] = "20000"  # with few collections (see `main`) a quarter less time
 
 import derive as dr
 from derive.errors import ChainruleError, DerivationError
@@ -31,7 +36,7 @@ from derive.points import default_sizes, random_values
 from derive.program import Equation
 from tests.codegen.support import with_fixed_parameters, wrong_kernels
 from tests.judge import Judgement, judge
-from tests.programs import random_network, reached
+from tests.programs import features, random_network, reached
 
 AGREES = Judgement("agrees")
 VERDICTS = ("agrees", "undecided", "refused", "idle", "wrong", "crash")
@@ -46,13 +51,16 @@ class Legs:
     compiled: bool = False
 
 
-def verdict(seed: int, legs: Legs, folder: Path) -> Judgement:
-    """The worst verdict on a random program; "refused" if it cannot be declared (an element that
-    does not exist), "idle" if no parameter reaches a loss."""
+def drawn(seed: int) -> dr.Program | Judgement:
+    """A random program, or "refused" if it cannot be declared (an element that does not exist)."""
     try:
-        program = random_network(random.Random(seed).choice).program()
+        return random_network(random.Random(seed).choice).program()
     except ChainruleError as error:
         return Judgement("refused", str(error).splitlines()[0])
+
+
+def verdict(program: dr.Program, seed: int, legs: Legs, folder: Path) -> Judgement:
+    """The worst verdict on a random program; "idle" if no parameter reaches a loss."""
     try:
         found = [one for loss in program.losses
                  for one in _of_loss(program, loss, seed, legs, folder)]
@@ -119,44 +127,89 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("count", type=int)
     parser.add_argument("--start", type=int, default=0, help="the first seed")
+    parser.add_argument("--every", type=int, default=1, help="distance of the seeds")
     parser.add_argument("--second", type=int, nargs="?", const=1, default=0, metavar="EVERY",
                         help="second derivatives too, of one program in so many")
-    parser.add_argument("--kernels", action="store_true", help="emitted modules too")
+    parser.add_argument("--kernels", type=int, nargs="?", const=1, default=0, metavar="EVERY",
+                        help="emitted modules too, of one program in so many")
     parser.add_argument("--compiled", type=int, default=0, metavar="M",
                         help="how many modules are compiled by Numba")
-    parser.add_argument("--log", type=Path, help="keep verdicts here, and go on from them")
+    parser.add_argument("--log", type=Path, nargs="+", default=[],
+                        help="verdicts are kept in the first of these, known ones read from all")
     return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a seed: its verdict, its legs, and what the program is made of."""
+
+    verdict: str
+    legs: Legs
+    made_of: frozenset[str]
+    note: str = ""
+
+    def line(self, seed: int) -> str:
+        legs = "".join("-+"[on] for on in (self.legs.second, self.legs.kernels,
+                                            self.legs.compiled))
+        made = ",".join(sorted(self.made_of)) or "-"
+        return f"{seed} {self.verdict} {legs} {made} {' '.join(self.note.split())[:100]}\n"
+
+    @classmethod
+    def read(cls, line: str) -> tuple[int, Row]:
+        seed, verdict, legs, made, *note = line.split()
+        return int(seed), cls(verdict, Legs(*(one == "+" for one in legs)),
+                              frozenset(made.split(",")), " ".join(note))
+
+
+def judged(seed: int, legs: Legs) -> Row:
+    program = drawn(seed)
+    if isinstance(program, Judgement):
+        return Row(program.verdict, Legs(), frozenset(), program.note)
+    with tempfile.TemporaryDirectory() as folder:
+        one = verdict(program, seed, legs, Path(folder))
+    if one.verdict in ("wrong", "crash"):
+        print(f"seed {seed}: {one.verdict}: {one.note}\n", flush=True)
+    done = legs if one.verdict != "idle" else Legs()
+    return Row(one.verdict, done, features(program), one.note)
 
 
 def main() -> int:
     args = _arguments()
-    known: dict[int, str] = {}
-    if args.log and args.log.exists():
-        rows = (line.split() for line in args.log.read_text().splitlines())
-        known = {int(row[0]): row[1] for row in rows}
+    gc.set_threshold(50_000, 50, 50)
+    known = dict(Row.read(line) for log in args.log if log.exists()
+                 for line in log.read_text().splitlines())
     begun, seconds = time.time(), time.process_time()
-    seeds = range(args.start, args.start + args.count)
+    seeds = range(args.start, args.start + args.count * args.every, args.every)
     apart = args.count // args.compiled if args.compiled else 0
-    for seed in seeds:
+    for number, seed in enumerate(seeds):
         if seed in known:
             continue
-        legs = Legs(bool(args.second) and seed % args.second == 0, args.kernels,
-                    bool(apart) and seed % apart == 0)
-        folder = Path(tempfile.mkdtemp())
-        one = verdict(seed, legs, folder)
-        shutil.rmtree(folder)
-        known[seed] = one.verdict
-        if one.verdict in ("wrong", "crash"):
-            print(f"seed {seed}: {one.verdict}: {one.note}\n", flush=True)
+        compiled = bool(apart) and number % apart == 0
+        known[seed] = judged(seed, Legs(
+            bool(args.second) and number % args.second == 0,
+            compiled or (bool(args.kernels) and number % args.kernels == 0), compiled))
         if args.log:
-            with args.log.open("a") as log:
-                log.write(f"{seed} {one.verdict} {legs.compiled:d} {legs.second:d} "
-                          f"{' '.join(one.note.split())[:100]}\n")
-    found = Counter(known[seed] for seed in seeds)
-    print(f"{args.count} programs, seeds {seeds.start} to {seeds.stop - 1}: "
-          + ", ".join(f"{found[v]} {v}" for v in VERDICTS)
+            with args.log[0].open("a") as log:
+                log.write(known[seed].line(seed))
+    rows = [known[seed] for seed in seeds]
+    print(summary(rows))
+    print(f"{args.count} programs, seeds {seeds[0]} to {seeds[-1]}: "
+          + ", ".join(f"{sum(row.verdict == v for row in rows)} {v}" for v in VERDICTS)
           + f"; {time.time() - begun:.0f} s, {time.process_time() - seconds:.0f} s of one core")
-    return 1 if found["wrong"] or found["crash"] else 0
+    return 1 if any(row.verdict in ("wrong", "crash") for row in rows) else 0
+
+
+def summary(rows: list[Row]) -> str:
+    """How many programs went which leg, and the share that has each feature."""
+    there = [row for row in rows if row.verdict not in ("refused", "idle")]
+    legs = {"numeric differentiation": len(there),
+            "second, where there are": sum(row.legs.second for row in there),
+            "kernels as plain Python": sum(row.legs.kernels for row in there),
+            "kernels compiled": sum(row.legs.compiled for row in there)}
+    counts = Counter(name for row in there for name in row.made_of)
+    return "\n".join([*(f"{name:<26}{count:>7}" for name, count in legs.items()), "",
+                      *(f"{name:<26}{count:>7}{count / len(there):>7.1%}"
+                        for name, count in counts.most_common())])
 
 
 if __name__ == "__main__":

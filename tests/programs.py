@@ -11,6 +11,7 @@ times. There are one or two losses. `tests.judge` says whether the gradients of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -19,10 +20,20 @@ import sympy
 from sympy import Expr, Rational, S
 
 import derive as dr
+from derive.functions import stop_gradient
 from derive.network import Handle, Network
-from derive.nodes import Index, Select, fresh
+from derive.nodes import (
+    Access,
+    Index,
+    IntegerAccess,
+    Reduction,
+    Select,
+    accesses,
+    fresh,
+    walk,
+)
 from derive.program import Program
-from derive.randomness import keeps, normal
+from derive.randomness import keeps, normal, uniform
 
 T = TypeVar("T")
 Choose = Callable[[Sequence[T]], T]
@@ -258,3 +269,66 @@ def _weighted(net: Network, targets: Sequence[Handle], stem: str) -> Expr:
 def reached(program: Program, of: str | None = None) -> list[str]:
     """The parameters that a loss (by default the first) depends on."""
     return [t.name for t in program.only(of or program.losses[0]).parameters]
+
+
+# -- what a program is made of ---------------------------------------------------------------------
+def features(program: Program) -> frozenset[str]:
+    """The names of what stands in a program, for counting what a generator really makes."""
+    found: set[str] = set()
+    reads: Counter[str] = Counter()
+    for eq in program.equations:
+        for node in walk(eq.body):
+            if isinstance(node, Access):
+                reads[node.name] += 1
+                found |= {name for where in node.where for name in _of_index(where)}
+                if len(set(node.where)) < len(node.where):
+                    found.add("diagonal")
+            else:
+                found |= _of_node(node)
+    given = {t.name for t in program.given}
+    if any(count > 1 and name not in given for name, count in reads.items()):
+        found.add("shared intermediate")
+    if any(reads[t.name] > 1 for t in program.parameters):
+        found.add("shared parameter")
+    for group in program.groups:
+        if group.recurrent:
+            found |= {"recurrence", f"recurrence of {len(group.equations)}",
+                      f"recurrence {'forwards' if group.step > 0 else 'backwards'}"}
+    sizes = {str(size) if size.is_Integer else "run-time"
+             for t in program.tensors.values() for size in t.shape}
+    found |= {f"size {size}" for size in sizes}
+    found |= {role for role, there in (("state", program.updates), ("two losses",
+              program.losses[1:])) if there}
+    return frozenset(name.replace(" ", "_") for name in found)
+
+
+def _of_index(where: Expr) -> set[str]:
+    if isinstance(where, Index):
+        return set()
+    if where.is_Integer:
+        return {"constant index"}
+    inner = accesses(where)
+    if inner:
+        deep = any(accesses(e) for a in inner for e in a.where)
+        return {"gather", "gather of a gather"} if deep else {"gather"}
+    if where.has(sympy.floor, sympy.Mod):
+        return {"quotient or remainder"}
+    steep = any(abs(c) != 1 for c in where.as_coefficients_dict().values()
+                if c.is_Integer and c != where.as_coeff_Add()[0])
+    several = len(where.free_symbols) > 1
+    return {"affine"} | ({"affine with a stride"} if steep else set()) | (
+        {"affine in several indices"} if several else set())
+
+
+def _of_node(node: Expr) -> set[str]:
+    if isinstance(node, Reduction):
+        return {node.op}
+    if isinstance(node, Select):
+        by = "values" if any(not isinstance(a, IntegerAccess)
+                             for a in accesses(node.condition)) else "indices"
+        return {f"selection by {by}"}
+    if isinstance(node, sympy.Piecewise):
+        return {"Piecewise"}
+    if isinstance(node, (stop_gradient, uniform)):
+        return {type(node).__name__}
+    return {"elementary function"} if isinstance(node, sympy.Function) else set()
