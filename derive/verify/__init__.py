@@ -10,7 +10,7 @@ looked for that turns it into what was handed in (`derive.verify.edits`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from derive.verify.hand import Hand
 from derive.verify.place import wrong_line
 from derive.verify.repair import find_repairs
 from derive.verify.report import Finding, Proof, VerifyReport
-from derive.verify.trace import trace
+from derive.verify.trace import size_paths, trace
 from derive.verify.where import telling_point, telling_sizes
 from derive.verify.written import Written, read_derivation, symbolic_claim
 
@@ -78,23 +78,35 @@ def verify(
         function = Written(claim, derived)
     else:
         function = Hand(hand, derived)
+    paths: Sequence[Mapping[str, int]] = ({},)
+    if isinstance(function, Hand) and sizes is None and values is None:
+        paths = size_paths(function, derived)
     point = dict(values) if values is not None else telling_point(derived, function, seed, sizes)
-    given = function(point)
-    report = check(derived, point, gradients=given, seed=seed)
+    report = check(derived, point, gradients=function(point), seed=seed)
+    branch: Mapping[str, int] = {}
+    for path in paths[1:]:  # where its code branches on a size: the other sides
+        if report.verdict == "pass":
+            branch, point = path, telling_point(derived, function, seed, path)
+            report = check(derived, point, gradients=function(point), seed=seed)
     wrong = [row.name for row in report.rows if row.verdict == "fail"]
-    findings = _findings(derived, function, point, wrong, seed) if wrong else ()
-    proof = Proof() if wrong or not seconds else _prove(derived, function, seconds)
+    findings = _findings(derived, function, point, wrong, seed, branch) if wrong else ()
+    proof = Proof() if wrong or not seconds else _prove(derived, function, seconds, paths)
     return VerifyReport(derived.name, report, findings, function.label, proof)
 
 
-def _claim(function: Hand | Written, derived: Program) -> Claim:
-    return function.claim if isinstance(function, Written) else trace(function, derived)
+def _claim(function: Hand | Written, derived: Program, sizes: Mapping[str, int] | None = None
+           ) -> Claim:
+    return function.claim if isinstance(function, Written) else trace(function, derived, sizes)
 
 
-def _prove(derived: Program, function: Hand | Written, seconds: float) -> Proof:
-    """What algebra says of gradients whose numbers agree."""
+def _prove(derived: Program, function: Hand | Written, seconds: float,
+           paths: Sequence[Mapping[str, int]]) -> Proof:
+    """What algebra says of gradients whose numbers agree, on each path through the code."""
     try:
-        return Proof(decide(_claim(function, derived), derived, seconds))
+        return Proof(tuple(
+            decision for path in paths
+            for decision in decide(_claim(function, derived, path), derived,
+                                   seconds / len(paths))))
     except ChainruleError as stopped:
         where = f" (line {stopped.where.line}: {stopped.where.source})" if stopped.where else ""
         return Proof(untraced=stopped.what + where)
@@ -102,13 +114,17 @@ def _prove(derived: Program, function: Hand | Written, seconds: float) -> Proof:
 
 def _findings(
     derived: Program, function: Hand | Written, point: dict[str, np.ndarray], names: list[str],
-    seed: int,
+    seed: int, branch: Mapping[str, int],
 ) -> tuple[Finding, ...]:
-    """What is wrong with each gradient: the same change must explain it at two points."""
-    other = random_values(derived, seed + 1, _other_sizes(derived))
+    """What is wrong with each gradient: the same change must explain it at two points, on the
+    same branch of the code."""
+    other = random_values(derived, seed + 1, {**_other_sizes(derived), **branch})
     points = [(point, function(point)), (other, function(other))]
     found = explain_differences(derived, names, points)
     places = _places(derived, function, [point, other], names, seed)
+    if branch:
+        at = ", ".join(f"{n} = {s}" for n, s in branch.items())
+        found = [replace(f, words=f"where the code branches to {at}: {f.words}") for f in found]
     return tuple(
         replace(f, place=places[f.parameter], words=f.words.removesuffix(NO_PATTERN))
         if f.parameter in places else f for f in found)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from sympy import Expr
+
 from derive.errors import ChainruleError, Location
 from derive.naming import shape_text
 from derive.program import Equation, Program
@@ -46,7 +48,8 @@ class Claim:
     dims; ``lines`` has one entry for each claimed equation, in the order written; ``source`` says
     what was handed in ("NumPy", "SymPy", "LaTeX"); ``notes`` what was recognised while reading
     (a layout, a constant); ``sizes`` the symbolic sizes that the equations hold at a number of
-    only, by name (empty: they hold for all sizes).
+    only, by name (empty: they hold for all sizes); ``conditions`` what else must hold of the sizes
+    (where the code branches on them).
 
     Raises:
         ClaimError: a gradient has no equation or another shape than its parameter.
@@ -58,6 +61,7 @@ class Claim:
     source: str = "NumPy"
     notes: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
+    conditions: tuple[Expr, ...] = ()
 
     def __post_init__(self) -> None:
         for parameter, target in self.gradients.items():

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mpmath
 import numpy as np
+import sympy
 
 from derive.errors import ChainruleError
 from derive.points import default_sizes, random_values
 from derive.program import Program
 from derive.reference import evaluate
 from derive.scalar import DIGITS, Elements
+from derive.verify.branches import witness
 from derive.verify.claim import Claim
 from derive.verify.kinks import kink_words
 from derive.verify.prove import Prover, Values
@@ -38,13 +40,15 @@ class Decision:
 
     ``verdict``: "proved", "kinks", "agrees" (in exact numbers, not proved), "differs" or
     "undecided". ``sizes``: the sizes at which alone the proof holds, by name or axis (empty: all
-    sizes). ``note``: where the kinks are, how many digits agree, or what stands in the way.
+    sizes); ``when``: what else it takes of the sizes, where the code branches on them. ``note``:
+    where the kinks are, how many digits agree, or what stands in the way.
     """
 
     parameter: str
     verdict: str
     sizes: Mapping[str, int]
     note: str = ""
+    when: str = ""
 
 
 def decide(claim: Claim, derived: Program, seconds: float = 20.0) -> tuple[Decision, ...]:
@@ -59,7 +63,7 @@ def decide(claim: Claim, derived: Program, seconds: float = 20.0) -> tuple[Decis
         DeclarationError: a claimed equation bears the name of a derived one.
     """
     both = combined(claim, derived)
-    values = _points(both, claim.sizes)
+    values = _points(both, claim)
     deadline = time.process_time() + seconds
     pairs = {p: (target, derived.gradients[p]) for p, target in claim.gradients.items()}
     found: dict[str, Decision] = {}
@@ -74,9 +78,24 @@ def decide(claim: Claim, derived: Program, seconds: float = 20.0) -> tuple[Decis
                 found |= _prove(both, left, unrolled, values, kinks, trouble, deadline)
     for parameter, pair in pairs.items():
         if parameter not in found:
-            found[parameter] = _in_digits(both, parameter, pair, claim.sizes,
+            found[parameter] = _in_digits(both, parameter, pair, claim,
                                           trouble[0] if trouble else "")
-    return tuple(found[p] for p in pairs)
+    when = " and ".join(_relation(c) for c in claim.conditions)
+    return tuple(replace(found[p], when=when) for p in pairs)
+
+
+def _relation(condition: Any) -> str:
+    """A condition on sizes as people write it: B > 40."""
+    signs = {sympy.Eq: "=", sympy.Ne: "≠", sympy.Gt: ">", sympy.Ge: "≥", sympy.Lt: "<",
+             sympy.Le: "≤"}
+    left, right = (sympy.sstr(side).replace("Mod", "mod") for side in condition.args)
+    return f"{left} {signs[type(condition)]} {right}"
+
+
+def _sizes(program: Program, claim: Claim, more: int = 0) -> dict[str, int]:
+    """Sizes at which a claim holds: the default ones, or that many more."""
+    sizes = {n: s + more for n, s in default_sizes(program).items()} | dict(claim.sizes)
+    return witness(claim.conditions, sizes) or sizes
 
 
 def combined(claim: Claim, derived: Program) -> Program:
@@ -85,11 +104,11 @@ def combined(claim: Claim, derived: Program) -> Program:
         eq for eq in claim.program.equations if eq.name not in derived.defined)
 
 
-def _points(program: Program, fixed: Mapping[str, int]) -> Values:
+def _points(program: Program, claim: Claim) -> Values:
     """The numbers of every tensor at two points with different sizes."""
     found = []
     for seed in range(_POINTS):
-        sizes = {n: s + 2 * seed for n, s in default_sizes(program).items()} | dict(fixed)
+        sizes = _sizes(program, claim, 2 * seed)
         given = random_values(program, seed + 11, sizes)
         found.append(({**given, **evaluate(program, given, sizes=sizes)}, sizes))
     return found
@@ -129,14 +148,15 @@ def _prove(program: Program, pairs: Mapping[str, tuple[str, str]], unrolled: Unr
     return found
 
 
-def _in_digits(program: Program, parameter: str, pair: tuple[str, str], fixed: Mapping[str, int],
+def _in_digits(program: Program, parameter: str, pair: tuple[str, str], claim: Claim,
                trouble: str) -> Decision:
     """Both sides at random rational points, to 50 digits."""
+    fixed = claim.sizes
     reason = trouble or "the normal forms differ, although the numbers agree"
     worst = 0.0
     try:
         for seed in range(_POINTS):
-            off = _relative(program, pair, seed, fixed)
+            off = _relative(program, pair, seed, claim)
             if off is None:
                 return Decision(parameter, "undecided", dict(fixed),
                                 f"{reason}; and it is too large for {DIGITS} digits")
@@ -151,9 +171,8 @@ def _in_digits(program: Program, parameter: str, pair: tuple[str, str], fixed: M
                     f"the formulas differ by {worst:.1e} of the largest entry")
 
 
-def _relative(program: Program, pair: tuple[str, str], seed: int, fixed: Mapping[str, int]
-              ) -> float | None:
-    sizes = default_sizes(program) | dict(fixed)
+def _relative(program: Program, pair: tuple[str, str], seed: int, claim: Claim) -> float | None:
+    sizes = _sizes(program, claim)
     needed = program.only(*pair)
     given = random_values(needed, seed + 23, sizes)
     shape = evaluate(program, {**random_values(program, seed + 23, sizes), **given}, pair,

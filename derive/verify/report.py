@@ -82,6 +82,7 @@ class Proof:
 def _decision_line(decision: Decision) -> str:
     sizes = ", ".join(f"{n} = {s}" for n, s in decision.sizes.items())
     scope = f"for {sizes}" if sizes else "for all sizes"
+    scope += f" with {decision.when}" if decision.when else ""
     words = {"proved": f"equal {scope}", "kinks": f"equal {scope}, except at kinks"}
     said = words.get(decision.verdict, "not proved")
     return f"{decision.parameter}: {said}" + (f"; {decision.note}" if decision.note else "")

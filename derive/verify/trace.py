@@ -3,6 +3,7 @@
 Each statement that assigns an array becomes an equation named like the variable, with its source
 line. Sizes are small numbers while the function runs; a symbolic size stays a symbol if the
 function computes the same equations at another number, else the claim holds at that number only.
+Where the code branches on a size, the claim holds on that branch (`derive.verify.branches`).
 What cannot become an equation (a branch on data, code that takes numbers only) ends the trace with
 `NotTraced`, which names the line; the gradient is then checked by numbers alone.
 """
@@ -10,13 +11,14 @@ What cannot become an equation (a branch on data, code that takes numbers only) 
 from __future__ import annotations
 
 import ast
+import builtins
 import linecache
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,48 +29,83 @@ from sympy import Expr
 from derive.errors import ChainruleError, Location
 from derive.nodes import Access, Index
 from derive.program import Equation, Program, Tensor
+from derive.verify.branches import OWN, Branches, holds, other_paths, witness
 from derive.verify.claim import Claim, Line, claimed_name
 from derive.verify.hand import Hand
 from derive.verify.traced import Dim, NotTraced, Traced, as_number, number
 
-_OWN = (str(Path(__file__).resolve().parent.parent), str(Path(np.__file__).resolve().parent))
 _STATE = threading.local()
+_LEN = len
 _LONG = 60  # nodes of a body beyond which it gets an equation of its own
 _EQUATIONS = 20_000
+_PATHS = 8  # that are followed where code branches on sizes
 
 
-def trace(hand: Hand, program: Program) -> Claim:
+def trace(hand: Hand, program: Program, sizes: Mapping[str, int] | None = None) -> Claim:
     """The claim that a NumPy function makes.
 
     Args:
         hand: the function.
         program: the derived program; its gradients are those that the function returns.
+        sizes: at which it runs, where its code branches on them; small ones by default.
 
     Raises:
         NotTraced: the function does something that has no equation.
     """
     symbols = [s.name for s in program.sizes]
-    sizes = _trace_sizes(program, symbols)
-    claim = _trace_at(hand, program, sizes)
+    at = {**trace_sizes(program), **(sizes or {})}
+    claim, branches = _trace_at(hand, program, at)
+    conditions = tuple(branches.conditions)
     fixed = {}
     for name in symbols:
-        other = _trace_at(hand, program, {**sizes, name: sizes[name] + 2})
-        if other.program.equations != claim.program.equations:
-            fixed[name] = sizes[name]
-    return Claim(claim.program, claim.gradients, claim.lines, claim.source, claim.notes, fixed)
+        beside = witness(conditions, at, {name: at[name]})
+        if beside is None or name in branches.plain:
+            fixed[name] = at[name]
+            continue
+        other, others = _trace_at(hand, program, beside)
+        if (other.program.equations != claim.program.equations
+                or others.conditions != branches.conditions):
+            fixed[name] = at[name]
+    left = tuple(c for c in conditions if {s.name for s in c.free_symbols} - set(fixed))
+    return replace(claim, sizes=fixed, conditions=left)
 
 
-def _trace_sizes(program: Program, symbols: list[str]) -> dict[str, int]:
+def size_paths(hand: Hand, program: Program) -> list[dict[str, int]]:
+    """Sizes for each path that the function's code takes by its branches on sizes, those of the
+    plain `trace` first; at most `_PATHS`, as far as it can be run on symbols."""
+    found: list[dict[str, int]] = []
+    seen: list[Branches] = []
+    todo = [trace_sizes(program)]
+    while todo and len(found) < _PATHS:
+        sizes = todo.pop(0)
+        if any(holds(b.conditions, sizes) for b in seen):
+            continue
+        tracer = Tracer(program, sizes)
+        try:
+            _run(tracer, hand)
+        except NotTraced:
+            pass  # what it asked before still counts
+        found.append(sizes)
+        seen.append(tracer.branches)
+        todo += other_paths(tracer.branches, sizes)
+    return found
+
+
+def trace_sizes(program: Program) -> dict[str, int]:
     """Small numbers that no declared size has, so that sizes are told apart."""
     taken = {int(s) for t in program.tensors.values() for s in t.shape if s.is_Integer}
     free = (n for n in range(3, 10_000) if n not in taken)
-    return {name: next(free) for name in symbols}
+    return {s.name: next(free) for s in program.sizes}
 
 
-def _trace_at(hand: Hand, program: Program, sizes: Mapping[str, int]) -> Claim:
+def _trace_at(hand: Hand, program: Program, sizes: Mapping[str, int]) -> tuple[Claim, Branches]:
     tracer = Tracer(program, sizes)
+    return _run(tracer, hand), tracer.branches
+
+
+def _run(tracer: Tracer, hand: Hand) -> Claim:
     try:
-        with tracer.running(hand.function):
+        with tracer.running():
             found = hand.call(tracer.given)
             return tracer.claim(hand.paired(found), hand.where)
     except ChainruleError:
@@ -83,15 +120,24 @@ def _line_of(error: Exception, hand: Hand) -> Location | None:
     where, frames = hand.where, error.__traceback__
     while frames is not None:
         code = frames.tb_frame.f_code
-        if not code.co_filename.startswith(_OWN):
+        if not code.co_filename.startswith(OWN):
             where = Location(code.co_filename, frames.tb_lineno)
         frames = frames.tb_next
     return where
 
 
+def running_trace() -> Tracer | None:
+    """The trace that runs in this thread, if one does."""
+    return getattr(_STATE, "tracer", None)
+
+
 def active() -> Tracer:
-    """The trace that runs in this thread."""
-    tracer = getattr(_STATE, "tracer", None)
+    """The trace that runs in this thread.
+
+    Raises:
+        NotTraced: none runs.
+    """
+    tracer = running_trace()
     if tracer is None:
         raise NotTraced("a symbolic array is used after its function has returned")
     return tracer
@@ -107,29 +153,25 @@ class Tracer:
         self.equations: list[Equation] = []
         self.lines: list[Line] = []
         self.own: set[str] = set()
+        self.branches = Branches()
 
     # -- running ----------------------------------------------------------------------------------
     @contextmanager
-    def running(self, function: Callable[..., Any]) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
         """Arrays that NumPy makes are symbolic in this thread, and `len` keeps a size's name."""
         from derive.verify.trace_functions import creators
 
-        inner = getattr(function, "__wrapped__", function)
-        scope = getattr(inner, "__globals__", {})
         before = {name: getattr(np, name) for name in creators()}
-        own_len = scope.get("len")
         _STATE.tracer = self
         try:
             for name, make in creators().items():
                 setattr(np, name, _in_thread(before[name], make))
-            if own_len is None:
-                scope["len"] = _length
+            builtins.len = _in_thread(_LEN, _length)  # in every module that the function calls
             yield
         finally:
             for name, make in before.items():
                 setattr(np, name, make)
-            if own_len is None:
-                scope.pop("len", None)
+            builtins.len = _LEN
             _STATE.tracer = None
 
     def given(self, name: str) -> Traced:
@@ -160,7 +202,7 @@ class Tracer:
         frame, found = _user_frame(), []
         while frame is not None and frame.f_back is not None:
             frame = frame.f_back
-            if frame.f_code.co_filename.startswith((*_OWN, "<frozen")):
+            if frame.f_code.co_filename.startswith((*OWN, "<frozen")):
                 break
             found.append(_statement(frame.f_code.co_filename, frame.f_lineno))
         return tuple(found)
@@ -238,8 +280,6 @@ class Tracer:
         program = self.forward
         tensors = {**program.tensors, **{n: self.program.tensors[n] for eq in equations
                                          for n in eq.reads if n in self.program.tensors}}
-        from dataclasses import replace
-
         more = [eq for eq in self.program.equations
                 if eq.name in tensors and eq.name not in program.defined]
         base = replace(program, tensors=tensors, equations=(*program.equations, *more))
@@ -284,23 +324,21 @@ def _in_thread(plain: Callable[..., Any], make: Callable[..., Any]) -> Callable[
     """A function of NumPy's that makes symbolic arrays for the running function alone."""
     def call(*args: Any, **options: Any) -> Any:
         frame = sys._getframe(1)
-        own = frame.f_code.co_filename.startswith(_OWN)
-        if own or getattr(_STATE, "tracer", None) is None:
+        own = frame.f_code.co_filename.startswith(OWN)
+        if own or running_trace() is None:
             return plain(*args, **options)
         return make(plain, *args, **options)
 
     return call
 
 
-def _length(value: Any) -> Any:
-    if isinstance(value, Traced) and value.indices:
-        return value.shape[0]
-    return len(value)
+def _length(plain: Callable[[Any], int], value: Any) -> Any:
+    return value.shape[0] if isinstance(value, Traced) and value.indices else plain(value)
 
 
 def _user_frame() -> FrameType | None:
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith((*_OWN, "<frozen")):
+    while frame is not None and frame.f_code.co_filename.startswith((*OWN, "<frozen")):
         frame = frame.f_back
     return frame
 
@@ -346,4 +384,4 @@ def _count(body: Any) -> int:
     return total
 
 
-__all__ = ["NotTraced", "Tracer", "active", "trace"]
+__all__ = ["NotTraced", "Tracer", "active", "size_paths", "trace"]

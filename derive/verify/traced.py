@@ -7,6 +7,7 @@ protocols; indexing, views and assignment in place are in `derive.verify.trace_i
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 
 from derive.errors import ChainruleError, Location
 from derive.nodes import Index, alpha_rename, rename
+from derive.verify.branches import OWN, Branches
 
 if TYPE_CHECKING:
     from derive.verify.trace import Tracer
@@ -37,6 +39,7 @@ class Dim:
         self.value, self.expr = value, expr
 
     def __index__(self) -> int:
+        _noted(lambda branches: branches.taken_as_number(self.expr))
         return self.value
 
     __int__ = __index__
@@ -45,10 +48,13 @@ class Dim:
         return Dim(-self.value, -self.expr)
 
     def __float__(self) -> float:
+        _noted(lambda branches: branches.taken_as_number(self.expr))
         return float(self.value)
 
     def __bool__(self) -> bool:
-        return self.value != 0
+        true = self.value != 0
+        _noted(lambda branches: branches.came_out(sympy.Ne(self.expr, 0), true))
+        return true
 
     def __hash__(self) -> int:
         return hash(self.value)
@@ -92,11 +98,23 @@ def _sized(name: str, work: Callable[[Any, Any], Any], whole: bool) -> None:
     setattr(Dim, f"__r{name}__", backward)
 
 
-def _compared(name: str) -> None:
+def _noted(note: Callable[[Branches], None]) -> None:
+    """Tell the trace what the user's own code asks of a size (what this package asks is of no
+    consequence: it goes by the size's name)."""
+    from derive.verify.trace import running_trace
+
+    tracer = running_trace()
+    if tracer is not None and not sys._getframe(2).f_code.co_filename.startswith(OWN):
+        note(tracer.branches)
+
+
+def _compared(name: str, relation: Callable[[Expr, Expr], Any]) -> None:
     def compare(self: Dim, other: Any) -> Any:
-        if isinstance(other, Dim):
-            other = other.value
-        return getattr(self.value, name)(other)
+        plain = other.value if isinstance(other, Dim) else other
+        found = getattr(self.value, name)(plain)
+        if found in (True, False) and isinstance(plain, int | float | np.number):
+            _noted(lambda branches: branches.came_out(relation(self.expr, number(other)), found))
+        return found
 
     setattr(Dim, name, compare)
 
@@ -106,8 +124,9 @@ for _name, _work, _whole in (
         ("floordiv", operator.floordiv, True), ("mod", operator.mod, True),
         ("truediv", operator.truediv, False), ("pow", operator.pow, False)):
     _sized(_name, _work, _whole)
-for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
-    _compared(_name)
+for _name, _relation in (("__eq__", sympy.Eq), ("__ne__", sympy.Ne), ("__lt__", sympy.Lt),
+                         ("__le__", sympy.Le), ("__gt__", sympy.Gt), ("__ge__", sympy.Ge)):
+    _compared(_name, _relation)
 
 
 class Traced:
@@ -172,6 +191,7 @@ class Traced:
     def __len__(self) -> int:
         if not self.indices:
             raise TypeError("len() of an array without dims")
+        _noted(lambda branches: branches.taken_as_number(self.indices[0].size))
         return int(self.shape[0])
 
     def __repr__(self) -> str:
