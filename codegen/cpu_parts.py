@@ -45,8 +45,8 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
         "total": compiled.parameters.total,
         "trained": compiled.trained,
         "state_total": compiled.states.total,
-        "trained_names": repr(tuple(n for n in compiled.parameters.slots
-                                    if n in program.gradients)),
+        "trained_names": repr(tuple(n for n in compiled.parameters.slots if n in
+                                    program.gradients and n not in program.jacobians)),
         "inputs": _table({t.name: _input(t, batch) for t in given(program)}),
         "random": repr(tuple(t.name for t in given(program) if t.role == "random")),
         "sizes": repr(tuple(str(s) for s in sizes)),
@@ -128,12 +128,22 @@ def _host_tables(compiled: Compiled, printers: Sequence[EntryPrinter], parallel:
         f"STATE_INITIAL = {_table(states)}",
         f"DISTRIBUTIONS = {tuple(t.name for t in program.tensors.values() if t.distribution)!r}",
         f"LABELS = {_table({n: str(s) for n, s in index_ranges(program).items()})}",
+        "# gradients that have no place in the flat array: of what each is, and where it lies",
+        f"FURTHER = {_table(_further(compiled))}",
         "# parameters below a stopped gradient: the slope of the loss is not their gradient",
         f"STOPPED = {tuple(n for n in stopped_parameters(program) if n in program.gradients)!r}",
         "# operations in a step from which on a second thread pays (a launch costs 5 µs and more)",
         f"PARALLEL_FROM = {max(PARALLEL_FROM, PER_LAUNCH * phases)}",
     ]
     return [*(p.table() for p in printers), *arenas, "\n".join(small)]
+
+
+def _further(compiled: Compiled) -> dict[str, str]:
+    """Jacobians, and gradients of tensors that are no parameters."""
+    program = compiled.program
+    return {name: repr((program.jacobians.get(name), gradient))
+            for name, gradient in program.gradients.items()
+            if name in program.jacobians or name not in compiled.parameters.slots}
 
 
 def arena_text(printer: EntryPrinter) -> str:

@@ -132,7 +132,8 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
     """
     program = schedule.program
     slots: dict[str, Slot] = {}
-    back = {gradient: name for name, gradient in program.gradients.items()}
+    back = {gradient: name for name, gradient in program.gradients.items()
+            if name not in program.jacobians}
     after = {new: old for old, new in program.updates.items() if old in states.slots}
     stored: set[str] = set()
     for name, tensor in program.tensors.items():

@@ -154,7 +154,8 @@ class Model:
         return float(self._guarded(lambda: self._run.loss(**checked)))
 
     def gradients(self, **inputs: Any) -> Values:
-        """The gradient of the loss with respect to each parameter, by name; copies."""
+        """The gradient of the loss (of what else was derived: a Jacobian, a Hessian) with respect
+        to each tensor, by name; copies."""
         checked = self._checked(inputs, "gradient")
         found = self._guarded(lambda: self._run.gradients(**checked))
         return {n: g.copy() for n, g in found.items()}
@@ -324,6 +325,10 @@ class Model:
         """The given tensors of an entry point, checked, contiguous and in the kernels' dtype."""
         from derive.data import check_values
 
+        if entry not in self.compiled.entries:
+            raise DataError(f"{self.program.name!r} was compiled without a {entry}",
+                            expected="a program that has one: net.loss(…), dr.derive(net)",
+                            got=f"entry points {', '.join(self.compiled.entries)}")
         program = self.compiled.entries[entry].program
         wanted = [t for t in program.given if t.role not in ("parameter", "state")
                   and (t.role != "random" or t.name in values)]

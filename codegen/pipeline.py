@@ -8,8 +8,8 @@
     → text         the trees printed for one target, in the template     (print_cpu.py, module.py)
 
 An emitted module has three entry points over the same kernels: ``forward`` (every tensor that the
-data alone determine), ``loss``, and ``gradient`` (the loss and all gradients). Each is a program
-of its own, taken through the same stages.
+data alone determine), ``loss``, and ``gradient`` (the loss and all gradients and Jacobians). Each
+is a program of its own, taken through the same stages.
 """
 
 from __future__ import annotations
@@ -120,28 +120,31 @@ def compile_program(program: Program, optimizer: Optimizer,
         storage: how intermediates are stored.
 
     Raises:
-        DerivationError: the program has no loss or no gradients.
+        DerivationError: the program has no gradients, or gradients of no loss.
         DeclarationError: a parameter has a run-time size.
     """
     forward_only = not program.losses and not program.gradients
-    if not forward_only and (len(program.losses) != 1 or not program.gradients):
+    lossless = not program.losses and set(program.gradients) <= set(program.jacobians)
+    if not lossless and (len(program.losses) != 1 or not program.gradients):
         raise DerivationError(
             f"{program.name!r} has no gradient to make kernels of",
             expected="a derived program with one loss",
             got=f"{len(program.losses)} losses, {len(program.gradients)} gradients",
             mend="codegen.compile(dr.derive(net))",
         )
-    kept = sorted(program.parameters, key=lambda t: t.name not in program.gradients)
+    learnt = [t for t in program.parameters
+              if t.name in program.gradients and t.name not in program.jacobians]
+    kept = sorted(program.parameters, key=lambda t: t not in learnt)
     parameters = flat_layout(kept, "p")
-    trained = flat_layout([t for t in kept if t.name in program.gradients], "p").total
+    trained = flat_layout(learnt, "p").total
     states = flat_layout(program.role("state"), "s")
     packed = pack(single_taps(program))
     declared = (n for n in determined(packed.forward, _data(program)) if not n.startswith("_"))
     roots = {"forward": tuple(outputs) or tuple(declared)}
     if not forward_only:
-        loss = program.losses[0]
-        roots["loss"] = (loss,)
-        roots["gradient"] = (loss, *program.gradients.values(), *program.updates.values())
+        roots["loss"] = program.losses
+        roots["gradient"] = (*program.losses, *program.gradients.values(),
+                             *program.jacobians.values(), *program.updates.values())
     lowered: dict[Hashable, Kernel] = {}
     entries = {
         name: compile_entry(name, packed.only(*wanted), packed, parameters, states, wanted,

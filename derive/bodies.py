@@ -111,8 +111,6 @@ def _guarded_access(
         if isinstance(where, IntegerAccess) or (isinstance(where, Index) and where.size == size):
             continue
         conditions = [c for c in inside(where, size) if not implied(c, given)]
-        if conditions and isinstance(where, Index):
-            raise no_fit(tensor, where, axis)
         if conditions:
             value = Select(sympy.And(*conditions), value, outside(tensor, access, axis))
     return value

@@ -37,7 +37,7 @@ def gradient_magnitudes(
             new.append(Equation(tensor, eq.indices, _magnitude(eq.body, frozenset(adjoints)),
                                 "magnitude"))
     wanted = {name: _PREFIX + grad for name, grad in program.gradients.items()}
-    larger = replace(program.with_equations(new), gradients={})
+    larger = replace(program.with_equations(new), gradients={}, jacobians={})
     found = evaluate(larger, values, tuple(wanted.values()), sizes)
     return {name: found[size] for name, size in wanted.items()}
 

@@ -9,7 +9,7 @@ tolerances are unsound: a gradient of size 1e-6 with its sign flipped passes one
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from derive.custom import hold_stopped
 from derive.data import shape_text
 from derive.differentiate import the_loss
 from derive.errors import DataError, DerivationError
+from derive.jacobians import WEIGHTS, contracted
 from derive.numeric import Slopes
 from derive.points import default_sizes, smooth_point
 from derive.program import Program
@@ -104,7 +105,8 @@ def check(
     digits: int | None = None,
     directions: int | None = None,
 ) -> Report:
-    """Compare gradients with numeric differentiation of the forward program.
+    """Compare gradients with numeric differentiation of the forward program; of a Jacobian, its
+    product with random weights.
 
     Args:
         program: a derived program (its ``gradients`` name what is checked).
@@ -124,6 +126,9 @@ def check(
         raise DerivationError(
             f"the program {program.name!r} has no gradients to check",
             expected="a derived program", mend="dr.check(dr.derive(net))")
+    if program.jacobians:
+        settings = {"seed": seed, "sizes": sizes, "digits": digits, "directions": directions}
+        return _check_jacobians(program, values, gradients, of, settings)
     of = of or the_loss(program)
     point = dict(values) if values is not None else smooth_point(program, of, seed, sizes)
     known = {} if values is not None else default_sizes(program, sizes)
@@ -139,6 +144,42 @@ def check(
              _directions(found[n].shape, seed, slopes.digits == 15, directions))
         for n in names)
     return Report(program.name, rows, seed, {s.name: n for s, n in slopes.sizes.items()})
+
+
+def _check_jacobians(program: Program, values: Mapping[str, Any] | None,
+                     gradients: Gradients | None, of: str | None,
+                     settings: Mapping[str, Any]) -> Report:
+    """Each Jacobian under random weights, and what else is a gradient as it is."""
+    plain = {n: g for n, g in program.gradients.items() if n not in program.jacobians}
+    reports = []
+    if plain:
+        rest = replace(program, gradients=plain, jacobians={})
+        reports.append(check(rest, values, gradients=gradients, of=of, **settings))
+    for part in contracted(program):
+        point = values
+        if values is not None:
+            shape = np.shape(evaluate(program, values, (which := _of(program, part),),
+                                      settings["sizes"])[which])
+            point = {**values, WEIGHTS: np.random.default_rng(settings["seed"]).normal(size=shape)}
+        given = None if gradients is None else _under_weights(gradients, tuple(part.gradients))
+        reports.append(check(part, point, gradients=given, **settings))
+    rows = tuple(row for report in reports for row in report.rows)
+    return replace(reports[-1], rows=rows)
+
+
+def _of(program: Program, part: Program) -> str:
+    return program.jacobians[next(iter(part.gradients))]
+
+
+def _under_weights(gradients: Gradients, names: tuple[str, ...]) -> Gradients:
+    """Jacobians under test as functions of the point, which holds the weights."""
+    def product(point: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        weights = point.pop(WEIGHTS)
+        found = gradients(point) if callable(gradients) else gradients
+        return {n: np.tensordot(weights, np.asarray(found[n], np.float64), np.ndim(weights))
+                for n in names if n in found}
+
+    return product
 
 
 def _gradients(

@@ -188,9 +188,12 @@ class Reverse:
             for name in due.get(number, ()):
                 self._finish(self.program.tensors[name])
         gradients = dict(self.program.gradients)
+        jacobians = {n: of for n, of in self.program.jacobians.items() if n not in self.wrt}
         for name in self.wrt:
             gradients[name] = self.adjoint[name][1].name
-        merged = self.program.with_equations(self.new, gradients=gradients)
+            if self.rows:
+                jacobians[name] = self.of
+        merged = self.program.with_equations(self.new, gradients=gradients, jacobians=jacobians)
         roots = (*merged.losses, *merged.updates.values(), *gradients.values(), self.of)
         declared = [eq.name for eq in self.program.equations]
         return replace(merged.only(*roots, *declared), steps=tuple(self.steps))

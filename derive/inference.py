@@ -37,7 +37,7 @@ def inference(program: Program, outputs: str | Iterable[str] | None = None
         DeclarationError: an unknown output; or a network that is not one for inference: random
             numbers (dropout), the moments of a batch.
     """
-    forward = replace(program, gradients={}, steps=(), subjects={})
+    forward = replace(program, gradients={}, jacobians={}, steps=(), subjects={})
     if outputs is None:
         names = _predictions(forward)
     else:

@@ -8,6 +8,7 @@ gradient; its product with a vector is the gradient of a scalar product and need
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from string import ascii_lowercase
 
@@ -56,7 +57,8 @@ def hessian(program: Program, wrt: str, of: str | None = None) -> Program:
 
 def hessian_vector(program: Program, wrt: str, of: str | None = None, vector: str = "v") -> Program:
     """The program with the product of the Hessian of a scalar and a vector, without the Hessian:
-    ``gradients[wrt]`` names it, and ``vector`` is an input in the shape of ``wrt``."""
+    ``gradients[wrt]`` names it, and ``vector`` is an input in the shape of ``wrt``. The loss of
+    the program is the scalar product of gradient and vector, whose gradient that product is."""
     program = as_program(program)
     derived = derive(program, [wrt], of or the_loss(program))
     gradient = derived.tensors[derived.gradients[wrt]]
@@ -66,6 +68,31 @@ def hessian_vector(program: Program, wrt: str, of: str | None = None, vector: st
     along = Tensor(f"_along_{vector}", ())
     body = SumOver(gradient.access * v.access, *gradient.indices)
     larger = replace(derived, tensors={**derived.tensors, vector: v})
-    product = larger.with_equations([Equation(along, (), body, "scalar product")])
+    product = larger.with_equations([Equation(along, (), body, "scalar product")],
+                                    losses=(along.name,), subjects={})
     return derive(product, [wrt], along.name)
 
+
+WEIGHTS = "_weights"
+
+
+def contracted(program: Program) -> Iterator[Program]:
+    """A program for the Jacobians of each tensor, to be checked like any gradient: its loss is the
+    sum of the tensor's elements under weights (an input called `WEIGHTS`), and its gradients are
+    the Jacobians under the same weights."""
+    for of in dict.fromkeys(program.jacobians.values()):
+        tensor = program.tensors[of]
+        weights = Tensor(WEIGHTS, tensor.indices, role="input")
+        total = Tensor("_weighted", ())
+        new = [Equation(total, (), SumOver(weights.access * tensor.access, *tensor.indices),
+                        "scalar product")]
+        gradients = {}
+        for name in (n for n, which in program.jacobians.items() if which == of):
+            whole = program.tensors[program.gradients[name]]
+            rows, rest = whole.indices[: tensor.rank], whole.indices[tensor.rank :]
+            one = Tensor(f"_weighted_{name}", rest, role="gradient")
+            new.append(Equation(one, rest, SumOver(weights.at(*rows) * whole.access, *rows),
+                                "scalar product"))
+            gradients[name] = one.name
+        larger = replace(program, tensors={**program.tensors, WEIGHTS: weights}, jacobians={})
+        yield larger.with_equations(new, gradients=gradients, losses=(total.name,))

@@ -251,6 +251,8 @@ class Network:
         return guarded(expr, tensors, partial(self._outside, name))
 
     def _outside(self, name: str, tensor: Tensor, access: Access, axis: int) -> Expr:
+        if isinstance(access.where[axis], Index):  # a mistake, which a guard would hide
+            raise no_fit(tensor, access.where[axis], axis)
         initial = self._initial.get(tensor.name)
         if initial is None and (tensor.role != "intermediate" or tensor.name in self._defined):
             return S.Zero

@@ -144,7 +144,8 @@ class Program:
     """Tensors and equations, with the names of losses, gradients and state updates.
 
     ``losses`` are scalar targets, ``subjects`` the tensors that a loss is to change where these
-    are not all parameters; ``gradients`` maps a tensor to the name of its adjoint;
+    are not all parameters; ``gradients`` maps a tensor to the name of its adjoint; ``jacobians``
+    names, for each adjoint in ``gradients`` that is a whole Jacobian, the tensor it is of;
     ``updates`` maps a state (or parameter) to the tensor that holds its next value; ``steps`` is
     the record of the derivation.
     """
@@ -157,6 +158,7 @@ class Program:
     updates: Mapping[str, str] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
     subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    jacobians: Mapping[str, str] = field(default_factory=dict)
 
     # -- looking things up ------------------------------------------------------------------
     @cached_property
@@ -201,7 +203,7 @@ class Program:
         roots = (*self.losses, *self.updates.values())
         if not roots:
             roots = tuple(n for n, t in self.tensors.items() if t.role != "gradient")
-        plain = replace(self, gradients={}, steps=())
+        plain = replace(self, gradients={}, jacobians={}, steps=())
         return plain.only(*roots)
 
     def only(self, *roots: str) -> Program:
@@ -223,6 +225,8 @@ class Program:
             updates={n: u for n, u in self.updates.items() if u in needed},
             losses=tuple(n for n in self.losses if n in needed),
             subjects={n: s for n, s in self.subjects.items() if n in needed},
+            jacobians={n: of for n, of in self.jacobians.items()
+                       if self.gradients.get(n) in needed},
         )
 
     # -- order ------------------------------------------------------------------------------

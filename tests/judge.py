@@ -8,19 +8,22 @@ decides. A verdict is "agrees", "wrong" or "undecided" (a kink, or nothing finit
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import sympy
 
 from derive.custom import hold_stopped
+from derive.lift import name_reductions
 from derive.numeric import Slopes
 from derive.points import default_sizes, random_values
 from derive.program import Program
 from derive.reference import evaluate
 
 _EPS = float(np.finfo(np.float64).eps)
-_LARGEST = 1e8  # the cosine of more has lost half its digits
+_NEAR = sympy.Rational(1, 10**12)
+LARGEST = 1e8  # the cosine of more has lost half its digits
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,28 @@ class Judgement:
 
     verdict: str
     note: str = ""
+
+
+def largest(program: Program, point: dict[str, Any], sizes: dict[str, int]) -> float:
+    """The largest value on the way, in absolute terms; what is reduced has a name of its own."""
+    found = evaluate(name_reductions(program), point, None, sizes).values()
+    return max(float(np.nanmax(np.abs(a), initial=0.0)) for a in found)
+
+
+def ties(derived: Program, point: dict[str, Any], sizes: dict[str, int], name: str) -> bool:
+    """Whether ``name`` counts the elements that tie in a max or min, and some do, but for
+    rounding: a b c and a c b may be equal or not, by the order of multiplication."""
+    eq = derived[name]
+    if eq.tensor.origin is None or eq.tensor.origin[0] != "ties":
+        return False
+    near = replace(eq, body=eq.body.replace(sympy.Eq, _nearly))
+    others = tuple(near if e is eq else e for e in derived.equations)
+    counts = evaluate(replace(derived, equations=others), point, [name], sizes)[name]
+    return bool((counts > 1).any())
+
+
+def _nearly(left: sympy.Expr, right: sympy.Expr) -> sympy.Expr:
+    return sympy.And(left - right <= _NEAR * abs(right), right - left <= _NEAR * abs(right))
 
 
 def disagreement(program: Program, derived: Program, seed: int = 0, of: str | None = None,
@@ -81,11 +106,6 @@ class _Line:
         moved = {**self.point, self.name: self.point[self.name] + step * self.way}
         return float(evaluate(self.program, moved, [self.of], self.sizes)[self.of])
 
-    def largest(self) -> float:
-        """The largest value on the way, in absolute terms."""
-        found = evaluate(self.program, self.point, None, self.sizes).values()
-        return max(float(np.nanmax(np.abs(a), initial=0.0)) for a in found)
-
     def slopes(self) -> Iterator[tuple[float, float]]:
         """Slopes from ever smaller steps, each with the rounding in it."""
         for h in (1e-3, 1e-4, 1e-5):
@@ -102,7 +122,7 @@ def _along(line: _Line, gradient: np.ndarray, noise: float) -> Judgement:
             telling = got == slope == 0 or bar <= 1e-3 * max(abs(got), abs(slope))
             if telling and abs(got - slope) <= bar:
                 return Judgement("agrees")
-    if line.largest() > _LARGEST:
+    if largest(line.program, line.point, line.sizes) > LARGEST:
         return Judgement("undecided", "values so large that rounding decides")
     exact, quick = (Slopes(line.program, line.of, line.point, line.sizes, digits=digits)
                     for digits in (50, 15))

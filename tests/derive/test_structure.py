@@ -274,6 +274,36 @@ def test_a_product_with_the_hessian_is_the_derivative_of_the_gradient():
     assert disagreement(along, product, 3, "_along_v") is None
 
 
+def test_a_jacobian_passes_the_check_and_a_wrong_one_fails():
+    for derived in (dr.jacobian(classifier(), "z2", "W1"), dr.jacobian(classifier(), "z1", "x"),
+                    dr.hessian(classifier(), "W2")):
+        report = dr.check(derived)
+        assert report.ok, report
+        point = random_values(derived, 2, {"B": 3})
+        ((name, tensor),) = derived.gradients.items()
+        whole = evaluate(derived, point)[tensor]
+        assert dr.check(derived, point, gradients={name: whole}).ok
+        assert dr.check(derived, point, gradients={name: 1.001 * whole}).verdict == "fail"
+
+
+def test_the_loss_of_a_product_with_the_hessian_is_the_derivative_along_the_vector():
+    product = dr.hessian_vector(classifier(), "W1")
+    assert dr.check(product).ok
+    derived = dr.derive(classifier(), ["W1"])
+    point = random_values(product, 2, {"B": 3})
+    slope = np.sum(evaluate(derived, point)[derived.gradients["W1"]] * point["v"])
+    np.testing.assert_allclose(evaluate(product, point)[product.losses[0]], slope)
+
+
+def test_the_second_derivative_of_what_stands_under_a_guard_of_its_index():
+    """The adjoint reads p[m, …] where m is below 1; what is named in it keeps that guard."""
+    net = Network("n")
+    p, r, s = net.parameter("p", 1, "B"), dr.indices("r:1"), dr.indices("s:B")
+    net.loss(dr.relu(2 + dr.sum(p[r, r // 2] * p[r // 2, s], r, s)))
+    product = dr.hessian_vector(net, "p")
+    assert disagreement(product.only("_along_v"), product, of="_along_v") is None
+
+
 def test_gradient_penalty():
     net = Network("penalty")
     x = net.input("x", b, i)
