@@ -235,7 +235,8 @@ class Reverse:
         if tensor.name == self.of:
             pairs = zip(self.rows, tensor.indices, strict=True)
             seed = Select(sympy.And(*(sympy.Eq(r, i) for r, i in pairs)), S.One)
-            self.steps.append(Step("seed", self._name(tensor), None, seed, tensor.indices))
+            self.steps.append(Step("seed", self._name(tensor), None, seed, tensor.indices,
+                                   tensor.name))
             own = [seed]
         else:
             own = []

@@ -62,11 +62,18 @@ class Setter:
         return Fence("(", box, ")") if own < binding else box
 
     # -- symbols --------------------------------------------------------------------------------
-    def symbol(self, symbol: Symbol, where: Box | None = None, bold: bool = False) -> Box:
-        """A symbol with the indices ``where`` after its own subscripts."""
+    def symbol(self, symbol: Symbol, where: Box | None = None, bold: bool = False,
+               rows: Box | None = None) -> Box:
+        """A symbol with the indices ``where`` after its own subscripts, and of a Jacobian the
+        indices ``rows`` at what is differentiated."""
         if symbol.loss is not None:
-            above = row(Token("∂"), self.symbol(symbol.loss))
-            below = row(Token("∂"), self.symbol(replace(symbol, loss=None), where, bold))
+            of = symbol.loss
+            below = row(Token("∂"), self.symbol(replace(symbol, loss=None, rows=0), where, bold))
+            above = row(Token("∂"), self.symbol(of, rows, bold and symbol.rows > 0))
+            if symbol.rows and of.loss is not None:  # of a gradient: a second derivative
+                above = row(Script(Token("∂"), None, Token("2", "number")), self.symbol(of.loss))
+                first = self.symbol(replace(of, loss=None), rows, bold)
+                below = row(Token("∂"), first, Space(), below)
             return self._quotient(above, below)[0]
         letter: Box = Token(symbol.letter, "bold" if bold else self._kind(symbol.letter))
         for accent in symbol.accents:
@@ -111,7 +118,15 @@ class Setter:
     @_set.register
     def _(self, node: n.Element) -> tuple[Box, int]:
         symbol = self.symbols.tensor(node.name.code)
-        box = self.symbol(symbol, self.subscript(node.where) if node.where else None)
+        return self._indexed(symbol, node.where, False)
+
+    def _indexed(self, symbol: Symbol, where: tuple[Node | None, ...], bold: bool
+                 ) -> tuple[Box, int]:
+        """A symbol with indices; None stands for a dim that is whole."""
+        parts = [tuple(w for w in part if w is not None)
+                 for part in (where[: symbol.rows], where[symbol.rows :])]
+        rows, rest = (self.subscript(part) if part else None for part in parts)
+        box = self.symbol(symbol, rest, bold, rows)
         return box, _POWER if symbol.loss is not None else _ATOM
 
     def subscript(self, where: tuple[Node, ...]) -> Box:
@@ -273,10 +288,7 @@ class Setter:
     @_set.register
     def _(self, node: n.Whole) -> tuple[Box, int]:
         symbol = self.symbols.tensor(node.name.code)
-        bold = node.name.kind == "array"
-        cuts = tuple(w for w in node.at if w is not None)
-        where = self.subscript(cuts) if cuts else None
-        return self.symbol(symbol, where, bold), _POWER if symbol.loss is not None else _ATOM
+        return self._indexed(symbol, node.at, node.name.kind == "array")
 
     @_set.register
     def _(self, node: n.Transposed) -> tuple[Box, int]:

@@ -102,13 +102,25 @@ def _sliced_form(eq: Equation, orientation: Orientation, kept: tuple[int, ...]
     row, col = (*(eq.indices[k] for k in kept), None, None)[:2]
     recogniser = Recogniser(eq, orientation, fixed)
     turned = bool(kept) and orientation.turned(eq.name, kept[0])
+    edges = (col, row) if turned else (row, col)
     try:
-        right = recogniser.form(eq.body, *((col, row) if turned else (row, col)))
+        right = recogniser.form(_deltas_apart(eq.body, row, col), *edges)
     except NoFormError:
         return None
     left = recogniser.slice(eq.target)
     return MatrixForm(n.Statement(left, right), tuple(dict.fromkeys(recogniser.shapes)),
                       tuple(dict.fromkeys(recogniser.transposed)))
+
+
+def _deltas_apart(body: Expr, row: Edge, col: Edge) -> Expr:
+    """Products with ``[row = col]`` multiplied out: ``([i = k] - p) p`` is ``diag(p) - p pᵀ``."""
+    deltas = any(_is_delta(s, row, col) for s in body.atoms(Select))
+    return sympy.expand_mul(body) if deltas else body
+
+
+def _is_delta(expr: Expr, row: Edge, col: Edge) -> bool:
+    return None not in (row, col) and isinstance(expr, Select) and expr.no == 0 \
+        and expr.condition in (sympy.Eq(row, col), sympy.Eq(col, row))
 
 
 def whole(name: str, rank: int) -> n.Whole:
@@ -231,6 +243,8 @@ class Recogniser:
                             self.form(expr.yes, row, col), self.form(expr.no, row, col))
         if expr.no != 0:
             raise NoFormError
+        if _is_delta(expr, row, col):
+            return self.delta(expr.yes, row, col)
         if not isinstance(condition, sympy.core.relational.Relational):
             raise NoFormError
         sides = (condition.lhs, condition.rhs)
@@ -272,6 +286,10 @@ class Recogniser:
     def product(self, expr: Mul, row: Edge, col: Edge) -> Node:
         if expr.as_coeff_Mul()[0].is_negative:
             return n.Sum(((True, self.form(-expr, row, col)),))
+        deltas = [f for f in expr.args if _is_delta(f, row, col)]
+        if deltas:
+            rest = Mul(*(f for f in expr.args if f not in deltas), *(f.yes for f in deltas))
+            return self.delta(rest, row, col)
         scalars: list[Expr] = []
         arrays: list[Expr] = []
         for factor in expr.args:
@@ -287,6 +305,16 @@ class Recogniser:
             tall = isinstance(body, n.Chain | n.Hadamard | n.Product)
             return n.Product((scalar, body)) if tall else n.Fraction(body, scalar.below)
         return n.Product((scalar, body))
+
+    def delta(self, rest: Expr, row: Edge, col: Edge) -> Node:
+        """``[row = col]`` times ``rest``: a diagonal matrix, of what ``rest`` is there."""
+        assert row is not None and col is not None
+        there = rest.xreplace({col: row})
+        if row in there.free_symbols:
+            return diagonal(self.form(there, row, None))
+        scalar = self.form(there, None, None)
+        identity = diagonal(self.ones(row))
+        return identity if there == 1 else n.product((scalar, identity))
 
     def scalar_product(self, factors: list[Expr]) -> Node | None:
         if not factors:

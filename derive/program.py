@@ -122,6 +122,27 @@ class Step:
     bound: tuple[Index, ...] = ()
 
 
+def sweeps(steps: Iterable[Step]) -> list[tuple[str, list[Step]]]:
+    """The reverse sweeps of a record: what each differentiates, and its steps. (A program that was
+    derived twice has two, each with an adjoint of its own for many a tensor.)"""
+    found: list[tuple[str, list[Step]]] = []
+    open_steps: list[Step] = []  # since an adjoint was finished: of the sweep whose seed follows
+    for step in steps:
+        open_steps.append(step)
+        if step.rule == "seed":
+            found.append((step.source or "", open_steps))
+            open_steps = []
+        elif step.rule in ENDS:
+            (found[-1][1] if found else []).extend(open_steps)
+            open_steps = []
+    if found:
+        found[-1][1].extend(open_steps)
+    return found
+
+
+ENDS = ("adjoint", "copy", "constant")  # the rules of the last step of an adjoint
+
+
 @dataclass(frozen=True)
 class Group:
     """Equations that are computed together: one, or a recurrence over one index.

@@ -15,7 +15,7 @@ from typing import Literal
 
 from derive.errors import DeclarationError, nearest
 from derive.naming import check_name
-from derive.program import Program, Tensor
+from derive.program import Program, Tensor, sweeps
 
 ACCENTS = {
     "hat": "\u0302", "tilde": "\u0303", "bar": "\u0304", "dot": "\u0307", "vec": "\u20d7",
@@ -37,7 +37,8 @@ _GENERATED = {"_d_": "adjoint", "_u_": "argument", "_p_": "softmax", "_n_": "tie
 class Symbol:
     """A letter (or a word) with accents, subscripts and primes.
 
-    ``loss``: where set, the symbol stands for the derivative ∂loss/∂(the rest).
+    ``loss``: where set, the symbol stands for the derivative ∂loss/∂(the rest). Of a Jacobian,
+    ``rows`` indices belong to ``loss``; where that is a derivative itself, it is a second one.
     """
 
     letter: str
@@ -45,6 +46,7 @@ class Symbol:
     subs: tuple[str | Symbol, ...] = ()
     primes: int = 0
     loss: Symbol | None = None
+    rows: int = 0
 
 
 _SETTINGS = {
@@ -123,6 +125,10 @@ class Symbols:
         self.style = style or Style()
         self.tensors: Mapping[str, Tensor] = program.tensors if program else {}
         self.loss = _loss_name(program)
+        self.scalars = {s.target: of for of, steps in sweeps(program.steps if program else ())
+                        for s in steps}
+        self.jacobians = {program.gradients[n]: of for n, of in program.jacobians.items()} \
+            if program else {}
         self.known: dict[str, Symbol] = {}
         self.used: set[Symbol] = set()
         names = [n for n in self.tensors if not n.startswith("_")]
@@ -152,8 +158,12 @@ class Symbols:
             return [symbol_of_name(name)]
         base = self.tensor(other) if other in self.tensors or not self.tensors else \
             symbol_of_name(other)
+        if name in self.jacobians:
+            of = self.jacobians[name]
+            if (symbol := self.tensor(of)).rows == 0:
+                return [replace(base, loss=symbol, rows=self.tensors[of].rank)]
         if kind == "adjoint":
-            return [self._adjoint(other, base)]
+            return [self._adjoint(other, base, self._scalar(name))]
         plain = base if base.loss is None else replace(base, loss=None)
         if kind == "argument":
             return [Symbol("u", (), (plain,))]
@@ -171,12 +181,17 @@ class Symbols:
                 return kind, ("_" + rest if hidden else rest)
         return "", ""
 
-    def _adjoint(self, other: str, base: Symbol) -> Symbol:
+    def _scalar(self, adjoint: str) -> Symbol:
+        """What an adjoint is the derivative of."""
+        of = self.scalars.get(adjoint, "")
+        return self.tensor(of) if of in self.tensors else self.loss
+
+    def _adjoint(self, other: str, base: Symbol, scalar: Symbol) -> Symbol:
         if base.loss is not None:  # the adjoint of a gradient: a second derivative
             return Symbol("g", ("bar",), (replace(base, loss=None),))
         of = self.tensors.get(other)
         if (of is not None and of.role != "intermediate") or self.style.adjoint == "partial":
-            return replace(base, loss=self.loss)
+            return replace(base, loss=scalar)
         if self.style.adjoint == "delta":
             return Symbol("δ", (), (base,))
         return replace(base, accents=(*base.accents, "bar"))
@@ -201,5 +216,5 @@ def _loss_name(program: Program | None) -> Symbol:
         return Symbol("L")
     if len(program.losses) == 1:
         return symbol_of_name(program.losses[0])
-    seeds = [s.target for s in program.steps if s.rule == "seed"]
-    return symbol_of_name(seeds[-1].removeprefix("_d_") if seeds else program.losses[0])
+    of = [name for name, _ in sweeps(program.steps)]
+    return symbol_of_name(of[-1] if of else program.losses[0])

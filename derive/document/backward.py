@@ -10,7 +10,7 @@ from derive.document.forms import Maker
 from derive.document.record import Entry, Helper, Use
 from derive.document.tree import Block, Display, Math, Paragraph, Ref, Section, Span, Spans, listed
 from derive.local import index_plan
-from derive.nodes import Access, Index, SumOver, rename
+from derive.nodes import Access, Index, SumOver
 from derive.notate import Builder
 from derive.program import Equation
 from derive.text import expression_text
@@ -155,8 +155,7 @@ class _Told:
 
     def _times(self, key: str, use: Use) -> Spans:
         """The words for: times the adjoint of what reads the element, at that place."""
-        indices, cotangent = use.adjoint
-        own = rename(cotangent, dict(zip(indices, use.source.indices, strict=True)))
+        own = use.cotangent
         bound = dict.fromkeys(i for s in use.body.atoms(SumOver) for i in s.bound)
         over = self.maker.words("backward.over", indices=listed(
             [(self.maker.index(i.name),) for i in bound])) if bound else ()

@@ -19,11 +19,15 @@ from derive.nodes import (
     ProdOver,
     rename,
 )
-from derive.program import Equation, Program, Step
+from derive.program import ENDS, Equation, Program, Step, sweeps
 
 _REDUCTION_RULES = {
     LogSumExpOver: "softmax", MaxOver: "ties", MinOver: "ties", ProdOver: "prod",
 }  # fmt: skip
+
+
+#: of each tensor: the indices and the body (or the name) of its adjoint
+Adjoints = dict[str, tuple[tuple[Index, ...], Expr]]
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,15 @@ class Use:
         return self.gather.after
 
     @cached_property
+    def cotangent(self) -> Expr:
+        """The adjoint of the source in its own indices; those of a Jacobian's rows stay."""
+        indices, body = self.adjoint
+        own = self.source.indices
+        return rename(body, dict(zip(indices[len(indices) - len(own):], own, strict=True)))
+
+    @cached_property
     def local(self) -> Expr:
-        indices, cotangent = self.adjoint
-        own = rename(cotangent, dict(zip(indices, self.source.indices, strict=True)))
+        own = self.cotangent
         whole = Mul(self.chain.after, 1 / own)
         left = {a.name for a in whole.atoms(Access)} & {a.name for a in own.atoms(Access)}
         return self.chain.local if left and self.chain.local is not None else whole
@@ -92,8 +102,13 @@ class Helper:
 def entries(program: Program) -> list[Entry | Helper]:
     """The derivation in the order in which it was made."""
     made = _Teller(program)
-    for step in program.steps:
-        made.take(step)
+    for _, steps in sweeps(program.steps):
+        stated = [program.defined[s.target] for s in steps
+                  if s.rule == "adjoint" and s.target in program.defined]
+        of = {s.target: s.source for s in steps if s.rule == "adjoint" and s.source}
+        made.adjoints = {of[eq.name]: (eq.indices, eq.target) for eq in stated}
+        for step in steps:
+            made.take(step)
     return made.told
 
 
@@ -102,11 +117,7 @@ class _Teller:
         self.program = program
         self.told: list[Entry | Helper] = []
         self.steps: dict[str, list[Step]] = {}
-        self.adjoints: dict[str, tuple[tuple[Index, ...], Expr]] = {}
-        for name, tensor in program.tensors.items():
-            if tensor.origin and tensor.origin[0] == "adjoint" and name in program.defined:
-                eq = program.defined[name]
-                self.adjoints[tensor.origin[1]] = (eq.indices, eq.target)
+        self.adjoints: Adjoints = {}
 
     def take(self, step: Step) -> None:
         if step.rule == "name":
@@ -116,7 +127,7 @@ class _Teller:
                 self.told.append(Helper(step.rule, self.program.defined[step.target]))
             return
         self.steps.setdefault(step.target, []).append(step)
-        if step.rule in ("adjoint", "copy", "constant"):
+        if step.rule in ENDS:
             self._finish(step)
 
     def _finish(self, last: Step) -> None:

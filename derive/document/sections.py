@@ -45,8 +45,12 @@ def result_section(maker: Maker, after: dict[str, Equation]) -> Section:
     ]
     first = min((e.number for e in after.values() if e.number), default=None)
     ref: Span = Ref(f"eq-{first}", f"({first})") if first else ""
-    losses = program.losses[:1] or ("L",)
-    intro = maker.words("result.intro", loss=maker.symbol(losses[0]), first=ref)
+    if program.jacobians:
+        of = listed([(maker.symbol(n),) for n in dict.fromkeys(program.jacobians.values())])
+        intro = maker.words("result.jacobian", of=of, first=ref)
+    else:
+        losses = program.losses[:1] or ("L",)
+        intro = maker.words("result.intro", loss=maker.symbol(losses[0]), first=ref)
     return Section(maker.words("section.result"), "result", 1,
                    (Paragraph(intro), Boxed(tuple(shown))))
 

@@ -24,6 +24,9 @@ MESSAGES = {
     "result.intro": "For the loss {loss}, the derivative with respect to each of its parameters "
     "is given here; it is derived from equation {first} on. A bar marks the adjoint of an "
     "intermediate quantity, $\\bar v = \\partial L/\\partial v$.",
+    "result.jacobian": "All derivatives of {of} are given here, each element of it by each of the "
+    "other; they are derived from equation {first} on. In the sweep every adjoint has the indices "
+    "of what is differentiated in front.",
     "result.intermediate": "with the recursion from the loss back to the inputs",
     # notation
     "notation.intro": "Indices count from 0. Where a parameter has a number of its own, the "

@@ -20,6 +20,8 @@ MESSAGES = {
     "section.contents": "目录",
     "result.intro": "下面给出损失 {loss} 对每个参数的导数；推导从方程 {first} 开始。"
     "字母上的横线表示中间量的伴随，$\\bar v = \\partial L/\\partial v$。",
+    "result.jacobian": "下面给出 {of} 的全部导数，即它的每个元素对自变量每个元素的导数；"
+    "推导从方程 {first} 开始。推导中每个伴随的下标前面都带有被求导量的下标。",
     "result.intermediate": "连同从损失回到输入的递推",
     "notation.intro": "下标从 0 开始。参数自身带编号时，下标写在分号之后：$W_{1;i j}$ 是 $W_1$ 的"
     "第 $(i, j)$ 个元素。",

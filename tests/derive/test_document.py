@@ -106,6 +106,34 @@ def test_softmax_with_cross_entropy_is_shown_step_by_step():
         assert words in text
 
 
+def twice_derived() -> dict[str, dr.Program]:
+    def net() -> dr.Network:
+        net = dr.Network("twice")
+        x, t = net.input("x", "B", 3), net.input("t", "B", dtype=int)
+        net.loss(dr.cross_entropy(dr.dense(dr.dense(x, 2, dr.tanh), 4), t))
+        return net
+
+    return {"Hessian": dr.hessian(net(), "W2"), "Jacobian": dr.jacobian(net(), "z2", "x"),
+            "product": dr.hessian_vector(net(), "W1")}
+
+
+@pytest.mark.parametrize("kind, symbols", [
+    ("Hessian", [r"\frac{\partial^{2}L}{\partial W_{2;lm}\,\partial W_{2;jk}}",
+                 r"\frac{\partial L}{\partial W_{2;jk}}"]),
+    ("Jacobian", [r"\frac{\partial z_{2;lm}}{\partial x_{bi}}"]),
+    ("product", [r"\frac{\partial\mathrm{along}_{v}}{\partial W_{1;ij}}",
+                 r"\frac{\partial L}{\partial W_{1;ij}}"]),
+])
+def test_derivatives_of_derivatives_are_named_as_such(kind, symbols, tmp_path):
+    program = twice_derived()[kind]
+    program.document(tmp_path / "d.md")
+    text = (tmp_path / "d.md").read_text(encoding="utf-8")
+    for symbol in symbols:
+        assert symbol in text, symbol
+    program.document(tmp_path / "d.html", lang="zh")
+    program.document(tmp_path / "d.tex", detail="full")
+
+
 def test_every_rule_that_is_recorded_is_in_the_catalogue_and_the_appendix():
     for name in NETWORKS:
         program = derived(name)

@@ -89,6 +89,35 @@ def test_the_gradients_of_a_classifier_read_as_in_a_textbook():
     assert forms["_u_h"] == "x @ W1 + ones(B) @ c1.T"
 
 
+def hessian_of_softmax() -> dr.Program:
+    net = dr.Network("cross-entropy over softmax")
+    k = dr.indices("k:5")
+    z, t = net.parameter("z", k), net.input("t", dtype=int)
+    net.loss(dr.logsumexp(z[k], k) - z[t.tensor.access])
+    return dr.hessian(net, "z")
+
+
+def test_the_hessian_of_cross_entropy_over_softmax_reads_as_in_a_textbook():
+    forms = check_forms(hessian_of_softmax())
+    assert forms["_d_z_2"] == "diag(_p_u_L) - _p_u_L @ _p_u_L.T"
+
+
+def test_products_with_a_delta_are_diagonal():
+    def forms(body) -> str:
+        net = dr.Network("n")
+        i, k = dr.indices("i:4 k:4")
+        a, s = net.parameter("a", i), net.parameter("s")
+        m = net.parameter("M", i, k)
+        net.define("y", (i, k), body(sympy.Eq(i, k), a, s, m, i, k))
+        return check_forms(net.program())["y"]
+
+    assert forms(lambda same, a, s, m, i, k: dr.where(same, a[k], 0)) == "diag(a)"
+    assert forms(lambda same, a, s, m, i, k: 3 * dr.where(same, 1, 0)) == "3 * diag(ones(4))"
+    assert forms(lambda same, a, s, m, i, k: dr.where(same, m[i, k], 0)) == "diag(diag(M))"
+    assert forms(lambda same, a, s, m, i, k: (dr.where(same, 1, 0) - a[i]) * a[k] ** 2) \
+        == "diag(a * a) - a @ (a * a).T"
+
+
 def test_a_transpose_has_its_reason_and_a_product_its_shapes():
     program = dr.derive(NETWORKS["softmax_classifier"]())
     form = matrix_form(program["W2"])
