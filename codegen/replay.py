@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sympy import S
 
 from codegen.checkpoint import Checkpoint, CheckpointError, fit_into, read_checkpoint
 from codegen.checkpoint import write_checkpoint as write
 from codegen.model import Model, NotFiniteError, Values
 from codegen.training import Snapshot, Training
+from derive.nodes import Reduction, Select
 from derive.program import Program
 from derive.reference import evaluate
 
@@ -96,7 +98,9 @@ def name_tensor(model: Model, batch: Values, loss: float, gradient: np.ndarray
     program = model.program
     found = first_not_finite(program, model, batch)
     if found is not None:
-        return found, f"{program.tensors[found].access} is not finite"
+        why = "is -inf: all that it ranges over is masked" if _masking(program, found) else \
+            "is not finite"
+        return found, f"{program.tensors[found].access} {why}"
     if not math.isfinite(loss):
         return program.losses[0], f"the loss {program.losses[0]} is not finite"
     for name, (at, shape) in model.kernels.PARAMETERS.items():
@@ -106,7 +110,8 @@ def name_tensor(model: Model, batch: Values, loss: float, gradient: np.ndarray
 
 
 def first_not_finite(program: Program, model: Model, batch: Values) -> str | None:
-    """The first tensor, in order of computation, that the kernels' precision cannot hold."""
+    """The first tensor, in order of computation, that the kernels' precision cannot hold. A
+    log-sum-exp all of which is masked is -inf; that is no fault where its readers know it."""
     values: dict[str, Any] = {n: v.astype(np.float64) for n, v in model.parameters.items()}
     values |= {n: v.astype(np.float64) for n, v in model.states.items()}
     values |= {n: np.int64(model.random_seed()) for n in model.kernels.RANDOM} | batch
@@ -117,10 +122,19 @@ def first_not_finite(program: Program, model: Model, batch: Values) -> str | Non
         arrays = evaluate(needed, values, [eq.name for g in needed.groups for eq in g.equations])
     except MemoryError:
         return None
-    for name, array in arrays.items():
-        if not (np.abs(array) <= top).all():
+    bad = [name for name, array in arrays.items() if not (np.abs(array) <= top).all()]
+    for name in bad:
+        readers = [eq.name for eq in needed.equations if name in eq.reads]
+        if not _masking(program, name) or set(readers) & set(bad):
             return name
     return None
+
+
+def _masking(program: Program, name: str) -> bool:
+    """Whether a tensor is a reduction under a mask, which leaves -inf where all is masked."""
+    eq = program.defined.get(name)
+    return eq is not None and isinstance(eq.body, Reduction) and isinstance(eq.body.body, Select) \
+        and eq.body.body.no == S.NegativeInfinity
 
 
 def write_replay(path: Path, culprit: Culprit, training: Training, error: NotFiniteError) -> Path:

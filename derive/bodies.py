@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
+import numpy as np
 import sympy
-from sympy import Expr
+from sympy import Expr, S
 
-from derive.affine import implied, inside
+from derive.affine import bounds, coefficients, implied, inside
 from derive.errors import DeclarationError, nearest
 from derive.naming import shape_text
 from derive.nodes import (
@@ -126,6 +129,54 @@ def _reduced(node: type[Reduction], body: Expr, *bound: Index) -> Expr:
     if node is SumOver:
         return count * inner
     return inner**count if node is ProdOver else inner + sympy.log(count)
+
+
+def check_reach(name: str, expr: Expr, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse an access that lies outside its tensor for every value of its indices: it would
+    always read what stands beyond the bounds."""
+    for access in (a for a in accesses(expr) if a.name in tensors):
+        shape = tensors[access.name].shape
+        missed = [(dim, where, size) for dim, (where, size) in
+                  enumerate(zip(access.where, shape, strict=True)) if misses(where, size)]
+        if not missed and _some_place(access, shape):
+            continue
+        asked = missed or [(dim, where, size) for dim, (where, size) in
+                           enumerate(zip(access.where, shape, strict=True))]
+        names = sorted({i.name for _, where, _ in asked for i in where.atoms(Index)})
+        raise DeclarationError(
+            f"{access} in the equation of {name!r} never lies within {access.name!r}",
+            expected=f"whole numbers {', '.join(names)} with "
+            + " and ".join(f"0 <= {where} < {size}" for _, where, size in asked),
+            got="no solution", mend=f"{access.name} has shape {shape_text(shape)}",
+        )
+
+
+def misses(where: Expr, size: Expr) -> bool:
+    """Whether an index expression is outside of a dim for every value of its indices."""
+    reach = bounds(where)
+    return reach is not None and bool(reach[1].is_negative or (reach[0] - size).is_nonnegative)
+
+
+_PLACES = 100_000  # points that are tried
+
+
+def _some_place(access: Access, shape: tuple[Expr, ...]) -> bool:
+    """Whether some point is inside in all dims at once; True where that is not known."""
+    indices = sorted(access.free_symbols, key=str)
+    slopes = [coefficients(where, indices) for where in access.where]
+    numbers = all(isinstance(i, Index) and i.size.is_Integer for i in indices) \
+        and all(s.is_Integer for s in shape)
+    if None in slopes or not numbers or access.atoms(IntegerAccess) \
+            or math.prod(int(i.size) for i in indices) > _PLACES:
+        return True
+    points = dict(zip(indices, np.indices([int(i.size) for i in indices]), strict=True))
+    inside: Any = np.array(True)
+    for where, size, slope in zip(access.where, shape, slopes, strict=True):
+        assert slope is not None
+        place = float(where.xreplace(dict.fromkeys(indices, S.Zero))) + sum(
+            float(factor) * points[index] for index, factor in slope.items())
+        inside = inside & (place >= 0) & (place < int(size))
+    return bool(inside.any())
 
 
 def no_fit(tensor: Tensor, index: Index, dim: int) -> DeclarationError:

@@ -10,7 +10,7 @@ from sympy import Expr, Symbol
 
 from derive.errors import DataError
 from derive.naming import shape_text
-from derive.nodes import IntegerAccess, accesses
+from derive.nodes import IntegerAccess, Reduction, accesses, walk
 from derive.program import Program, Tensor
 
 Values = Mapping[str, Any]
@@ -69,7 +69,7 @@ def check_values(
 
     Raises:
         DataError: a tensor is missing, has another shape or kind of numbers, holds NaN, a label
-            lies outside the dim that it indexes, or a distribution does not sum to 1.
+            lies outside the dim that it indexes, a distribution does not sum to 1, or a size is 0.
     """
     checked: dict[str, np.ndarray] = {}
     wanted = [t for t in program.given if names is None or t.name in names]
@@ -83,6 +83,7 @@ def check_values(
         checked[tensor.name] = _converted(tensor, values[tensor.name])
     own = {s for t in wanted for e in t.shape for s in e.free_symbols}
     known = resolve_sizes(program, checked, sizes, own)
+    _check_sizes(program, known)
     for tensor in wanted:
         array = checked[tensor.name]
         want = tuple(int(s.xreplace(known)) for s in tensor.shape)
@@ -92,6 +93,20 @@ def check_values(
             _check_finite(tensor, array)
     check_labels(program, checked, known)
     return checked
+
+
+def _check_sizes(program: Program, sizes: Mapping[Symbol, int]) -> None:
+    """No dim is empty: a mean or a maximum over nothing has no value."""
+    empty = next((s for s, n in sizes.items() if n < 1), None)
+    if empty is None:
+        return
+    over = [(eq, node) for eq in program.equations for node in walk(eq.body)
+            if isinstance(node, Reduction) and any(i.size == empty for i in node.bound)]
+    what = f"the size {empty.name} is 0"
+    if over:
+        what += f", and the equation of {over[0][0].name!r} is a {over[0][1].op} over it"
+    raise DataError(what, expected="at least 1 in every dim",
+                    got=str(over[0][0]) if over else None, mend="hand in at least one row")
 
 
 def _converted(tensor: Tensor, value: Any) -> np.ndarray:

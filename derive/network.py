@@ -8,7 +8,7 @@ from functools import partial
 import sympy
 from sympy import Expr, S
 
-from derive.bodies import check_binding, guarded, no_fit
+from derive.bodies import check_binding, check_reach, guarded, no_fit
 from derive.differentiate import derive
 from derive.errors import DeclarationError, unknown_name, user_location
 from derive.functions import native
@@ -248,6 +248,9 @@ class Network:
             if access.name not in self._handles:
                 raise unknown_name("tensor", access.name, self._handles)
         tensors = {n: handle.tensor for n, handle in self._handles.items()}
+        # a sequence of one step reads first values only: recurrences may miss their own tensor
+        check_reach(name, expr, {n: t for n, t in tensors.items()
+                                 if t.role != "intermediate" or n in self._defined})
         return guarded(expr, tensors, partial(self._outside, name))
 
     def _outside(self, name: str, tensor: Tensor, access: Access, axis: int) -> Expr:

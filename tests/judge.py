@@ -77,8 +77,9 @@ def judge(program: Program, derived: Program, seed: int = 0, of: str | None = No
     found = evaluate(derived, point, adjoints, sizes)
     rng = np.random.default_rng(seed)
     undecided = Judgement("agrees")
-    # what is left of larger terms that cancel, as in 1 - tanh², is rounding
-    noise = 1e-13 * max((np.abs(g).max(initial=0) for g in found.values()), default=0.0)
+    # what is left of larger terms that cancel, as in 1 - tanh², is rounding; so is a slope of
+    # 1e-88 along what cancels against a stopped value, which is known to 16 digits only
+    noise = 1e-60 + 1e-13 * max((np.abs(g).max(initial=0) for g in found.values()), default=0.0)
     for name in wrt:
         gradient = found[derived.gradients[name]]
         for _ in range(directions):

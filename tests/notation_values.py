@@ -20,6 +20,7 @@ from derive.functions import REGISTRY
 from derive.nodes import Access
 from derive.orientation import Orientation
 from derive.program import Program
+from derive.randomness import uniform_value
 
 _COMPARE = {
     "=": lambda a, b: a == b, "!=": lambda a, b: a != b, "<": lambda a, b: a < b,
@@ -31,6 +32,8 @@ def function_value(name: str, *args: float) -> float:
     if name in REGISTRY:
         x = sympy.Float(float(args[0]), 20)
         return float(REGISTRY[name].define(x, *map(sympy.nsimplify, args[1:])).evalf(20))
+    if name == "uniform":
+        return float(uniform_value(*map(int, args)))
     plain = {"exp": math.exp, "log": math.log, "tanh": math.tanh, "sin": math.sin,
              "cos": math.cos, "erf": math.erf, "floor": math.floor, "mod": lambda a, b: a % b}
     return float(plain[name](*args))

@@ -20,6 +20,7 @@ import sympy
 from sympy import Expr, Rational, S
 
 import derive as dr
+from derive.bodies import misses
 from derive.functions import stop_gradient
 from derive.network import Handle, Network
 from derive.nodes import (
@@ -94,10 +95,12 @@ class _Maker:
             where = self.choose((1, 2, -1, 3, -2)) * self.choose(every)
             if self.chance(2):
                 where = where + self.choose((1, -1, 2)) * self.choose(every)
-            return sympy.expand(where + self.choose((0, 1, -1, 2)))
+            where = sympy.expand(where + self.choose((0, 1, -1, 2)))
+            return S.Zero if misses(where, size) else where
         if kind == "part" and every:
             index, divisor = self.choose(every), self.choose((2, 3))
-            return (index // divisor) if self.chance(2) else index % divisor
+            where = (index // divisor) if self.chance(2) else index % divisor
+            return S.Zero if misses(where, size) else where
         taken = {i.name for i in every}
         new = fresh(Index("r", size), taken)
         bound.append(new)

@@ -114,6 +114,16 @@ def two_sizes_for_one_name():
                + dr.sum(x[b, i] * other[dr.indices("i:7")], i))
 
 
+def access_that_never_lies_within():
+    net, x, _ = start()
+    net.define("z", (b, j), x[b, 2 * j + 5])
+
+
+def access_without_a_whole_number_that_fits_both_dims():
+    net, _, w = start()
+    net.define("z", (k,), w[2 + 2 * k, 4 - 2 * k])
+
+
 def recurrence_without_first_value():
     net = dr.Network("n")
     t = dr.indices("t:5")
@@ -181,6 +191,9 @@ TABLE: list[tuple[Callable[[], None], tuple[str, ...]]] = [
     (size_zero, ("size", "at least 1")),
     (index_without_size, ("'b'", "name:size")),
     (two_sizes_for_one_name, ("'i'",)),
+    (access_that_never_lies_within, ("x[b, 2*j + 5]", "'z'", "0 <= 2*j + 5 < 4", "no solution")),
+    (access_without_a_whole_number_that_fits_both_dims,
+     ("W[2*k + 2, 4 - 2*k]", "'z'", "0 <= 2*k + 2 < 4 and 0 <= 4 - 2*k < 3", "no solution")),
     (recurrence_without_first_value, ("h[t - 1]", "no first value", "initial=0")),
     (cycle_that_is_no_recurrence, ("p, q", "no recurrence", "t-1")),
     (declared_but_never_defined, ("'h'", "no equation", "net.define(h")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import sympy
 
@@ -122,3 +123,21 @@ def test_a_token_out_of_range():
     point = {"tokens": [0, 4], "E1": [[0.0, 0.0]] * 4}
     with pytest.raises(DataError, match=r"(?s)'tokens' holds 4 at .1..*0 to 3.*'E1'"):
         evaluate(net.program(), point, [e.name])
+
+
+def test_an_empty_reduction_names_the_equation():
+    net = Network("n")
+    x = net.input("x", "B", 3)
+    b, i = x.indices
+    net.define("top", (i,), dr.max(x[b, i], b))
+    with pytest.raises(DataError, match=r"(?s)size B is 0.*'top' is a max over it.*one row"):
+        evaluate(net.program(), {"x": np.zeros((0, 3))})
+
+
+def test_a_sequence_of_one_step_may_read_first_values_only():
+    net = Network("n")
+    t = dr.indices("t:1")
+    x = net.input("x", t)
+    h = net.declare("h", t, initial=2)
+    net.define(h, (t,), h[t - 1] * x[t])
+    assert evaluate(net.program(), {"x": np.array([3.0])})["h"] == 6
