@@ -17,7 +17,7 @@ from sympy import Expr, Integer, Mod, S
 from sympy.core.relational import Relational
 
 from derive.errors import DerivationError
-from derive.nodes import Access, Index, IntegerAccess, fresh
+from derive.nodes import Access, Index, IntegerAccess, contains, fresh
 
 
 def coefficients(expr: Expr, indices: Iterable[Index]) -> dict[Index, Expr] | None:
@@ -151,6 +151,8 @@ def whole_conditions(expr: Expr) -> Expr:
             return relation
         return relation.func(*(sympy.expand(scale * side) for side in relation.args))
 
+    if not contains(expr, Relational):
+        return expr
     there = {
         node: scaled(node) for node in expr.atoms(Relational)
         if all(isinstance(a, IntegerAccess) for a in node.atoms(Access))

@@ -12,7 +12,7 @@ from functools import lru_cache
 import sympy
 from sympy import Expr, Symbol
 
-from derive.affine import denominator, solve, whole_conditions
+from derive.affine import solve, whole_conditions
 from derive.functions import Elementary
 from derive.nodes import (
     Access,
@@ -106,9 +106,7 @@ def pull_back(
     plan = index_plan(occurrence.where, variables, tensor.indices)
     if contains(term, Reduction):
         term = alpha_rename(term, set(plan.taken) | {v.name for v in variables})
-    body = rename(term, plan.mapping)
-    if any(denominator(value) != 1 for value in plan.mapping.values()):
-        body = whole_conditions(body)
+    body = whole_conditions(rename(term, plan.mapping))
     return sum_over(Select(plan.guard, body), plan.bound)
 
 

@@ -8,6 +8,7 @@ from functools import partial
 import sympy
 from sympy import Expr, S
 
+from derive.affine import whole_conditions
 from derive.bodies import check_binding, check_reach, guarded, no_fit
 from derive.differentiate import derive
 from derive.errors import DeclarationError, unknown_name, user_location
@@ -251,7 +252,7 @@ class Network:
         # a sequence of one step reads first values only: recurrences may miss their own tensor
         check_reach(name, expr, {n: t for n, t in tensors.items()
                                  if t.role != "intermediate" or n in self._defined})
-        return guarded(expr, tensors, partial(self._outside, name))
+        return whole_conditions(guarded(expr, tensors, partial(self._outside, name)))
 
     def _outside(self, name: str, tensor: Tensor, access: Access, axis: int) -> Expr:
         if isinstance(access.where[axis], Index):  # a mistake, which a guard would hide

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import combinations
 from typing import Any
 
 import numpy as np
-import sympy
-from sympy import Expr
 
 from derive.data import resolve_sizes
-from derive.nodes import Access, Index, Reduction
-from derive.program import Equation, Program, Tensor
+from derive.program import Program
 from derive.reference import evaluate, evaluate_equation
 from derive.text import expression_text
 from derive.verify.changes import There
+from derive.verify.parts import parts_of
 
-_PARTS = 400
-_FACTORS = 5  # of a product, of which every subset is a part
 _SMALL = 3  # elements, fewer of which agree by chance
 
 
@@ -28,7 +23,7 @@ class Library:
     def __init__(self, derived: Program) -> None:
         self.derived = derived
         self.adjoints = {t.name for t in derived.tensors.values() if t.role == "gradient"}
-        self.parts = list(self._parts())
+        self.parts = [(expression_text(p.body), p) for p in parts_of(derived)]
         self.keys: dict[int, dict[Any, list[np.ndarray]]] = {}
 
     def at(self, given: Mapping[str, np.ndarray]) -> tuple[
@@ -73,26 +68,3 @@ class Library:
         for group in self.derived.groups:
             if group.recurrent and name in group.axis:
                 yield from np.moveaxis(value, group.axis[name], 0)
-
-    def _parts(self) -> Iterator[tuple[str, Equation]]:
-        seen: set[Expr] = set()
-        for eq in self.derived.equations:
-            for body in _inside(eq.body):
-                if body in seen or len(seen) > _PARTS:
-                    continue
-                seen.add(body)
-                free = tuple(sorted((s for s in body.free_symbols if isinstance(s, Index)),
-                                    key=lambda i: i.name))
-                yield expression_text(body), Equation(Tensor("_part", free), free, body)
-
-
-def _inside(body: Expr) -> Iterator[Expr]:
-    for node in sympy.preorder_traversal(body):
-        if isinstance(node, sympy.Add | sympy.Mul | sympy.Pow | sympy.Function | Reduction) \
-                and not isinstance(node, Access) and node.atoms(Access):
-            yield node
-            if node.is_Pow and node.exp.could_extract_minus_sign():
-                yield 1 / node
-            if isinstance(node, sympy.Mul | sympy.Add) and 2 < len(node.args) <= _FACTORS:
-                for count in range(2, len(node.args)):
-                    yield from (node.func(*some) for some in combinations(node.args, count))

@@ -12,19 +12,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import permutations
 
 import numpy as np
 import sympy
-from sympy import Expr
 
-from derive.nodes import Access, Index, Reduction
+from derive.nodes import Access
 from derive.points import random_values
-from derive.program import Equation, Program, Tensor
+from derive.program import Equation, Program
 from derive.reference import evaluate, evaluate_equation
 from derive.text import expression_text
 from derive.verify.claim import Claim, Line
 from derive.verify.decide import combined
+from derive.verify.parts import parts_of
 from derive.verify.where import telling_sizes
 
 _POINTS = 2
@@ -192,30 +192,10 @@ def _parts(derived: Program, points: Sequence[_Point]) -> Iterator[_Part]:
                 yield _Part(f"{name}[{', '.join(where)}]",
                             tuple(p.arrays[name].take(step, axis) for p in points),
                             name in adjoints, True)
-    seen: set[Expr] = set()
-    for eq in derived.equations:
-        for body in _inside(eq.body):
-            if body in seen or len(seen) > _PARTS:
-                continue
-            seen.add(body)
-            free = tuple(sorted((s for s in body.free_symbols if isinstance(s, Index)),
-                                key=lambda i: i.name))
-            part = Equation(Tensor("_part", free), free, body)
-            linear = any(a.name in adjoints for a in body.atoms(Access))
-            values = tuple(evaluate_equation(part, p.arrays, p.sizes) for p in points)
-            yield _Part(expression_text(body), values, linear)
-
-
-def _inside(body: Expr) -> Iterator[Expr]:
-    for node in sympy.preorder_traversal(body):
-        if isinstance(node, sympy.Add | sympy.Mul | sympy.Pow | sympy.Function | Reduction) \
-                and not isinstance(node, Access) and node.atoms(Access):
-            yield node
-            if node.is_Pow and node.exp.could_extract_minus_sign():
-                yield 1 / node
-            if isinstance(node, sympy.Mul | sympy.Add) and 2 < len(node.args) <= _FACTORS:
-                for count in range(2, len(node.args)):
-                    yield from (node.func(*some) for some in combinations(node.args, count))
+    for part in parts_of(derived):
+        linear = any(a.name in adjoints for a in part.body.atoms(Access))
+        values = tuple(evaluate_equation(part, p.arrays, p.sizes) for p in points)
+        yield _Part(expression_text(part.body), values, linear)
 
 
 # -- comparing ----------------------------------------------------------------------------------

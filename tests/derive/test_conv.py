@@ -141,6 +141,14 @@ def test_bilinear_is_linear_between_the_middles_of_elements():
     np.testing.assert_allclose(evaluate(y.network.program(), {"X": x})[y.name][0, 0], want)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5])
+def test_every_upsampling_has_its_gradient(factor: int, mode: str):
+    """At the last element a quotient equals its bound: no rounding may take it to either side."""
+    for size in (1, 2, 3, 4, 5):
+        assert wrong(dr.upsample(new(1, 1, size), factor, mode)) is None
+
+
 def test_max_pool_never_chooses_what_lies_outside():
     y = dr.max_pool(new(1, 1, 3), 3, 1, 1)
     x = -np.ones((1, 1, 3))
