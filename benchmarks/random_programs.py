@@ -18,6 +18,7 @@ import argparse
 import gc
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -64,6 +65,8 @@ def verdict(program: dr.Program, seed: int, legs: Legs, folder: Path) -> Judgeme
     try:
         found = [one for loss in program.losses
                  for one in _of_loss(program, loss, seed, legs, folder)]
+    except TookLongError:
+        return Judgement("undecided", f"not judged within {_LIMIT} s")
     except Exception as error:  # a mistake of ours, whatever it is: report it with its seed
         first = str(error).splitlines()[:1]
         return Judgement("crash", f"{type(error).__name__}: {' '.join(first)}\n{program}")
@@ -165,11 +168,33 @@ class Row:
                               frozenset(made.split(",")), " ".join(note))
 
 
+_LIMIT = 60  # seconds for one program: a product over thousands of elements, at 50 digits
+
+
+class TookLongError(Exception):
+    """A program was not judged in time."""
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """`TookLongError` inside the block after so many seconds."""
+    def stop(*_: object) -> None:
+        raise TookLongError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def judged(seed: int, legs: Legs) -> Row:
     program = drawn(seed)
     if isinstance(program, Judgement):
         return Row(program.verdict, Legs(), frozenset(), program.note)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, limited(_LIMIT):
         one = verdict(program, seed, legs, Path(folder))
     if one.verdict in ("wrong", "crash"):
         print(f"seed {seed}: {one.verdict}: {one.note}\n", flush=True)
