@@ -225,8 +225,13 @@ class ScalarPrinter:
         text = "*".join(head + [self._wrapped(f) for f in above])
         if below:
             shown = "*".join(self._wrapped(f) for f in below)
-            text += f"/({shown})" if len(below) > 1 else f"/{shown}"
+            text += f"/({shown})" if len(below) > 1 else f"/{self._divisor(below[0])}"
         return text
+
+    def _divisor(self, expr: Expr) -> str:
+        """Text that may follow a slash: a square is a product."""
+        text = self._wrapped(expr)
+        return f"({text})" if _is_short_square(expr) else text
 
     def _wrapped(self, expr: Expr) -> str:
         text = self.value(expr)
@@ -237,11 +242,11 @@ class ScalarPrinter:
         if base == sympy.E:
             return f"{self._called('np.exp')}({self.value(exponent)})"
         if exponent.is_Rational and exponent < 0:
-            return f"{self.cast}(1)/{self._wrapped(sympy.Pow(base, -exponent))}"
+            return f"{self.cast}(1)/{self._divisor(sympy.Pow(base, -exponent))}"
         if exponent == Rational(1, 2):
             return f"np.sqrt({self.value(base)})"
         if exponent.is_Integer and exponent <= 8:
-            if exponent == 2 and (base.is_Symbol or isinstance(base, Access)):
+            if _is_short_square(sympy.Pow(base, exponent)):
                 text = self.value(base)
                 return f"{text}*{text}"
             name = f"power{exponent}"
@@ -312,6 +317,12 @@ def _guarded_last(condition: Expr) -> tuple:
     read = condition.atoms(Access)
     floats = any(not isinstance(a, IntegerAccess) for a in read)
     return bool(read) + floats, sympy.default_sort_key(condition)
+
+
+def _is_short_square(expr: Expr) -> bool:
+    """Whether a power is printed as ``x*x``."""
+    return expr.is_Pow and expr.exp == 2 and (
+        expr.base.is_Symbol or isinstance(expr.base, Access))
 
 
 def _is_index(expr: Expr) -> bool:

@@ -217,6 +217,23 @@ def test_a_guard_covers_what_it_is_multiplied_with(tmp_path):
         agrees(net.program(), tmp_path, 1e-10, parts, dtype="float64")
 
 
+@pytest.mark.parametrize("power", [-3, -2, -1, sympy.Rational(-3, 2), sympy.Rational(-1, 2), 2, 3])
+def test_quotients_and_powers_in_every_place(power, tmp_path):
+    """Of an element, a scalar, a sum and a product; alone, behind a factor, under a sum."""
+    net = dr.Network("quotients")
+    i, j = dr.indices("i:3 j:4")
+    a, s, c = net.parameter("a", i), net.parameter("s"), net.parameter("c", i, j)
+    x, y, z = 2 + dr.tanh(a[i]), net.define("t", (), 2 + dr.tanh(s)), c[i, j]
+    d = net.define("d", (i,), x)
+    t, e = y.tensor.access, d[i]
+    bodies = (e**power, t**power, z * e**power, -z / 3 * t**power, (z + t) * e**power / t**2,
+              (e * t) ** power, (e + t) ** power / e, e**power * t**power * z**2, z / e**2 / t)
+    total = sum(dr.sum((n + 1) * dr.sin(body), *(k for k in (i, j) if k in body.free_symbols))
+                if body.free_symbols & {i, j} else dr.sin(body) for n, body in enumerate(bodies))
+    net.loss(total)
+    agrees(net.program(), tmp_path, 1e-11, parts=2, dtype="float64")
+
+
 def test_text_of_quotients_and_remainders():
     from sympy import Eq, Mod
 
