@@ -7,25 +7,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from codegen.cuda_device import simulated
 from codegen.model import Model
-from codegen.module import load, render, write
+from codegen.module import load, render, render_cuda, write
 from codegen.pipeline import compile_program
-from derive.errors import DeclarationError, nearest
+from derive.errors import DeclarationError, MissingError, nearest
 from derive.optimizers import Optimizer, sgd
 from derive.program import Program
 
-TARGETS = ("cpu",)
+TARGETS = ("cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "float64")
 
 
 def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None = None,
             dtype: str = "float32", parallel: bool | Literal["auto"] = "auto",
-            threads: int | None = None, directory: str | Path | None = None) -> Model:
+            threads: int | None = None, directory: str | Path | None = None,
+            device: str = "auto") -> Model:
     """Compile a derived program for this machine.
 
     Args:
         program: what `derive.derive` gives: equations, one loss, gradients.
-        target: "cpu".
+        target: "cpu" or "cuda".
         optimizer: the update rule; by default ``sgd()``.
         dtype: "float32" or "float64", of everything but labels.
         parallel: "auto" splits work among threads where that pays, True always allows it where it
@@ -33,6 +36,8 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
         threads: how many at most; by default as many as Numba has.
         directory: where compiled modules are kept; by default the user's cache folder
             (``CHAINRULE_CACHE``, else ``XDG_CACHE_HOME``/chainrule).
+        device: of the target "cuda": "auto" takes a GPU where there is one and the CPU else,
+            "cuda" insists on one, "cpu" takes the CPU. ``parallel`` and ``threads`` are the CPU's.
 
     Returns:
         A `Model`; call ``initialize`` or ``load`` before training.
@@ -40,10 +45,14 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
     Raises:
         DeclarationError: an unknown target or dtype, or a parameter whose size is not a number.
         DerivationError: the program has no loss or no gradients.
+        MissingError: ``device="cuda"`` and there is none: says what is missing.
     """
     _known("target", target, TARGETS)
     _known("dtype", dtype, DTYPES)
+    _known("device", device, DEVICES)
     chosen = optimizer or sgd()
+    if target == "cuda" and _on_device(device):
+        return _device_model(program, chosen, dtype, directory)
     # settings are handed over at run time: another learning rate finds the same compiled module
     compiled = compile_program(program, replace(chosen, settings=dict.fromkeys(chosen.settings, 1)))
     count = _threads(threads)
@@ -55,6 +64,36 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
 
     model = Model(compiled, kernels, count if split else 1, only)
     model.set(**chosen.settings)
+    return model
+
+
+def _on_device(wanted: str) -> bool:
+    if wanted == "cpu":
+        return False
+    from codegen.cuda_device import find_device
+
+    try:
+        find_device()
+    except MissingError:
+        if wanted == "cuda":
+            raise
+        return False
+    return True
+
+
+def _device_model(program: Program, optimizer: Optimizer, dtype: str,
+                  directory: str | Path | None) -> Model:
+    """A model on a GPU, or on the simulator."""
+    same = replace(optimizer, settings=dict.fromkeys(optimizer.settings, 1))
+    compiled = compile_program(program, same, device=True)
+    kernels = load(render_cuda(compiled, dtype, cache=not simulated()), directory)
+
+    def only(part: Program) -> Model:
+        forward = replace(part, gradients={}, updates={}, losses=())
+        return _device_model(forward, optimizer, dtype, directory)
+
+    model = Model(compiled, kernels, 1, only)
+    model.set(**optimizer.settings)
     return model
 
 
@@ -75,14 +114,18 @@ def emit(program: Program, path: str | Path, target: str = "cpu",
          parallel: bool = True) -> Path:
     """Write a standalone module that trains the network; see `codegen.module` for its interface.
 
+    A module for the target "cuda" is written without a GPU, too.
+
     Raises:
         DataError: the file exists and was not written by this tool (unless ``force``).
     """
     _known("target", target, TARGETS)
     _known("dtype", dtype, DTYPES)
     path = Path(path)
-    compiled = compile_program(program, optimizer or sgd())
-    return write(render(compiled, dtype, parallel, path.name), path, force)
+    compiled = compile_program(program, optimizer or sgd(), device=target == "cuda")
+    text = (render_cuda(compiled, dtype, path.name) if target == "cuda"
+            else render(compiled, dtype, parallel, path.name))
+    return write(text, path, force)
 
 
 def _known(what: str, value: Any, known: tuple[str, ...]) -> None:

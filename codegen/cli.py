@@ -52,7 +52,7 @@ def do_emit(args: argparse.Namespace) -> Outcome:
     with progress("deriving"):
         derived = derive(load_model(args.model).program)
     if args.show:
-        text = codegen.show(derived, args.show)
+        text = codegen.show(derived, args.show, target=args.target)
         return OK, {"stage": args.show, "text": text}, text
     out = args.out or "kernels.py"
     with progress(f"writing {out}"):
@@ -259,7 +259,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verb("emit", do_emit, "write a standalone module that trains the network")
     sub.add_argument("-o", "--out", help="the module's file (kernels.py)")
-    sub.add_argument("--target", default="cpu", help="cpu")
+    sub.add_argument("--target", default="cpu", help="cpu or cuda")
     sub.add_argument("--show", metavar="STAGE",
                      help="print a stage: simplified, schedule, memory, loops or text")
     _training(sub)

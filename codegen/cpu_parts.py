@@ -15,7 +15,7 @@ from codegen.memory import Layout
 from codegen.optimizer import update_text
 from codegen.phases import PhaseSet
 from codegen.pipeline import Compiled
-from codegen.print_cpu import identifier, polynomial
+from codegen.print_statements import identifier, polynomial
 from derive.custom import stopped_parameters
 from derive.data import label_limits
 from derive.program import Program, Tensor
@@ -23,11 +23,10 @@ from derive.program import Program, Tensor
 
 def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
     """Everything that the templates name."""
-    program = compiled.program
     names = tensor_names(compiled.packed)
     found = collect_kernels(compiled)
     functions, kernels = found.functions, found.ordered()
-    sizes = program.sizes  # every entry point takes all of them, in one order
+    sizes = compiled.program.sizes  # every entry point takes all of them, in one order
     taken = set(names.values())
     phases = PhaseSet(names, {s: identifier(str(s), taken) for s in sizes}, found.shared)
     printers = [EntryPrinter(e, phases, parallel) for n, e in compiled.entries.items()
@@ -40,23 +39,7 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
     functions.update(update_functions)
     batch = printers[0].entry.schedule.batch
     return {
-        "parameters": _layout(compiled.parameters),
-        "states": _layout(compiled.states),
-        "total": compiled.parameters.total,
-        "trained": compiled.trained,
-        "state_total": compiled.states.total,
-        "trained_names": repr(tuple(n for n in compiled.parameters.slots if n in
-                                    program.gradients and n not in program.jacobians)),
-        "inputs": _table({t.name: _input(t, batch) for t in given(program)}),
-        "random": repr(tuple(t.name for t in given(program) if t.role == "random")),
-        "sizes": repr(tuple(str(s) for s in sizes)),
-        "batch": repr(str(batch)) if batch is not None else "None",
-        "moments": repr(compiled.optimizer.moments),
-        "settings": repr(dict(compiled.optimizer.settings)),
-        "flops": str(flops_per_row(program, batch)),
-        "forward_inputs": _needs(compiled, "forward"),
-        "loss_inputs": _needs(compiled, "loss"),
-        "initial": _table({n: repr(v) for n, v in initial_values(program).items()}),
+        **declared_parts(compiled, batch),
         "uses_blas": any("gemm(" in text for text in kernels),
         "functions": function_texts(functions) or ["# none"],
         "kernels": kernels,
@@ -69,6 +52,30 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
     }
 
 
+def declared_parts(compiled: Compiled, batch: Symbol | None) -> dict[str, Any]:
+    """The tables of a module that say what was declared, whatever the target."""
+    program = compiled.program
+    return {
+        "parameters": _layout(compiled.parameters),
+        "states": _layout(compiled.states),
+        "total": compiled.parameters.total,
+        "trained": compiled.trained,
+        "state_total": compiled.states.total,
+        "trained_names": repr(tuple(n for n in compiled.parameters.slots if n in
+                                    program.gradients and n not in program.jacobians)),
+        "inputs": table_text({t.name: _input(t, batch) for t in given(program)}),
+        "random": repr(tuple(t.name for t in given(program) if t.role == "random")),
+        "sizes": repr(tuple(map(str, program.sizes))),
+        "batch": repr(str(batch)) if batch is not None else "None",
+        "moments": repr(compiled.optimizer.moments),
+        "settings": repr(dict(compiled.optimizer.settings)),
+        "flops": str(flops_per_row(program, batch)),
+        "forward_inputs": _needs(compiled, "forward"),
+        "loss_inputs": _needs(compiled, "loss"),
+        "initial": table_text({n: repr(v) for n, v in initial_values(program).items()}),
+    }
+
+
 def _needs(compiled: Compiled, entry: str) -> str:
     if entry not in compiled.entries:
         return "()"
@@ -76,7 +83,7 @@ def _needs(compiled: Compiled, entry: str) -> str:
 
 
 def _layout(layout: Layout) -> str:
-    return _table({n: f"({s.offset}, {_tuple(map(str, s.shape))})"
+    return table_text({n: f"({s.offset}, {_tuple(map(str, s.shape))})"
                    for n, s in layout.slots.items()})
 
 
@@ -85,7 +92,7 @@ def _tuple(parts: Iterable[str]) -> str:
     return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
 
 
-def _table(rows: dict[str, str]) -> str:
+def table_text(rows: dict[str, str]) -> str:
     if not rows:
         return "{}"
     return "{\n" + "".join(f'    "{n}": {v},\n' for n, v in rows.items()) + "}"
@@ -112,26 +119,18 @@ def flops_per_row(program: Program, batch: Symbol | None) -> int:
 
 
 def _host_tables(compiled: Compiled, printers: Sequence[EntryPrinter], parallel: bool) -> list[str]:
-    program = compiled.program
     arenas = [arena_text(p) for p in printers]
     entry_names = [p.entry.name for p in printers]
     every = [*entry_names, "epoch", "update"] if "gradient" in entry_names else entry_names
     ending = "_split" if parallel else ""
     phases = max(len(p.entry.phases) for p in printers)
-    states = {t.name: "1.0" if t.initial == "ones" else "0.0" for t in program.role("state")}
     small = [
         "# by the name of an entry point: on one thread, and on several",
-        f"_ENTRY = {_table({n: f'({n}, {n}{ending})' for n in every})}",
+        f"_ENTRY = {table_text({n: f'({n}, {n}{ending})' for n in every})}",
         f"_OFFSETS = {{{', '.join(f'{n!r}: _offsets_{n}' for n in entry_names)}}}",
         f"_ARENA = {{{', '.join(f'{n!r}: _arena_{n}' for n in entry_names)}}}",
-        f"_GIVEN = {_table({p.entry.name: repr(tuple(p.given)) for p in printers})}",
-        f"STATE_INITIAL = {_table(states)}",
-        f"DISTRIBUTIONS = {tuple(t.name for t in program.tensors.values() if t.distribution)!r}",
-        f"LABELS = {_table({n: str(s) for n, s in index_ranges(program).items()})}",
-        "# gradients that have no place in the flat array: of what each is, and where it lies",
-        f"FURTHER = {_table(_further(compiled))}",
-        "# parameters below a stopped gradient: the slope of the loss is not their gradient",
-        f"STOPPED = {tuple(n for n in stopped_parameters(program) if n in program.gradients)!r}",
+        f"_GIVEN = {table_text({p.entry.name: repr(tuple(p.given)) for p in printers})}",
+        *declared_tables(compiled),
         "# operations in a step from which on a second thread pays (a launch costs 5 µs and more)",
         f"PARALLEL_FROM = {max(PARALLEL_FROM, PER_LAUNCH * phases)}",
     ]
@@ -144,6 +143,21 @@ def _further(compiled: Compiled) -> dict[str, str]:
     return {name: repr((program.jacobians.get(name), gradient))
             for name, gradient in program.gradients.items()
             if name in program.jacobians or name not in compiled.parameters.slots}
+
+
+def declared_tables(compiled: Compiled) -> list[str]:
+    """Lines that say how states begin and what values inputs may have."""
+    program = compiled.program
+    states = {t.name: "1.0" if t.initial == "ones" else "0.0" for t in program.role("state")}
+    return [
+        f"STATE_INITIAL = {table_text(states)}",
+        f"DISTRIBUTIONS = {tuple(t.name for t in program.tensors.values() if t.distribution)!r}",
+        f"LABELS = {table_text({n: str(s) for n, s in index_ranges(program).items()})}",
+        "# gradients that have no place in the flat array: of what each is, and where it lies",
+        f"FURTHER = {table_text(_further(compiled))}",
+        "# parameters below a stopped gradient: the slope of the loss is not their gradient",
+        f"STOPPED = {tuple(n for n in stopped_parameters(program) if n in program.gradients)!r}",
+    ]
 
 
 def arena_text(printer: EntryPrinter) -> str:

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from derive.errors import MissingError
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -48,7 +50,7 @@ def examine() -> list[Finding]:
     found.append(_program("pdflatex", "PDF documents",
                           "apt-get install texlive-latex-recommended texlive-latex-extra"))
     found.append(_program("mpiexec", "training over MPI", "python -m pip install mpi4py mpich"))
-    found.append(_gpu())
+    found += _gpu()
     found.append(_cache())
     return found
 
@@ -94,10 +96,26 @@ def _program(name: str, use: str, mend: str) -> Finding:
     return Finding(name, "ok", "found")
 
 
-def _gpu() -> Finding:
-    if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
-        return Finding("NVIDIA driver", "ok", "found")
-    return Finding("NVIDIA driver", "missing", "no device: kernels run on the CPU", "")
+def _gpu() -> list[Finding]:
+    """The driver, the package that compiles for a GPU, and the device that would be used."""
+    from codegen.cuda_device import INSTALL, find_device, package
+
+    text = Path("/proc/driver/nvidia/version")
+    known = text.read_text(encoding="utf-8").split("Kernel Module")[-1].split() if (
+        text.exists()) else []
+    driver = next((w for w in known if w[0].isdigit()), "found" if text.exists() else "")
+    found = [Finding("NVIDIA driver", "ok", driver) if driver or shutil.which("nvidia-smi")
+             else Finding("NVIDIA driver", "missing", "no device: kernels run on the CPU")]
+    version = package()
+    if version is None:
+        return [*found, Finding("numba-cuda", "missing", "not installed: kernels for a GPU",
+                                INSTALL)]
+    found.append(Finding("numba-cuda", "ok", version))
+    try:
+        return [*found, Finding("GPU", "ok", str(find_device()))]
+    except MissingError as error:
+        return [*found, Finding("GPU", "missing", str(error.got or error.what),
+                                error.mend or "")]
 
 
 def _cache() -> Finding:

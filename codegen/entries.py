@@ -12,7 +12,8 @@ from codegen.loops import LO, Kernel, Loop, Product, Store, statements
 from codegen.memory import GIVEN, OWN, Block
 from codegen.phases import PhaseSet, Use
 from codegen.pipeline import Compiled, Entry
-from codegen.print_cpu import KernelPrinter, polynomial, shaped
+from codegen.print_cpu import KernelPrinter, shaped
+from codegen.print_statements import polynomial
 from derive.nodes import Access, IntegerAccess, size_symbol
 from derive.program import Program, Tensor
 

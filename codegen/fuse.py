@@ -39,7 +39,7 @@ def _joined(first: Loop, second: Loop) -> Loop | None:
     if second.index != first.index:
         if first.index in _indices(second.body):
             return None
-        second = _renamed(second, second.index, first.index)
+        second = renamed(second, second.index, first.index)
     if not independent(first.body, second.body, first.index):
         return None
     return replace(first, body=fuse((*first.body, *second.body)))
@@ -86,13 +86,13 @@ def _indices(body: tuple[Statement, ...]) -> set[Index]:
     return found
 
 
-def _renamed(node: Any, old: Index, new: Index) -> Any:
+def renamed(node: Any, old: Index, new: Index) -> Any:
     """A tree with one index for another."""
     if isinstance(node, Expr) or hasattr(node, "xreplace"):
         return node.xreplace({old: new})
     if isinstance(node, tuple):
-        return tuple(_renamed(n, old, new) for n in node)
+        return tuple(renamed(n, old, new) for n in node)
     if isinstance(node, Loop | Let | Store | If | Product):
-        return replace(node, **{f.name: _renamed(getattr(node, f.name), old, new)
+        return replace(node, **{f.name: renamed(getattr(node, f.name), old, new)
                                 for f in fields(node)})
     return node

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from codegen.loops import Kernel
 from codegen.pipeline import Compiled
-from codegen.print_cpu import KernelPrinter, function, identifier
+from codegen.print_cpu import KernelPrinter
+from codegen.print_statements import function, identifier
 from codegen.scalars import ScalarPrinter, helper
 from codegen.vector_math import vectorised
 from derive.program import Program
@@ -69,8 +70,9 @@ def kernel_texts(compiled: Compiled, entries: Iterable[str] | None = None) -> li
     return collect_kernels(compiled, entries).ordered()
 
 
-def function_texts(functions: Functions) -> list[str]:
-    """Elementary functions that kernels call, each after those that it calls itself."""
+def function_texts(functions: Functions, library: Mapping[str, str] | None = None) -> list[str]:
+    """Elementary functions that kernels call, each after those that it calls itself; ``library``
+    are the names of a target that has no functions of its own for those of the math library."""
     texts: dict[str, str] = {}
 
     def add(name: str, kind: Any) -> None:
@@ -80,7 +82,7 @@ def function_texts(functions: Functions) -> list[str]:
             texts[name] = kind
             return
         arguments, body = helper(name, kind)
-        printer = ScalarPrinter({}, own=vectorised)
+        printer = ScalarPrinter({}, own=None if library else vectorised, library=library)
         text = function(name, arguments, printer, body)
         for inner, inner_kind in printer.functions.items():
             add(inner, inner_kind)

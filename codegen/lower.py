@@ -55,10 +55,13 @@ from derive.program import Equation, Group
 
 
 class Lowering:
-    """Lowers the scalar bodies of one kernel; numbers its scalars."""
+    """Lowers the scalar bodies of one kernel; numbers its scalars.
 
-    def __init__(self, part: Index | None, shapes: Shapes) -> None:
-        self.part, self.shapes, self.count = part, shapes, 0
+    ``in_place``: a sum may be accumulated in its target, where memory is read in order that way.
+    """
+
+    def __init__(self, part: Index | None, shapes: Shapes, in_place: bool = True) -> None:
+        self.part, self.shapes, self.count, self.places = part, shapes, 0, in_place
 
     def fresh(self) -> Symbol:
         self.count += 1
@@ -192,7 +195,7 @@ class Lowering:
             return "plain", term
         if gathered(sums[0], free):
             return "apart", (factor, sums[0], True)
-        if free and prefers_target(sums[0], free[-1]):
+        if self.places and free and prefers_target(sums[0], free[-1]):
             return "apart", (factor, sums[0], False)
         return "plain", term
 
@@ -281,18 +284,24 @@ def strided(body: Expr, index: Index) -> int:
     return count
 
 
-def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shapes) -> Kernel:
-    """One kernel of tasks that are split over the same index, their loops fused."""
-    part = tasks[0].part
-    lowering = Lowering(part, shapes)
+def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shapes,
+                device: bool = False) -> Kernel:
+    """One kernel of tasks that are split over the same index, their loops fused.
+
+    For a ``device`` nothing is split: which loops are spread over its threads is read from the
+    tree. A recurrence that keeps to its rows has the loop over these outside, so that each block
+    of threads goes through all steps of its own.
+    """
+    part = None if device else tasks[0].part
+    lowering = Lowering(part, shapes, in_place=not device)
     body: list[Statement] = []
     for task in tasks:
         if task.group.recurrent:
-            body += _recurrence(lowering, task.group)
+            body += (_rows_of_recurrence(lowering, task) if device and task.part is not None
+                     else _recurrence(lowering, task.group))
             continue
         eq = task.group.equations[0]
-        if task.part is not None and task.part != part:
-            assert part is not None
+        if task.part is not None and part is not None and task.part != part:
             eq = _with_index(eq, task.part, part)
         body += lowering.equation(eq)
     fused = blend(fuse(sharpen(body)), shapes)
@@ -342,6 +351,22 @@ def _recurrence(lowering: Lowering, group: Group) -> tuple[Statement, ...]:
             eq = _with_index(eq, own, index)
         inner += lowering.equation(eq, (index,))
     return (Loop(index, Integer(0), index.size, tuple(inner), down=group.step < 0),)
+
+
+def _rows_of_recurrence(lowering: Lowering, task: Task) -> tuple[Statement, ...]:
+    """The loop over rows, inside it the steps of a recurrence, for each its equations."""
+    group, first = task.group, task.group.equations[0]
+    row, index = task.part, first.indices[group.axis[first.name]]
+    assert row is not None
+    inner: list[Statement] = []
+    for eq in group.equations:
+        own_row = next(i for i in eq.indices if i.size == row.size)
+        for own, common in ((own_row, row), (eq.indices[group.axis[eq.name]], index)):
+            if own != common:
+                eq = _with_index(eq, own, common)
+        inner += lowering.equation(eq, (row, index))
+    steps = Loop(index, Integer(0), index.size, tuple(inner), down=group.step < 0)
+    return (Loop(row, Integer(0), row.size, (steps,)),)
 
 
 def _with_index(eq: Equation, own: Index, index: Index) -> Equation:

@@ -286,6 +286,8 @@ class Model:
             One row for each epoch: epoch, loss, seconds, and validation_loss where asked for.
         """
         checked = self._checked(data, "gradient")
+        if hasattr(self._run, "upload"):  # once, for all epochs
+            checked = self._run.upload(checked)
         held = self._checked(validation, "loss") if validation is not None else None
         rng = np.random.default_rng(seed)
         history: list[dict[str, float]] = []
@@ -314,6 +316,9 @@ class Model:
                 mend=f"report this with the file {self.kernels.__file__}; numba "
                 f"{numba.__version__}, numpy {np.__version__}",
             ) from None
+        except MemoryError as error:
+            raise DataError(f"{self.program.name!r} does not fit the memory",
+                            got=str(error) or None, mend="smaller batches") from None
         except self.kernels.NotFinite as error:
             raise NotFiniteError(
                 f"the loss of {self.program.name!r} is NaN or infinite at step {error.step}",

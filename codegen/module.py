@@ -39,23 +39,36 @@ __all__ = ["cache_folder", "kernel_texts", "load", "render", "write"]
 
 def render(compiled: Compiled, dtype: str = "float32", parallel: bool = True,
            filename: str = "kernels.py", cache: bool = False) -> str:
-    """The text of an emitted module."""
-    templates = environment()
+    """The text of an emitted module for the CPU."""
     parts = module_parts(compiled, parallel)
+    uses_blas = parts["uses_blas"]
+    blas = environment().get_template("cpu_blas.py.jinja").render() if uses_blas else ""
+    return _filled("cpu", compiled, parts, dtype, filename, cache, parallel=parallel,
+                   blas=blas.rstrip())
+
+
+def render_cuda(compiled: Compiled, dtype: str = "float32", filename: str = "kernels.py",
+                cache: bool = False) -> str:
+    """The text of an emitted module for a GPU; ``compiled`` is made for a device."""
+    from codegen.cuda_parts import cuda_module_parts
+
+    parts = cuda_module_parts(compiled)
+    uses = any("gemm_" in text for text in parts["kernels"])
+    return _filled("cuda", compiled, parts, dtype, filename, cache, uses_products=uses)
+
+
+def _filled(target: str, compiled: Compiled, parts: dict[str, Any], dtype: str, filename: str,
+            cache: bool, **more: Any) -> str:
+    templates = environment()
     host = "\n\n\n".join([*parts.pop("tables"),
-                          templates.get_template("cpu_host.py.jinja").render().rstrip()])
+                          templates.get_template(f"{target}_host.py.jinja").render().rstrip()])
     program = compiled.program
-    uses_blas = parts.pop("uses_blas")
-    blas = templates.get_template("cpu_blas.py.jinja").render() if uses_blas else ""
-    text = templates.get_template("cpu.py.jinja").render(
+    text = templates.get_template(f"{target}.py.jinja").render(
         header=f"{program.name}: forward, backward and {compiled.optimizer.name}, compiled."
         .replace("\\", " ").replace('"""', "'''"),
         network=one_line(program.name), network_literal=repr(program.name), hash=program.hash,
-        version=__version__, filename=one_line(filename), dtype=dtype, parallel=parallel,
-        cache=cache,
-        optimizer=compiled.optimizer.name, host=host, blas=blas.rstrip(),
-        uses_blas=uses_blas,
-        **parts,
+        version=__version__, filename=one_line(filename), dtype=dtype, cache=cache,
+        optimizer=compiled.optimizer.name, host=host, **parts, **more,
     ).rstrip() + "\n"
     inspect_text(text)
     return text

@@ -9,7 +9,7 @@ norm is one tensor's, the loops run over segments of the flat arrays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,7 +19,7 @@ from sympy import Expr, Symbol
 from codegen.hoist import Hoist
 from codegen.matrix_update import matrices, matrix_texts
 from codegen.memory import Layout
-from codegen.print_cpu import RESERVED
+from codegen.print_statements import RESERVED
 from codegen.scalars import ScalarPrinter
 from derive.errors import DeclarationError, nearest
 from derive.nodes import Access, Select, SumOver
@@ -40,12 +40,12 @@ class _Norm:
 
 
 @dataclass
-class _Printer:
+class RulePrinter:
     """The equations of a rule, sorted into scalars, norms and elements, and their text."""
 
     optimizer: Optimizer
-    trained: int
     functions: dict[str, Any] = field(default_factory=dict)
+    library: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         program = self.optimizer.program
@@ -74,7 +74,7 @@ class _Printer:
         self.elements = {n: b.xreplace(short) for n, b in self.elements.items()}
         self.index = parameter
         self.locals = {Access(n, parameter): Symbol(n, real=True) for n in self.elements}
-        self.double = ScalarPrinter(self.names, cast="float")
+        self.double = ScalarPrinter(self.names, cast="float", library=self.library)
         self.double.bare = {*self.optimizer.settings, "t", "_total",
                             *(eq.name for eq in self.scalars),
                             *(norm.equation.name for norm in self.norms)}
@@ -84,9 +84,10 @@ class _Printer:
         return ["step", "settings", *(n.equation.name for n in self.norms), "p", "d",
                 *self.moments]
 
-    def head(self) -> list[str]:
-        """Settings, the step number, and what follows from these alone."""
-        lines = [f"    {self.names[s]} = settings[{n}]"
+    def head(self, factor: str = "") -> list[str]:
+        """Settings, the step number, and what follows from these alone; ``factor`` is the text
+        of a factor of setting number {}."""
+        lines = [f"    {self.names[s]} = settings[{n}]{factor.format(n)}"
                  for n, s in enumerate(self.optimizer.settings)]
         lines.append(f"    {self.names['t']} = float(step)")
         return lines + [f"    {eq.name} = {self.double.value(eq.body)}" for eq in self.scalars]
@@ -95,23 +96,29 @@ class _Printer:
              bodies: dict[str, Expr]) -> list[str]:
         """A function over the elements lo .. hi: locals of the equations that ``wanted`` need,
         then the lines ``last``."""
-        hoist = Hoist()
-        self.names[self.index] = "i"
-        element = ScalarPrinter(self.names)
-        lines = [f"        {n} = {element.value(hoist(bodies[n]).xreplace(self.locals))}"
-                 for n in self._needed(wanted, bodies)]
+        head, lines = self.element(wanted, bodies)
         norms = [n.equation.name for n in self.norms[:known]]
         flat = ["p", "d", *self.moments]
-        head = self.head()
-        head += [f"    {symbol} = F({self.double.value(expr)})"
-                 for expr, symbol in hoist.known.items()]
-        self.functions.update({**element.functions, **self.double.functions})
         # parts of the arrays instead of a loop from lo to hi: so LLVM makes vectors of it
         arguments = ["lo", "hi", "step", "settings", *norms, *flat]
         return ["@kernel", f"def {name}({', '.join(arguments)}):",
                 *head, *(f"    {n} = {n}[lo:hi]" for n in flat),
                 *(["    total = 0.0"] if last[0].lstrip().startswith("total") else []),
                 "    for i in range(p.shape[0]):", *lines, *last]
+
+    def element(self, wanted: Sequence[str], bodies: dict[str, Expr], factor: str = ""
+                ) -> tuple[list[str], list[str]]:
+        """What no element enters, and the locals of one element that ``wanted`` need."""
+        hoist = Hoist()
+        self.names[self.index] = "i"
+        element = ScalarPrinter(self.names, library=self.double.library)
+        lines = [f"        {n} = {element.value(hoist(bodies[n]).xreplace(self.locals))}"
+                 for n in self._needed(wanted, bodies)]
+        head = self.head(factor)
+        head += [f"    {symbol} = F({self.double.value(expr)})"
+                 for expr, symbol in hoist.known.items()]
+        self.functions.update({**element.functions, **self.double.functions})
+        return head, lines
 
     def _needed(self, wanted: Sequence[str], bodies: dict[str, Expr]) -> list[str]:
         needed: set[str] = set()
@@ -125,11 +132,15 @@ class _Printer:
 
     def norm(self, number: int) -> str:
         norm = self.norms[number]
-        bodies = {**self.elements, "_summand": norm.summand}
-        self.locals[Access("_summand", self.index)] = Symbol("_summand", real=True)
         lines = self.loop(f"sum_{norm.equation.name}", ["_summand"], number,
-                          ["        total += float(_summand)", "    return total"], bodies)
+                          ["        total += float(_summand)", "    return total"],
+                          self.summands(norm))
         return "\n".join([f"# {norm.equation}", *lines])
+
+    def summands(self, norm: _Norm) -> dict[str, Expr]:
+        """The equations of elements, and what is summed of each."""
+        self.locals[Access("_summand", self.index)] = Symbol("_summand", real=True)
+        return {**self.elements, "_summand": norm.summand}
 
     def norm_result(self, number: int) -> str:
         """What is made of a norm's sum; ranks that each have a part of it add the parts first."""
@@ -138,13 +149,16 @@ class _Printer:
                           *self.head(), f"    return {self.double.value(norm.result)}"])
 
     def part(self) -> str:
-        updates = self.optimizer.program.updates
-        back = {new: old for old, new in updates.items()}
-        stores = [f"        {self.names[back[n]]}[i] = {n}" for n in self.elements if n in back]
-        comments = [f"# {eq}" for eq in self.optimizer.program.equations
-                    if not eq.body.atoms(SumOver)]
-        return "\n".join([*comments, *self.loop("update_part", list(updates.values()),
-                                                len(self.norms), stores, self.elements)])
+        return "\n".join([*self.comments(), *self.loop(
+            "update_part", list(self.optimizer.program.updates.values()), len(self.norms),
+            self.stores(), self.elements)])
+
+    def comments(self) -> list[str]:
+        return [f"# {eq}" for eq in self.optimizer.program.equations if not eq.body.atoms(SumOver)]
+
+    def stores(self) -> list[str]:
+        back = {new: old for old, new in self.optimizer.program.updates.items()}
+        return [f"        {self.names[back[n]]}[i] = {n}" for n in self.elements if n in back]
 
 
 def _norm(eq: Equation, index: Any) -> _Norm:
@@ -198,7 +212,7 @@ def segments(optimizer: Optimizer, layout: Layout, trained: int, each: bool
 def update_text(optimizer: Optimizer, layout: Layout, trained: int, parallel: bool
                 ) -> tuple[list[str], dict[str, Any]]:
     """``update_part`` (the loop over lo .. hi), ``update`` (all of it), and functions used."""
-    printer = _Printer(optimizer, trained)
+    printer = RulePrinter(optimizer)
     pieces, factors = segments(optimizer, layout, trained,
                                any(norm.each for norm in printer.norms))
     numbers = range(len(printer.norms))
@@ -228,7 +242,7 @@ def update_text(optimizer: Optimizer, layout: Layout, trained: int, parallel: bo
     return texts, printer.functions
 
 
-def _whole(printer: _Printer, own: str, ending: str, calls: Sequence[str]) -> list[str]:
+def _whole(printer: RulePrinter, own: str, ending: str, calls: Sequence[str]) -> list[str]:
     """The update of matrices, then of all segments: norms in blocks, the elements in parts."""
     split, flat = bool(ending), ["p", "d", *printer.moments]
     joined = ", ".join(["step", "settings", *flat])

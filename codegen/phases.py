@@ -18,7 +18,8 @@ from sympy import Expr, Integer, Mul, Poly, Symbol
 
 from codegen.loops import Kernel
 from codegen.memory import OWN, Block, Plan
-from codegen.print_cpu import polynomial, shaped
+from codegen.print_cpu import shaped
+from codegen.print_statements import polynomial
 
 ROWS = "rows"  # of the block
 REPEATS = 3  # from here on a sequence is a loop

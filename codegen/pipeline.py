@@ -21,7 +21,7 @@ from codegen.loops import Kernel
 from codegen.lower import group_tasks, lower_tasks
 from codegen.memory import Layout, Plan, Storage, flat_layout, plan_memory
 from codegen.pack import pack
-from codegen.schedule import Schedule, Task, choose_batch, make_schedule
+from codegen.schedule import Phase, Schedule, Task, choose_batch, make_schedule
 from codegen.taps import single_taps
 from derive.errors import DerivationError
 from derive.inference import label_inputs
@@ -90,34 +90,39 @@ def determined(program: Program, given: Iterable[str]) -> tuple[str, ...]:
 
 def compile_entry(name: str, program: Program, whole: Program, parameters: Layout,
                   states: Layout, kept: Iterable[str], storage: Storage,
-                  lowered: dict[Hashable, Kernel]) -> Entry:
+                  lowered: dict[Hashable, Kernel], device: bool = False) -> Entry:
     """One program through schedule, memory plan and lowering; ``kept`` is wanted when the entry
     point returns, ``lowered`` keeps the kernels that entry points share."""
     schedule = make_schedule(program, choose_batch(whole))
     numbers = equation_numbers(whole)
     shapes = {n: t.shape for n, t in program.tensors.items()}
     groups = tuple(group_tasks(phase, shapes) for phase in schedule.phases)
+    if device:  # kernels follow each other, and there is a barrier behind each
+        phases = [(Phase("pieces", tasks), (tasks,)) for kernels in groups for tasks in kernels]
+        schedule = replace(schedule, phases=tuple(p for p, _ in phases))
+        groups = tuple(g for _, g in phases)
     plan = plan_memory(schedule, groups, parameters, states, tuple(kept), storage)
 
     def kernel(tasks: tuple[Task, ...]) -> Kernel:
         key = tuple((t.part, *(eq.name for eq in t.group.equations)) for t in tasks)
         if key not in lowered:
-            lowered[key] = lower_tasks(numbers, tasks, shapes)
+            lowered[key] = lower_tasks(numbers, tasks, shapes, device)
         return lowered[key]
 
-    phases = tuple(tuple(map(kernel, tasks)) for tasks in groups)
-    return Entry(name, schedule, plan, phases)
+    return Entry(name, schedule, plan, tuple(tuple(map(kernel, tasks)) for tasks in groups))
 
 
 def compile_program(program: Program, optimizer: Optimizer,
                     only: tuple[str, ...] = ("forward", "loss", "gradient"),
-                    outputs: Iterable[str] = (), storage: Storage = STORAGE) -> Compiled:
+                    outputs: Iterable[str] = (), storage: Storage = STORAGE,
+                    device: bool = False) -> Compiled:
     """A derived program through all stages but the text.
 
     Args:
         only: the names of its entry points.
         outputs: what ``forward`` is for; by default everything declared that the data determine.
         storage: how intermediates are stored.
+        device: for a GPU: kernels one after the other, each spread over all threads.
 
     Raises:
         DerivationError: the program has no gradients, or gradients of no loss.
@@ -148,7 +153,7 @@ def compile_program(program: Program, optimizer: Optimizer,
     lowered: dict[Hashable, Kernel] = {}
     entries = {
         name: compile_entry(name, packed.only(*wanted), packed, parameters, states, wanted,
-                            storage, lowered)
+                            storage, lowered, device)
         for name, wanted in roots.items()
         if wanted and name in only
     }
@@ -179,13 +184,14 @@ def _data(program: Program) -> list[str]:
     return [t.name for t in program.given if t.role != "parameter" and t.name not in labels]
 
 
-def show(program: Program, stage: str, optimizer: Optimizer | None = None) -> str:
+def show(program: Program, stage: str, optimizer: Optimizer | None = None,
+         target: str = "cpu") -> str:
     """The text of one stage: one of `STAGES`.
 
     Raises:
         DerivationError: no such stage.
     """
-    from codegen.module import render
+    from codegen.module import render, render_cuda
     from derive.errors import nearest
     from derive.optimizers import sgd
 
@@ -196,9 +202,9 @@ def show(program: Program, stage: str, optimizer: Optimizer | None = None) -> st
         return str(program)
     if stage == "packed":
         return str(pack(single_taps(program)))
-    compiled = compile_program(program, optimizer or sgd())
+    compiled = compile_program(program, optimizer or sgd(), device=target == "cuda")
     if stage == "text":
-        return render(compiled)
+        return render_cuda(compiled) if target == "cuda" else render(compiled)
     entry = compiled.entries["gradient"]
     if stage == "schedule":
         return str(entry.schedule)

@@ -7,7 +7,7 @@ literal would lift the whole expression to double precision.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import lcm
 
 import sympy
@@ -45,15 +45,18 @@ class ScalarPrinter:
     """Prints scalars; ``names`` maps tensors, indices, sizes and locals to identifiers.
 
     ``functions`` collects the elementary functions used: the module defines each once.
-    ``own`` gives a target's own texts for a function of the library, ``unsigned`` is the type
+    ``own`` gives a target's own texts for a function of the library, ``library`` other names of
+    such, ``unsigned`` is the type
     of a place that might look negative: one that moves with the innermost
     index ``suspect``, whose loop does not begin at 0 where ``late``.
     ``rank0`` says how a tensor without dims is read (``L[0]``, or a plain variable).
     """
 
     def __init__(self, names: dict[object, str], cast: str = "F",
-                 own: OwnFunctions | None = None, unsigned: str = "") -> None:
+                 own: OwnFunctions | None = None, unsigned: str = "",
+                 library: Mapping[str, str] | None = None) -> None:
         self.names, self.cast, self.own, self.unsigned = names, cast, own, unsigned
+        self.library = library or {}
         self.suspect: Index | None = None
         self.late = False
         self.functions: dict[str, type[Elementary] | int | str] = {}
@@ -244,7 +247,7 @@ class ScalarPrinter:
         if exponent.is_Rational and exponent < 0:
             return f"{self.cast}(1)/{self._divisor(sympy.Pow(base, -exponent))}"
         if exponent == Rational(1, 2):
-            return f"np.sqrt({self.value(base)})"
+            return f"{self._called('np.sqrt')}({self.value(base)})"
         if exponent.is_Integer and exponent <= 8:
             if _is_short_square(sympy.Pow(base, exponent)):
                 text = self.value(base)
@@ -253,7 +256,8 @@ class ScalarPrinter:
             self.functions[name] = int(exponent)
             return f"{name}({self.value(base)})"
         if exponent.is_Rational and exponent.q == 2 and exponent < 5:  # ** is many times slower
-            return f"({self._wrapped(base**int(exponent))}*np.sqrt({self.value(base)}))"
+            root = f"{self._called('np.sqrt')}({self.value(base)})"
+            return f"({self._wrapped(base**int(exponent))}*{root})"
         return f"{self._tight(base)}**{self._tight(exponent)}"
 
     def _tight(self, expr: Expr) -> str:
@@ -284,7 +288,7 @@ class ScalarPrinter:
         """A function of the library, or what the target has instead."""
         texts = self.own(name) if self.own is not None else {}
         self.functions.update(texts)
-        return list(texts)[-1] if texts else name
+        return list(texts)[-1] if texts else self.library.get(name, name)
 
     def _uniform(self, expr: Expr) -> str:
         """A random number as a function of integers: `mix` folded over the arguments."""

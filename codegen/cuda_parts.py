@@ -1,0 +1,207 @@
+"""What the CUDA template is filled with: kernels, the host's functions that launch them, tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sympy import Expr, Symbol
+
+from codegen.cpu_parts import declared_parts, declared_tables, table_text
+from codegen.entries import given
+from codegen.kernelset import Functions, function_texts, tensor_names
+from codegen.launches import Launch, split
+from codegen.loops import LO, Store
+from codegen.memory import GIVEN
+from codegen.optimizer_cuda import update_texts
+from codegen.pipeline import Compiled, Entry
+from codegen.print_cuda import LIBRARY, LaunchPrinter, elements_of, threads_of
+from codegen.print_statements import identifier, polynomial
+from derive.nodes import Access, IntegerAccess, size_symbol
+from derive.program import Tensor
+
+FLAT = ("p", "d", "s", "n", "w")
+
+
+@dataclass
+class LaunchSet:
+    """The kernels of a module, each text once, and the lines that launch them."""
+
+    shapes: dict[str, tuple[Expr, ...]]
+    names: dict[str, str]
+    sizes: dict[Symbol, str]
+    functions: Functions = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    cites: dict[str, dict[int, str]] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def add(self, launch: Launch, buffers: dict[str, str], offsets: dict[str, str],
+            given_sizes: dict[Symbol, str] | None = None) -> str:
+        """The line that runs a launch; ``offsets`` says where each tensor begins."""
+        sizes = self.sizes if given_sizes is None else given_sizes
+        plain = LaunchPrinter(launch, self.names, buffers, self.shapes, plain=True)
+        name, number = launch.name, 1
+        while name in self.texts:
+            number += 1
+            name = f"{launch.name}_v{number}"
+        own = self.keys.setdefault(f"{launch.kind}\n{plain.key()}", name)
+        self.cites.setdefault(own, {}).update(launch.cites)
+        printer = LaunchPrinter(replace(launch, name=own), self.names, buffers, self.shapes)
+        if own not in self.texts:
+            self.texts[own] = printer.text()
+            self.functions.update(printer.scalars.functions)
+        handed = [*(sizes[s] for s in launch.sizes), *dict.fromkeys(
+            buffers[t] for t in launch.tensors), *(offsets[t] for t in printer.starts)]
+        return f"{own}[(*{grid_of(launch, {**sizes})}, stream)]({', '.join(handed)})"
+
+    def ordered(self) -> list[str]:
+        """The texts in the order of the program's equations, each below all that it computes."""
+        names = sorted(self.texts, key=lambda n: min(self.cites[n], default=0))
+        return ["\n".join([*(f"# ({k}) {' '.join(t.split())}"
+                             for k, t in sorted(self.cites[n].items())), self.texts[n]])
+                for n in names]
+
+
+def grid_of(launch: Launch, names: dict[object, str]) -> str:
+    """The call that chooses blocks and threads, from the sizes and the device."""
+    over = polynomial(elements_of(launch), names)
+    if launch.kind == "elements":
+        return f"spread({over})"
+    if launch.kind == "blocks":
+        return f"one_block_each({over}, {polynomial(threads_of(launch), names)})"
+    target = launch.product.target
+    rows, columns = (polynomial(e.subs(LO, 0), names) for e in (target.rows, target.columns))
+    return f"tiles({rows}, {columns}, {over})"
+
+
+class EntryLauncher:
+    """The host's function of one entry point: its launches in order."""
+
+    def __init__(self, entry: Entry, launches: LaunchSet) -> None:
+        self.entry, self.launches = entry, launches
+        self.given = [t.name for t in given(entry.program)]
+        self.flat = {GIVEN + n: f"{launches.names[n]}_flat" for n in self.given}
+        self.names: dict[object, str] = {**launches.sizes}
+        self.pieces = [piece for kernels in entry.phases for k in kernels
+                       for piece in split(k, launches.shapes)]
+
+    @property
+    def arguments(self) -> list[str]:
+        return [*self.launches.sizes.values(), *FLAT, *self.flat.values()]
+
+    def text(self) -> str:
+        slots = self.entry.plan.slots
+        lines = []
+        for launch in self.pieces:
+            buffers = {t: self.flat.get(slots[t].buffer, slots[t].buffer) for t in launch.tensors}
+            offsets = {t: polynomial(slots[t].offset, self.names) for t in launch.tensors}
+            lines.append("    " + self.launches.add(launch, buffers, offsets))
+        name, losses = self.entry.name, self.entry.program.losses
+        last = "    return None"
+        if losses and name != "forward":
+            slot = slots[losses[0]]
+            last = f"    return {slot.buffer}, {polynomial(slot.offset, self.names)}"
+        return "\n".join([f"def launch_{name}(stream, {', '.join(self.arguments)}):", *lines, last])
+
+    def table(self) -> str:
+        """Where each tensor lies that is there when the entry point returns."""
+        rows = []
+        for tensor, slot in self.entry.plan.slots.items():
+            if tensor in self.entry.program.defined and tensor in self.entry.plan.kept:
+                shape = "".join(polynomial(e, self.names) + ", " for e in slot.shape)
+                rows.append(f'        "{tensor}": ("{slot.buffer}", '
+                            f"{polynomial(slot.offset, self.names)}, ({shape.rstrip()})),")
+        sizes = ", ".join(self.launches.sizes.values())
+        return "\n".join([f"def _offsets_{self.entry.name}({sizes}):", "    return {", *rows,
+                          "    }"])
+
+    def arena(self) -> str:
+        sizes = ", ".join(self.launches.sizes.values())
+        return "\n".join([f"def _arena_{self.entry.name}({sizes}):",
+                          f"    return {polynomial(self.entry.plan.shared, self.names)}"])
+
+
+def cuda_module_parts(compiled: Compiled) -> dict[str, Any]:
+    """Everything that the template names."""
+    program = compiled.program
+    names = tensor_names(compiled.packed)
+    taken = set(names.values())
+    sizes = {s: identifier(str(s), taken) for s in program.sizes}
+    shapes = {n: t.shape for n, t in compiled.packed.tensors.items()}
+    launches = LaunchSet(shapes, names, sizes)
+    entries = {n: EntryLauncher(e, launches) for n, e in compiled.entries.items()}
+    texts = [e.text() for e in entries.values()]
+    batch = next(iter(entries.values())).entry.schedule.batch
+    update: list[str] = ["# none: a forward pass only"]
+    epoch: list[str] = ["# none"]
+    if "gradient" in entries:
+        update, functions = update_texts(compiled.optimizer, compiled.parameters,
+                                         compiled.trained)
+        launches.functions.update(functions)
+        epoch = [_gathering(compiled, entries["gradient"], batch)]
+    functions_text = function_texts(launches.functions, library=LIBRARY)
+    return {
+        **declared_parts(compiled, batch),
+        "functions": functions_text or ["# none"],
+        "library": sorted(LIBRARY.items()),
+        "kernels": launches.ordered(),
+        "entries": texts, "update": update, "epoch": epoch,
+        "tables": [*(e.table() for e in entries.values()), *(e.arena() for e in entries.values()),
+                   "\n".join(_tables(compiled, entries))],
+    }
+
+
+def _tables(compiled: Compiled, entries: dict[str, EntryLauncher]) -> list[str]:
+    def functions(stem: str) -> str:
+        return table_text({n: f"{stem}_{n}" for n in entries})
+
+    names = tensor_names(compiled.packed)
+    kinds = dict.fromkeys(("p", "d", "s", "n", "w", "buffer"), "float")
+    kinds |= dict.fromkeys(("settings", "factors", "sums", "losses"), "double")
+    kinds |= dict.fromkeys(("segments", "flag", "seed", "order_flat"), "int")
+    for tensor in given(compiled.program):
+        for start in ("", "all_"):
+            kinds[f"{start}{names[tensor.name]}_flat"] = tensor.dtype
+    return ["# what the arguments of kernels are arrays of; others are whole numbers",
+            f"ARGUMENTS = {table_text({n: repr(k) for n, k in kinds.items()})}",
+            f"_LAUNCH = {functions('launch')}", f"_OFFSETS = {functions('_offsets')}",
+            f"_ARENA = {functions('_arena')}",
+            f"_GIVEN = {table_text({n: repr(tuple(e.given)) for n, e in entries.items()})}",
+            *declared_tables(compiled)]
+
+
+def _gathering(compiled: Compiled, gradient: EntryLauncher, batch: Symbol | None) -> str:
+    """The host's function that gathers the rows of a minibatch: a launch for each input."""
+    launches, rows = gradient.launches, size_symbol("rows")
+    sizes = {**launches.sizes, LO: "first", rows: "rows"}
+    lines, arguments = [], ["order_flat"]
+    for tensor in given(compiled.program):
+        flat = f"{launches.names[tensor.name]}_flat"
+        arguments += [f"all_{flat}", flat]
+        if batch is None or batch not in tensor.shape:
+            continue
+        launch = _gather(tensor, batch, launches.shapes, rows)
+        source, target = f"{tensor.name} all", f"{tensor.name} batch"
+        launches.names.update({"order ": "order", source: source, target: target})
+        buffers = {"order ": "order_flat", source: f"all_{flat}", target: flat}
+        lines.append("    " + launches.add(launch, buffers, dict.fromkeys(buffers, "0"), sizes))
+    arguments = ["stream", "first", "rows", *launches.sizes.values(), *arguments]
+    return "\n".join([f"def launch_gather({', '.join(arguments)}):", *lines, "    return None"])
+
+
+def _gather(tensor: Tensor, batch: Symbol, shapes: dict[str, tuple[Expr, ...]], rows: Symbol
+            ) -> Launch:
+    kind = IntegerAccess if tensor.dtype == "int" else Access
+    at = next(i for i in tensor.indices if i.size == batch)
+    source, target = f"{tensor.name} all", f"{tensor.name} batch"
+    shapes[source] = tuple(rows if s == batch else s for s in tensor.shape)
+    shapes[target], shapes["order "] = tensor.shape, (rows,)
+    row = IntegerAccess("order ", at + LO)
+    store = Store(kind(target, *tensor.indices),
+                  kind(source, *(row if i == at else i for i in tensor.indices)))
+    own = {s for s in tensor.shape if s.is_Symbol} | {LO}
+    needed = {s for step in shapes[source][1:] for s in step.free_symbols}
+    return Launch("elements", f"gather_{tensor.name}", tensor.indices, (store,),
+                  ("order ", source, target), tuple(sorted(own | needed, key=str)), ())
+
+

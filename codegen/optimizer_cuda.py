@@ -1,0 +1,113 @@
+"""The optimizer's program → kernels over the flat parameters, for a GPU.
+
+The same rule as on the CPU (`codegen.optimizer`), with one launch over all elements. A norm is two
+launches before it: `BLOCKS` blocks each sum a fixed share in double precision in a fixed order,
+then one thread adds the blocks up in order, so that the bits are the same in every run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codegen.memory import Layout
+from codegen.optimizer import BLOCKS, RulePrinter, segments
+from codegen.print_cuda import LIBRARY
+from derive.errors import DeclarationError
+from derive.optimizers import Optimizer
+
+FACTOR = "*factors[piece*{count} + {{}}]"
+
+
+def update_texts(optimizer: Optimizer, layout: Layout, trained: int
+                 ) -> tuple[list[str], dict[str, Any]]:
+    """Tables, kernels, and the host's function ``launch_update``; and functions used.
+
+    Raises:
+        DeclarationError: the rule works on matrices.
+    """
+    if optimizer.matrix is not None:
+        raise DeclarationError(
+            f"the optimizer {optimizer.name!r} works on matrices, which the CUDA target cannot do",
+            expected="a rule of elements and norms, such as adam, lamb or lion",
+            mend='another optimizer, or target="cpu"')
+    rule = RulePrinter(optimizer, library=LIBRARY)
+    pieces, factors = segments(optimizer, layout, trained, any(n.each for n in rule.norms))
+    factor = FACTOR.format(count=len(optimizer.settings))
+    texts = ["\n".join([
+        f"# parts of the flat arrays, and factors of {', '.join(optimizer.settings)} in each",
+        f"SEGMENTS = np.array({[x for p in pieces for x in p]}, np.int64)",
+        f"FACTORS = np.array({[x for f in factors for x in f]}, np.float64)",
+        f"NORMS = {tuple(n.equation.name for n in rule.norms)}"])]
+    for number in range(len(rule.norms)):
+        texts += _norm(rule, number, factor)
+    head, lines = rule.element(list(optimizer.program.updates.values()), rule.elements, factor)
+    flat = ["p", "d", *rule.moments]
+    known = [n.equation.name for n in rule.norms]
+    arguments = ["step", "settings", "segments", "factors", *(f"{n}_all" for n in known), *flat,
+                 "flag"]
+    texts.append("\n".join([
+        *rule.comments(), "@launch", f"def update_elements({', '.join(arguments)}):",
+        "    if flag[0] != 0:  # a loss was not finite",
+        "        return",
+        "    for piece in range(segments.shape[0]//2):",
+        *(f"        {n} = {n}_all[piece]" for n in known),
+        *("    " + line for line in head),
+        "        for i in range(segments[2*piece] + cuda.grid(1), segments[2*piece + 1],",
+        "                       cuda.gridsize(1)):",
+        *("    " + line for line in lines), *("    " + line for line in rule.stores())]))
+    texts.append(_host(rule, known, flat))
+    return texts, rule.functions
+
+
+def _norm(rule: RulePrinter, number: int, factor: str) -> list[str]:
+    norm = rule.norms[number]
+    name = norm.equation.name
+    before = [n.equation.name for n in rule.norms[:number]]
+    flat = ["p", "d", *rule.moments]
+    head, lines = rule.element(["_summand"], rule.summands(norm), factor)
+    arguments = ["step", "settings", "segments", "factors", *(f"{n}_all" for n in before), *flat,
+                 "sums"]
+    sums = ["@launch", f"def sums_{name}({', '.join(arguments)}):",
+            "    count = segments.shape[0]//2",
+            "    for piece in range(count):",
+            *(f"        {n} = {n}_all[piece]" for n in before),
+            *("    " + line for line in head),
+            "        lo, hi = segments[2*piece], segments[2*piece + 1]",
+            "        first = lo + (hi - lo)*cuda.blockIdx.x//cuda.gridDim.x",
+            "        last = lo + (hi - lo)*(cuda.blockIdx.x + 1)//cuda.gridDim.x",
+            "        total = 0.0",
+            "        for i in range(first + cuda.threadIdx.x, last, cuda.blockDim.x):",
+            *("    " + line for line in lines),
+            "            total += float(_summand)",
+            "        total = block_sum_double(total)",
+            "        if cuda.threadIdx.x == 0:",
+            "            sums[cuda.blockIdx.x*count + piece] = total"]
+    result = rule.double.value(norm.result)
+    whole = ["@launch", f"def norm_{name}(step, settings, sums, {name}_all):",
+             "    count, total = " + f"{name}_all.shape[0], 0.0",
+             *rule.head(),
+             "    for piece in range(count):"]
+    add = [f"for block in range({BLOCKS}):", "    total += sums[block*count + piece]"]
+    if norm.each:
+        whole += ["        total = 0.0", *("        " + line for line in add),
+                  f"        {name}_all[piece] = {result}"]
+    else:
+        whole += [*("        " + line for line in add), "    for piece in range(count):",
+                  f"        {name}_all[piece] = {result}"]
+    return ["\n".join([f"# {norm.equation}", *sums]), "\n".join(whole)]
+
+
+def _host(rule: RulePrinter, known: list[str], flat: list[str]) -> str:
+    """The launches of one update, in order."""
+    tables = ["step", "settings", "segments", "factors"]
+    lines = []
+    for number, name in enumerate(known):
+        before = [f"norms[{k}]" for k in range(number)]
+        lines += [f"    sums_{name}[{BLOCKS}, THREADS, stream](",
+                  f"        {', '.join([*tables, *before, *flat, 'sums'])})",
+                  f"    norm_{name}[1, 1, stream](step, settings, sums, norms[{number}])"]
+    every = [f"norms[{k}]" for k in range(len(known))]
+    lines.append(f"    update_elements[(*spread(P_TRAINED), stream)]("
+                 f"{', '.join([*tables, *every, *flat, 'flag'])})")
+    arguments = ["stream", *tables, "sums", "norms", *flat, "flag"]
+    return "\n".join([f"def launch_update({', '.join(arguments)}):", *lines])

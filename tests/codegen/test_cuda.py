@@ -1,0 +1,212 @@
+"""The CUDA target without a GPU: emitted launches, thread by thread, against the reference.
+
+Each kernel runs as plain Python in `tests.codegen.blocks`, which changes the order of threads and
+of blocks from launch to launch, and refuses two threads that touch an element with no barrier
+between them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import codegen
+import derive as dr
+from codegen.cuda_device import package
+from codegen.module import render_cuda
+from codegen.pipeline import compile_program
+from derive.differentiate import derive
+from derive.errors import ChainruleError, DeclarationError, MissingError
+from derive.points import default_sizes, random_values
+from derive.program import Program
+from tests.codegen.blocks import Race
+from tests.codegen.cuda_support import emitted, stepped, wrong_launches
+from tests.codegen.support import interpreted, sample, with_fixed_parameters
+from tests.networks import NETWORKS
+from tests.programs import random_network, reached
+
+
+def mlp(hidden: int = 4) -> Program:
+    net = dr.Network("two layers")
+    x, t = net.input("x", "B", 5), net.input("t", "B", dtype=int)
+    net.loss(dr.cross_entropy(dr.dense(dr.dense(x, hidden, dr.tanh), 3), t))
+    return derive(net.program())
+
+
+def agrees(program: Program, folder: Path, size: int = 5, **options) -> None:
+    sizes = dict.fromkeys(default_sizes(program), size)
+    values = random_values(program, 3, sizes)
+    assert not wrong_launches(program, values, folder, sizes, **options)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_agree_with_the_reference(name, tmp_path):
+    agrees(derive(NETWORKS[name]()), tmp_path)
+
+
+@pytest.mark.parametrize("size", [1, 2, 17])
+def test_sizes_around_those_of_tiles(size, tmp_path):
+    agrees(mlp(17), tmp_path, size)
+
+
+def test_single_precision(tmp_path):
+    agrees(mlp(), tmp_path, dtype="float32", tolerance=1e-5)
+
+
+@pytest.mark.parametrize("seed", [*range(6), 14, 40])
+def test_random_networks(seed, tmp_path):
+    try:
+        program = random_network(random.Random(seed).choice).program()
+    except ChainruleError:
+        pytest.skip("the generator drew what a declaration refuses")
+    loss = program.losses[0]
+    if not reached(program, loss):
+        pytest.skip("the loss reaches no parameter")
+    one = program.only(loss, *program.updates.values())
+    derived = derive(with_fixed_parameters(one), reached(program, loss))
+    sizes = default_sizes(derived)
+    values = random_values(derived, seed, sizes)
+    assert not wrong_launches(derived, values, tmp_path, sizes)
+
+
+def test_products_in_every_arrangement(tmp_path):
+    for left, right, target in itertools.product(
+        ("bmik", "mbki"), ("bkn", "nbk"), ("bmin", "nbmi", "mnbi"),
+    ):
+        net = dr.Network("product")
+        i = {x.name: x for x in dr.indices("b:2 m:3 i:2 k:5 n:4")}
+        a = net.parameter("A", *(i[x] for x in left))
+        c = net.parameter("C", *(i[x] for x in right))
+        y = net.define("y", tuple(i[x] for x in target),
+                       2 * dr.sum(a[tuple(i[x] for x in left)] * c[tuple(i[x] for x in right)],
+                                  i["k"]))
+        net.loss(dr.sum(dr.sin(y[tuple(i[x] for x in target)]), *(i[x] for x in target)))
+        agrees(derive(net.program()), tmp_path)
+
+
+def test_vectors_of_four_and_what_is_left_over(tmp_path):
+    """Rows that are multiples of four long are loaded four at a time, others are not."""
+    for inner, columns in ((4, 8), (8, 20), (6, 7), (3, 4)):
+        net = dr.Network("product")
+        b, i, j = dr.indices(f"b:B i:{inner} j:{columns}")
+        x, w = net.input("x", b, i), net.parameter("W", i, j)
+        y = net.define("y", (b, j), dr.sum(x[b, i] * w[i, j], i))
+        net.loss(dr.mean(dr.sin(y[b, j]), b, j))
+        agrees(derive(net.program()), tmp_path, size=18)
+
+
+RULES = {"sgd": dr.sgd(lr=0.05), "adam": dr.adam(lr=0.05), "lamb": dr.lamb(lr=0.05)}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_epoch_is_that_of_the_cpu(name, tmp_path):
+    """Gathered minibatches, a smaller last one, updates: the same parameters as on the CPU."""
+    program = mlp()
+    values = sample(program, 7)
+    order = np.random.default_rng(1).permutation(7)
+    kernels = emitted(program, tmp_path, optimizer=RULES[name])
+    model = kernels.Model()
+    model.initialize(4)
+    with interpreted():
+        other = codegen.compile(program, optimizer=RULES[name], dtype="float64", parallel=False,
+                                directory=tmp_path).initialize(4)
+        for _ in range(2):
+            total = model.epoch(values, 3, order)
+            assert total/7 == pytest.approx(other.epoch(values, 3, order=order), rel=1e-12)
+    np.testing.assert_allclose(model.p, other.flat, rtol=1e-10, atol=1e-12)
+    for name, moment in model.moments.items():
+        np.testing.assert_allclose(moment, other.moments[name], rtol=1e-10, atol=1e-12)
+    assert model.steps == other.steps == 6
+
+
+def test_a_loss_that_is_not_finite_stops_updates(tmp_path):
+    """The host hears of it at the end of the epoch; parameters are those before that step."""
+    program = mlp()
+    values = sample(program, 6)
+    values["x"][3, 0] = np.nan
+    kernels = emitted(program, tmp_path)
+    model = kernels.Model()
+    model.initialize(0)
+    model.epoch({n: v[:2] for n, v in values.items()}, 2, np.arange(2))
+    before = model.p.copy()
+    model.initialize(0)
+    with pytest.raises(kernels.NotFinite) as caught:
+        model.epoch(values, 2, np.arange(6))
+    assert caught.value.step == 2
+    np.testing.assert_array_equal(model.p, before)
+
+
+def test_what_is_read_on_the_host_may_be_changed_there(tmp_path):
+    model = emitted(mlp(), tmp_path).Model()
+    model.initialize(0)
+    values = sample(mlp(), 4)
+    first = model.loss(**values)
+    model.parameters["W2"][...] *= 2
+    assert model.loss(**values) != first
+    model.parameters["W2"][...] /= 2
+    assert model.loss(**values) == pytest.approx(first, rel=1e-14)
+
+
+@pytest.mark.parametrize("barrier", range(1, 5))
+def test_a_missing_barrier_is_found(barrier, tmp_path):
+    """The check itself: with any one barrier left out, threads meet."""
+    program = mlp(20)
+    lines = render_cuda(compile_program(program, dr.sgd(), device=True), "float64").splitlines()
+    places = [n for n, line in enumerate(lines) if line.strip().startswith("cuda.syncthreads()")]
+    text = "\n".join(line for n, line in enumerate(lines) if n != places[barrier - 1])
+    kernels = stepped(text, tmp_path)
+    model = kernels.Model()
+    model.initialize(0)
+    with pytest.raises(Race):
+        for _ in range(3):
+            model.gradients(**sample(program, 20))
+
+
+def test_two_threads_that_write_one_element_are_found(tmp_path):
+    text = render_cuda(compile_program(mlp(), dr.sgd(), device=True), "float64")
+    wrong = text.replace("j = _n % 4", "j = 0", 1)
+    assert wrong != text
+    model = stepped(wrong, tmp_path).Model()
+    model.initialize(0)
+    with pytest.raises(Race, match="k1_z1_2"):
+        model.gradients(**sample(mlp(), 4))
+
+
+def test_a_rule_of_matrices_is_refused():
+    with pytest.raises(DeclarationError, match="works on matrices"):
+        codegen.emit(mlp(), "never.py", target="cuda", optimizer=dr.muon())
+
+
+def test_an_unknown_device_is_named():
+    with pytest.raises(DeclarationError, match="did you mean 'cuda'"):
+        codegen.compile(mlp(), target="cuda", device="cude")
+
+
+@pytest.mark.skipif(package() is None, reason="numba-cuda is not installed")
+class TestWithThePackage:
+    def test_an_explicit_device_that_is_not_there(self, tmp_path):
+        if Path("/proc/driver/nvidia/version").exists():
+            pytest.skip("there is a device here")
+        with pytest.raises(MissingError, match="no GPU here") as caught:
+            codegen.compile(mlp(), target="cuda", device="cuda", directory=tmp_path)
+        assert caught.value.mend
+        model = codegen.compile(mlp(), target="cuda", directory=tmp_path, parallel=False)
+        assert not hasattr(model.kernels, "TARGET")  # device="auto": the CPU's kernels
+
+    def test_the_self_test_in_the_simulator(self, tmp_path):
+        net = dr.Network("small")
+        x, t = net.input("x", "B", 2), net.input("t", "B", 1)
+        net.loss(dr.mean_squared_error(dr.dense(x, 1, dr.tanh), t))
+        path = codegen.emit(derive(net.program()), tmp_path / "kernels.py", target="cuda")
+        done = subprocess.run([sys.executable, str(path), "--self-test"], capture_output=True,
+                              text=True, check=False,
+                              env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"})
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "all gradients agree" in done.stdout
