@@ -23,6 +23,7 @@ import sympy
 from sympy import Add, Expr, Mul, Rational, S
 
 from derive import functions
+from derive.affine import bounds
 from derive.errors import DeclarationError, nearest
 from derive.functions import REGISTRY, Elementary
 from derive.nodes import REDUCTIONS, Index, Reduction, Select, SumOver
@@ -264,7 +265,9 @@ class Reader:
         base = self.atom()
         if self.take("**"):
             at, exponent = self.now.at, self.factor()
-            if base.is_number and (not exponent.is_number or abs(exponent) > MAX_EXPONENT):
+            reach = bounds(exponent) if base.is_number and not exponent.is_number else None
+            ends = reach or (exponent, exponent)
+            if base.is_number and not all(e.is_number and abs(e) <= MAX_EXPONENT for e in ends):
                 self.fail("the exponent of a number is too large",
                           f"at most {MAX_EXPONENT}", at=at)
             return base**exponent

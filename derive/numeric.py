@@ -118,6 +118,8 @@ class Slopes:
             # h² times a third derivative, and 1e-50 relative rounding over h: far below double
             # precision, also beside a bend as sharp as 1e-12
             error = float(abs(value)) * 1e-24 + float(abs(self.base[0])) * 1e-30
+            # where the slope is 0, only the second difference tells how large the third one may be
+            error += 1e3 * float(abs(ends[0][0] + ends[1][0] - 2 * self.base[0]))
             return Estimate(float(value), error)
 
     def _richardson(self, name: str, direction: np.ndarray) -> Estimate:

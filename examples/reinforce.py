@@ -7,7 +7,8 @@ logarithm of each push's probability by that.
 
     python examples/reinforce.py
 
-After 3,000 episodes, 100 new ones last 486.9 steps of at most 500. The task counts as solved from
+After 3,000 episodes, 100 new ones last 495.2 steps of at most 500 (499.3 and 497.9 with two other
+seeds). The task counts as solved from
 475 on; pushing at random lasts 22 steps, pushing to where the pole leans 43.
 """
 

@@ -115,6 +115,15 @@ def test_round_trip(network: str):
     assert dr.write_network(again) == text
 
 
+def test_powers_of_numbers_by_indices():
+    net = Network("n")
+    x = net.parameter("x", 5)
+    (i,) = x.indices
+    net.loss(dr.sum(x[i] ** 2 / 2**i, i))
+    text = dr.write_network(net)
+    assert dr.parse_network(text).program().equations == net.program().equations
+
+
 def test_a_file(tmp_path):
     path = tmp_path / "softmax.net"
     dr.write_network(softmax(), path)

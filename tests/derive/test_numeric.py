@@ -125,3 +125,13 @@ def test_small_programs_are_read_at_50_digits_and_large_ones_are_not():
     b = net.define("b", (i, k), dr.sum(a[i, j] * a[k, j], j))
     net.loss(dr.sum(b[i, k], i, k))
     assert Slopes(net.program(), "L", {"A": np.ones((60, 60))}).method == "Richardson"
+
+
+def test_at_a_critical_point_the_bar_holds_what_the_third_derivative_does():
+    """The square of a product with a zero: no slope, but the ends of a step differ."""
+    net = dr.Network("n")
+    r = net.parameter("r", 3)
+    (k,) = r.indices
+    net.loss(dr.prod(r[k], k) ** 2)
+    report = dr.check(dr.derive(net), {"r": np.array([0.0, 1.0, 2.0])}, directions=5)
+    assert report.ok, report
