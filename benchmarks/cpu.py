@@ -2,8 +2,13 @@
 
 The same mathematics, the same starting weights, the same minibatches, float32, the same number of
 threads; runs are interleaved and medians are compared. Losses agree to 1e-4 before anything is
-timed. A peer that is not installed is named and left out.
+timed. A peer that is not installed is named and left out. Beside each row: its operations and the
+bytes that its equations read and write when none are fused, each with its share of what this
+machine reached in the same run (above 100 % where fusion keeps bytes in the cache), the largest
+memory of our process, and the time from its start to the end of the first two steps, compilation
+included.
 
+    python -m pip install -e '.[bench]'
     python benchmarks/cpu.py [--threads 2] [--rounds 7] [--rows 3-3-1,cnn-8x8-8-16] [--json FILE]
                              [--peers torch,compile,jax]
 """
@@ -63,7 +68,8 @@ def ours(row: Row, threads: int) -> tuple[Epoch, Arrays, dict[str, Any]]:
 
 def work(name: str, number: int, threads: int, start: Arrays | None, pipe: Connection) -> None:
     """One framework in a process of its own, so that no two pools of threads meet: it answers
-    each number of steps with the mean loss, the seconds, and its largest memory so far."""
+    each number of steps with the mean loss, the seconds, these and what getting ready took, and its
+    largest memory so far."""
     row = ROWS[number]
     begun = time.perf_counter()
     about: dict[str, Any] = {}
@@ -81,14 +87,15 @@ def work(name: str, number: int, threads: int, start: Arrays | None, pipe: Conne
 
         torch.set_num_threads(threads)
         run = torch_peer(row, start or {}, compiled=name == "compile")
+    ready = time.perf_counter() - begun
     pipe.send((start, about))
     while (steps := pipe.recv()) > 0:
         values = data(row, steps)
         at = time.perf_counter()
         loss = run(values)
-        now = time.perf_counter()
+        took = time.perf_counter() - at
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        pipe.send((loss, now - at, now - begun, used))
+        pipe.send((loss, took, ready + took, used))
 
 
 class Peer:
@@ -168,13 +175,15 @@ def measure(number: int, threads: int, rounds: int, wanted: list[str]) -> dict[s
 def line(found: dict[str, Any], limits: dict[str, float], wanted: list[str]) -> str:
     """One row of the table: medians, and the ratio of each peer's to ours."""
     own = found["times"]["chainrule"]
-    cells = [f"{found['row']:22}{found['batch']:5}{found['parts']:3}{own['median'] * 1e6:11.1f}",
-             f"±{(own['most'] - own['least']) / own['median'] / 2:4.0%}",
-             f"{found['operations'] / own['median'] / limits['operations']:5.0%}"]
+    cells = [f"{found['row']:20}{found['batch']:4}{found['parts']:2}{own['median'] * 1e6:10.1f}",
+             f"±{(own['most'] - own['least']) / own['median'] / 2:4.0%}"]
+    for what in ("operations", "bytes"):
+        cells.append(f"{found[what] / 1e6:9.2f}{found[what] / own['median'] / limits[what]:5.0%}")
     for name in wanted:
         other = found["times"].get(name)
         cells.append(f"{other['median'] / own['median']:8.2f}" if other else f"{'':8}")
-    return " ".join(cells) + f"{found['first_step_seconds']['chainrule']:8.1f} s"
+    return " ".join([*cells, f"{found['process_bytes']['chainrule'] / 1e6:6.0f} MB",
+                     f"{found['first_step_seconds']['chainrule']:5.1f} s"])
 
 
 def main() -> None:
@@ -193,8 +202,9 @@ def main() -> None:
     limits = machine()
     print(f"{args.threads} threads; matrix products {limits['operations'] / 1e9:.0f} GFLOP/s, "
           f"copying {limits['bytes'] / 1e9:.0f} GB/s\n")
-    print(f"{'network':22}{'batch':>5}{'':3}{'µs a step':>11} {'':5} {'peak':>5} "
-          + " ".join(f"{p:>8}" for p in wanted) + "  first step")
+    print(f"{'network':20}{'rows':>4}{'':2}{'µs a step':>10} {'':5} {'MFLOP':>9}{'peak':>5} "
+          f"{'MB':>9}{'copy':>5} " + " ".join(f"{p:>8}" for p in wanted)
+          + "  process first step")
     found = []
     for number, row in enumerate(ROWS):
         if args.rows and row.name not in args.rows.split(","):

@@ -131,8 +131,8 @@ def _host_tables(compiled: Compiled, printers: Sequence[EntryPrinter], parallel:
         f"_ARENA = {{{', '.join(f'{n!r}: _arena_{n}' for n in entry_names)}}}",
         f"_GIVEN = {table_text({p.entry.name: repr(tuple(p.given)) for p in printers})}",
         *declared_tables(compiled),
-        "# operations in a step from which on a second thread pays (a launch costs 5 µs and more)",
-        f"PARALLEL_FROM = {max(PARALLEL_FROM, PER_LAUNCH * phases)}",
+        "# operations in a step from which on a second thread pays",
+        f"PARALLEL_FROM = {max(PARALLEL_FROM, PER_PHASE * phases)}",
     ]
     return [*(p.table() for p in printers), *arenas, "\n".join(small)]
 
@@ -174,8 +174,8 @@ def arena_text(printer: EntryPrinter) -> str:
                       f"    return {shared} + parts*max(0, {most})"])
 
 
-PARALLEL_FROM = 12_000_000
-PER_LAUNCH = 480_000  # operations that one thread does while a phase is started on several
+PARALLEL_FROM = 2_000_000
+PER_PHASE = 300_000  # operations of a phase that pay for threads that wait for each other after it
 
 
 def index_ranges(program: Program) -> dict[str, int]:

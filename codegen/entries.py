@@ -10,6 +10,7 @@ from sympy import Integer, Symbol
 
 from codegen.loops import LO, Kernel, Loop, Product, Store, statements
 from codegen.memory import GIVEN, OWN, Block
+from codegen.optimizer import splits
 from codegen.phases import PhaseSet, Use
 from codegen.pipeline import Compiled, Entry
 from codegen.print_cpu import KernelPrinter, shaped
@@ -49,23 +50,21 @@ class EntryPrinter:
         name = self.entry.name
         serial = self.phases.sequence(
             self.uses, lambda u, row: self.phases[u].call(row, "0", "1"))
-        split = [f"for use in range({len(self.uses)}):",
-                 f"    {name}_phases({name.upper()}[use, 0], {name.upper()}[use, 1], parts, "
-                 f"{self.arguments})"]
-        losses = self.entry.program.losses
-        last = "return 0.0"
-        if losses and name != "forward":
-            slot = self.entry.plan.slots[losses[0]]
-            last = f"return float({slot.buffer}[{polynomial(slot.offset, self.names)}])"
-        made = {name: serial} | ({f"{name}_split": split} if self.parallel else {})
-        return (self._launch() if self.parallel else []) + [
-            "\n".join(["@thin", f"def {n}(parts, {self.arguments}):",
-                       *("    " + line for line in [*calls, last])])
-            for n, calls in made.items()]
+        made = ["\n".join(["@thin", f"def {name}(parts, {self.arguments}):",
+                           *("    " + line for line in [*serial, f"return {self.loss}"])])]
+        return made + (self._team() if self.parallel else [])
 
-    def _launch(self) -> list[str]:
-        """One parallel loop for all phases of the entry point, with one call in it: Numba's
-        analysis of a parallel loop is costly, and grows with what stands inside."""
+    @property
+    def loss(self) -> str:
+        """The loss when all phases are done."""
+        losses = self.entry.program.losses
+        if not losses or self.entry.name == "forward":
+            return "0.0"
+        slot = self.entry.plan.slots[losses[0]]
+        return f"float({slot.buffer}[{polynomial(slot.offset, self.names)}])"
+
+    def _team(self) -> list[str]:
+        """The entry point on several threads: each runs its parts of every phase."""
         name = self.entry.name
         table = [f"    ({u.number}, {u.row})," for u in self.uses]
         return [
@@ -74,11 +73,17 @@ class EntryPrinter:
             "\n".join(["@kernel",
                        f"def {name}_part(phase, row, part, parts, {self.arguments}):",
                        *("    " + line for line in self._switch(self.uses))]),
-            "\n".join(["@njit(parallel=True, **OPTIONS)",
-                       f"def {name}_phases(phase, row, parts, {self.arguments}):",
-                       "    for part in prange(parts):",
-                       f"        {name}_part(phase, row, np.int64(part), parts, "
-                       f"{self.arguments})"]),
+            "\n".join(["@joint",
+                       f"def {name}_team(member, members, parts, team, turn, {self.arguments}):",
+                       f"    for use in range({len(self.uses)}):",
+                       "        for part in range(parts*member//members, "
+                       "parts*(member + 1)//members):",
+                       f"            {name}_part({name.upper()}[use, 0], {name.upper()}[use, 1], "
+                       f"part, parts, {self.arguments})",
+                       "        turn = wait(team, members, turn)",
+                       "    return turn"]),
+            *launched(name, f"parts, team, 0, {self.arguments}",
+                      f"parts, {self.arguments}", f"return {self.loss}"),
         ]
 
     def _switch(self, uses: Sequence[Use]) -> list[str]:
@@ -191,42 +196,95 @@ def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool) -> l
     batches = [gradient.flat.get(GIVEN + t.name, t.name + "_flat") for t in tensors]
     handed = {t.name: (b if batch is not None and batch in t.shape else a)
               for t, a, b in zip(tensors, data, batches)}
-    passed = ", ".join(["parts", *sizes, "p", "d", "s", "n", "w",
-                        *(handed[n] for n in gradient.given)])
-    arguments = ", ".join(["parts", "order", "batch", "rows", "losses", "step", "settings", *sizes,
+    passed = ", ".join([*sizes, "p", "d", "s", "n", "w", *(handed[n] for n in gradient.given)])
+    arguments = ", ".join(["order", "batch", "rows", "losses", "step", "settings", *sizes,
                            "p", "d", "s", "n", "w", *moments, *data, *batches])
-    seeds = [handed[t.name] for t in tensors if t.role == "random"]
-    updated = ", ".join(["parts", "step", "settings", "p", "d", *moments])
-    texts += [
-        "\n".join(_epoch(f"epoch{ending}", arguments, size_of, calls, seeds,
-                         f"gradient{ending}({passed})",
-                         f"update{ending}({updated})"))
-        for ending in (("", "_split") if parallel else ("",))
-    ]
+    updated = ", ".join(["step", "settings", "p", "d", *moments])
+    between = ["for i in range(s.shape[0]):", "    s[i] = n[i]",
+               *(f"{handed[t.name]}[0] += 1  # new random numbers" for t in tensors
+                 if t.role == "random")]
+    alone = _Epoch(size_of, calls, f"loss = gradient(parts, {passed})", between,
+                   [f"update(parts, {updated})"])
+    texts.append("\n".join(["@kernel", f"def epoch(parts, {arguments}):", *alone.lines(),
+                            "    return total, step, False"]))
+    if not parallel:
+        return texts
+    share = f"update_share(member, members, {updated})"
+    if not splits(compiled.optimizer):
+        share = f"if member == 0:\n            update(1, {updated})"
+    together = _Epoch(size_of, calls, "\n        ".join([
+        "turn = wait(team, members, turn)",
+        f"turn = gradient_team(member, members, parts, team, turn, {passed})",
+        f"loss = {gradient.loss}"]), between, [share], team=True)
+    texts.append("\n".join([
+        "@joint", f"def epoch_team(member, members, parts, team, found, {arguments}):",
+        "    turn = 0", *together.lines(),
+        "    if member == 0:",
+        "        found[0], found[1], found[2] = total, step, 0.0"]))
+    texts += launched("epoch", f"parts, team, found, {arguments}", f"parts, {arguments}",
+                      "return found[0], int(found[1]), found[2] != 0", "found = np.zeros(3)")
     return texts
 
 
-def _epoch(name: str, arguments: str, size: str | None, gathers: Sequence[str],
-           seeds: Sequence[str], gradient: str, update: str) -> list[str]:
-    rows = "order.shape[0]"
+def launched(name: str, handed: str, arguments: str, last: str, first: str = "") -> list[str]:
+    """One parallel loop around ``{name}_team``, with one call in it (Numba's analysis of a
+    parallel loop is costly, and grows with what stands inside), and the function that begins it;
+    where the threads do not meet, one does the work of all."""
+    extra = ", found" if first else ""
     return [
-        "@kernel", f"def {name}({arguments}):",
-        "    total = 0.0",
-        f"    for first in range(0, {rows}, batch):",
-        *([f"        {size} = min(batch, {rows} - first)"] if size else []),
-        *(f"        {call}" for call in gathers),
-        f"        loss = {gradient}",
-        "        losses[first//batch] = loss",
-        "        if not np.isfinite(loss):",
-        "            return total, step, True",
-        "        step += 1",
-        "        for i in range(s.shape[0]):",
-        "            s[i] = n[i]",
-        f"        {update}",
-        *(f"        {seed}[0] += 1  # new random numbers" for seed in seeds),
-        f"        total += loss*{size or rows}",
-        "    return total, step, False",
+        "\n".join(["@njit(parallel=True, **OPTIONS)",
+                   f"def {name}_launch(members, team{extra}, {arguments}):",
+                   "    for member in prange(members):",
+                   "        if meet(team, members):",
+                   f"            {name}_team(np.int64(member), members, {handed})"]),
+        "\n".join(["@joint", f"def {name}_split({arguments}):",
+                   "    team, members = np.zeros(TEAM, np.int64), team_of(parts)",
+                   *([f"    {first}"] if first else []),
+                   "    if members > 1:",
+                   f"        {name}_launch(members, team{extra}, {arguments})",
+                   "    if members == 1 or team[8] == 2:",
+                   f"        {name}_team(0, 1, {handed})",
+                   f"    {last}"]),
     ]
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The lines of a loop over minibatches: on one thread, or those of one member of a team."""
+
+    size: str | None
+    gathers: Sequence[str]
+    gradient: str
+    between: Sequence[str]
+    update: Sequence[str]
+    team: bool = False
+
+    def lines(self) -> list[str]:
+        rows, own = "order.shape[0]", self.team
+        stop = ["found[0], found[1], found[2] = total, step, 1.0", "return"] if own else [
+            "return total, step, True"]
+        return ["    " + line for line in [
+            "total = 0.0",
+            f"for first in range(0, {rows}, batch):",
+            *([f"    {self.size} = min(batch, {rows} - first)"] if self.size else []),
+            *([f"    low, high = {self.size}*member//members, {self.size}*(member + 1)//members"]
+              if own and self.size else
+              [f"    low, high = 0, {self.size}"] if self.size and self.gathers else []),
+            *(f"    {call}" for call in self.gathers),
+            *(f"    {line}" for line in self.gradient.split("\n        ")),
+            *self._first(["losses[first//batch] = loss"]),
+            "    if not np.isfinite(loss):",
+            *(f"        {line}" for line in stop),
+            "    step += 1",
+            *self._first(self.between),
+            *(f"    {line}" for call in self.update for line in call.split("\n        ")),
+            f"    total += loss*{self.size or rows}",
+        ]]
+
+    def _first(self, lines: Sequence[str]) -> list[str]:
+        if not self.team:
+            return [f"    {line}" for line in lines]
+        return ["    if member == 0:", *(f"        {line}" for line in lines)]
 
 
 def _gather(tensor: Tensor, batch: Symbol, gradient: EntryPrinter, rows: Symbol
@@ -250,6 +308,12 @@ def _gather(tensor: Tensor, batch: Symbol, gradient: EntryPrinter, rows: Symbol
     flat = gradient.flat.get(GIVEN + tensor.name, f"{tensor.name}_flat")
 
     sizes = [gradient.sizes[s] for s in kernel.sizes]
-    arguments = ["first", *sizes, "order", shaped(f"{flat}_all", "0", whole, gradient.names),
-                 shaped(flat, "0", tensor.shape, gradient.names)]
+    # each member of a team gathers its rows; of a batch that is not in front all of them
+    copy = shaped(flat, "0", tensor.shape, gradient.names)
+    lead = tensor.shape[0] == batch
+    own = gradient.sizes[batch]
+    sizes = ["high - low" if lead and x == own else x for x in sizes]
+    arguments = ["first + low" if lead else "first", *sizes, "order",
+                 shaped(f"{flat}_all", "0", whole, gradient.names),
+                 f"{copy}[low:high]" if lead else copy]
     return text, f"gather_{tensor.name}({', '.join(arguments)})"

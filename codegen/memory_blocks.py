@@ -20,6 +20,8 @@ from derive.program import Equation, Program
 
 CACHE = 1 << 18  # elements of a block that are aimed at: half of a common second-level cache
 ROWS = 64  # of a matrix product with a weight, below which it is slow
+LARGE = 1 << 16  # elements of a weight from which on BLAS, which copies it for each product, wants
+LARGE_ROWS = 256  # so many rows
 MOST = 512  # rows of a block
 UNKNOWN = 64  # what a size is taken for that is known at run time only
 
@@ -70,7 +72,10 @@ def _fewest(eq: Equation) -> int:
         count = 1
         for index in beside:
             count *= _number(index.size)
-        fewest = max(fewest, -(-ROWS // count))
+        elements = 1
+        for index in weights:
+            elements *= _number(index.size)
+        fewest = max(fewest, -(-(LARGE_ROWS if elements > LARGE else ROWS) // count))
     return fewest
 
 

@@ -237,9 +237,28 @@ def update_text(optimizer: Optimizer, layout: Layout, trained: int, parallel: bo
         text, functions, calls = matrix_texts(optimizer, layout, trained)
         texts.append(text)
         printer.functions.update(functions)
+    if parallel and splits(optimizer):
+        texts += _shared(printer, own)
+        parallel = False
     for ending in (("", "_split") if parallel else ("",)):
         texts.append("\n".join(_whole(printer, own, ending, calls)))
     return texts, printer.functions
+
+
+def _shared(printer: RulePrinter, own: str) -> list[str]:
+    """What one of several threads does of an update, and all of them."""
+    joined = ", ".join(["parts", "step", "settings", "p", "d", *printer.moments])
+    span = "lo + (hi - lo)*part//parts, lo + (hi - lo)*(part + 1)//parts"
+    return [
+        "\n".join(["@kernel", f"def update_share(part, {joined}):",
+                   "    for piece in range(SEGMENTS.shape[0]):",
+                   "        lo, hi = SEGMENTS[piece, 0], SEGMENTS[piece, 1]",
+                   f"        update_part({span}, step, {own}, "
+                   f"{', '.join(['p', 'd', *printer.moments])})"]),
+        "\n".join(["@njit(parallel=True, **OPTIONS)", f"def update_split({joined}):",
+                   "    for part in prange(parts):",
+                   f"        update_share(part, {joined})"]),
+    ]
 
 
 def _whole(printer: RulePrinter, own: str, ending: str, calls: Sequence[str]) -> list[str]:
@@ -286,3 +305,9 @@ def _whole(printer: RulePrinter, own: str, ending: str, calls: Sequence[str]) ->
     if split:
         return [*lines, "    for part in prange(parts):", *(f"        {x}" for x in inner)]
     return [*lines, *(f"    {x}" for x in inner)]
+
+
+def splits(optimizer: Optimizer) -> bool:
+    """Whether an update is one loop over elements, which the threads of an epoch share among
+    themselves; before one with norms or of matrices they would have to meet again."""
+    return optimizer.matrix is None and not RulePrinter(optimizer, 0).norms

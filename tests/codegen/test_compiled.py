@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
@@ -67,6 +68,35 @@ def test_the_same_bits_twice(model):
         runs.append(model.flat.copy())
     assert (runs[0] == runs[1]).all() and (runs[2] == runs[3]).all()
     np.testing.assert_allclose(runs[0], runs[2], rtol=1e-9, atol=1e-12)
+
+
+def test_threads_that_do_not_meet_leave_the_work_to_one(model):
+    values, run = sample(model.program, 9), model._run
+    run.parts = lambda sizes: 2
+    want = run.loss(**values), {n: g.copy() for n, g in run.gradients(**values).items()}
+    poison(model)
+    sizes, given = run.sizes(values), model.kernels._GIVEN["gradient"]
+    with model.kernels._threads(2):
+        numba.set_num_threads(1)  # the second one begins when the first is done
+        loss = model.kernels.gradient_split(
+            2, *sizes, run.p, run.d, run.s, run.n, run.arena("gradient", sizes),
+            *(values[n].reshape(-1) for n in given))
+    assert loss == want[0]
+    for name, gradient in model.kernels._views(run.d, model.kernels.PARAMETERS).items():
+        np.testing.assert_array_equal(gradient, want[1][name])
+
+
+def test_an_update_with_a_norm_on_two_threads(folder):
+    rule = dr.adam(lr=0.01, clip_norm=0.1)
+    model = build(network(), folder, parts=2, dtype="float64", threads=2, optimizer=rule)
+    values, start, ends = sample(model.program, 23), model.flat.copy(), []
+    for parts in (1, 2):
+        model._run.parts = lambda sizes, parts=parts: parts
+        model.initialize(0)
+        model.flat[...] = start
+        model.epoch(values, 5)
+        ends.append(model.flat.copy())
+    np.testing.assert_allclose(*ends, rtol=1e-9, atol=1e-12)
 
 
 def test_nan_and_infinity_come_out_where_they_go_in(model):
