@@ -310,4 +310,4 @@ def _whole(printer: RulePrinter, own: str, ending: str, calls: Sequence[str]) ->
 def splits(optimizer: Optimizer) -> bool:
     """Whether an update is one loop over elements, which the threads of an epoch share among
     themselves; before one with norms or of matrices they would have to meet again."""
-    return optimizer.matrix is None and not RulePrinter(optimizer, 0).norms
+    return optimizer.matrix is None and not RulePrinter(optimizer).norms
