@@ -261,7 +261,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--out", help="the module's file (kernels.py)")
     sub.add_argument("--target", default="cpu", help="cpu or cuda")
     sub.add_argument("--show", metavar="STAGE",
-                     help="print a stage: simplified, schedule, memory, loops or text")
+                     help="print a stage: simplified, packed, schedule, memory, loops, cost (of "
+                          "--target cuda) or text")
     _training(sub)
     _force(sub)
 

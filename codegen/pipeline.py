@@ -29,7 +29,7 @@ from derive.optimizers import Optimizer
 from derive.program import Program
 
 STORAGE = Storage()
-STAGES = ("simplified", "packed", "schedule", "memory", "loops", "text")
+STAGES = ("simplified", "packed", "schedule", "memory", "loops", "cost", "text")
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,10 @@ def _data(program: Program) -> list[str]:
 
 def show(program: Program, stage: str, optimizer: Optimizer | None = None,
          target: str = "cpu") -> str:
-    """The text of one stage: one of `STAGES`.
+    """The text of one stage: one of `STAGES`; "cost" is a prediction for the target "cuda".
 
     Raises:
-        DerivationError: no such stage.
+        DerivationError: no such stage, or not for this target.
     """
     from codegen.module import render, render_cuda
     from derive.errors import nearest
@@ -205,6 +205,13 @@ def show(program: Program, stage: str, optimizer: Optimizer | None = None,
     compiled = compile_program(program, optimizer or sgd(), device=target == "cuda")
     if stage == "text":
         return render_cuda(compiled) if target == "cuda" else render(compiled)
+    if stage == "cost":
+        from codegen.cuda_cost import cost_text
+
+        if target != "cuda":
+            raise DerivationError("costs are predicted for the target cuda only",
+                                  mend='target="cuda" (--target cuda)')
+        return cost_text(compiled)
     entry = compiled.entries["gradient"]
     if stage == "schedule":
         return str(entry.schedule)

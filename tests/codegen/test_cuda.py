@@ -19,6 +19,7 @@ import pytest
 
 import codegen
 import derive as dr
+from codegen.cuda_cost import costs
 from codegen.cuda_device import package
 from codegen.module import render_cuda
 from codegen.pipeline import compile_program
@@ -210,3 +211,13 @@ class TestWithThePackage:
                               env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"})
         assert done.returncode == 0, done.stdout + done.stderr
         assert "all gradients agree" in done.stdout
+
+
+def test_the_prediction_counts_operations_and_bytes():
+    """A product of 6 x 5 and 5 x 4: 2*6*5*4 operations; 30 + 20 + 24 numbers of 4 bytes."""
+    found = costs(compile_program(mlp(), dr.sgd(), device=True), {"B": 6})
+    first = found[0]
+    assert (first.kind, first.operations, first.bytes) == ("product", 240, 4*74)
+    assert "nothing measured" in codegen.show(mlp(), "cost", target="cuda")
+    with pytest.raises(ChainruleError, match="target cuda only"):
+        codegen.show(mlp(), "cost")
