@@ -69,7 +69,8 @@ def do_verify(args: argparse.Namespace) -> Outcome:
 
     program = load_model(args.model).program
     with progress("checking the gradient"):
-        report = verify(program, _hand(Path(args.hand), args.function), seed=args.seed)
+        report = verify(program, _hand(Path(args.hand), args.function), seed=args.seed,
+                        names=_pairs(args.name, "--name"), layout=_pairs(args.layout, "--layout"))
     if args.html:
         Path(args.html).write_text(report.to_html(), encoding="utf-8")
     return report.exit_code, report.to_dict(), str(report)
@@ -186,18 +187,35 @@ def do_doctor(args: argparse.Namespace) -> Outcome:
 
 
 # -- parts of verbs -------------------------------------------------------------------------------
+def _pairs(given: Sequence[str], option: str) -> dict[str, Any]:
+    """``NAME=VALUE`` options as a dictionary; whole numbers are numbers."""
+    found: dict[str, Any] = {}
+    for text in given:
+        key, sign, value = text.partition("=")
+        if not sign or not key or not value:
+            raise DeclarationError(f"{option} {text!r} is no pair", expected="NAME=VALUE",
+                                   got=repr(text), mend=f"such as {option} "
+                                   + ("X=x" if option == "--name" else "samples=columns"))
+        found[key] = int(value) if value.isdigit() else value
+    return found
+
+
 def _hand(path: Path, name: str | None) -> Any:
-    """The gradient in a file: a function of a Python file, or index equations of a text file."""
+    """The gradient in a file: a function of a Python file, index equations of a text file, or a
+    derivation in LaTeX."""
     from codegen.loading import run_file
 
     if not path.is_file():
         raise DeclarationError(f"there is no file {str(path)!r}", expected="the gradient's file")
     if path.suffix in (".net", ".txt"):
         return path.read_text(encoding="utf-8")
+    if path.suffix == ".tex":
+        return path
     if path.suffix != ".py":
         raise DeclarationError(
             f"a gradient cannot be read from {path.name!r}",
-            expected="a function in a .py file, or index equations in a .net or .txt file",
+            expected="a function in a .py file, index equations in a .net or .txt file, or a "
+            "derivation in a .tex file",
             got=path.suffix or "no ending",
             mend="write it as index equations: d_W[i, j] = sum[b](x[b, i]*d_z[b, j])")
     own = {
@@ -267,10 +285,16 @@ def parser() -> argparse.ArgumentParser:
     _force(sub)
 
     sub = verb("verify", do_verify, "a verdict on a gradient that you derived by hand")
-    sub.add_argument("hand", help="a Python file with backward(…), or a .tex file")
+    sub.add_argument("hand", help="a Python file with backward(…), index equations in a .txt "
+                     "file, or a derivation in a .tex file")
     sub.add_argument("--function", help="the function's name, where the file has several")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--html", help="write the report as HTML, too")
+    sub.add_argument("--name", metavar="SYMBOL=NAME", action="append", default=[],
+                     help="of a .tex file: what a symbol means, X=x, N=B, y=onehot(t)")
+    sub.add_argument("--layout", metavar="SETTING=VALUE", action="append", default=[],
+                     help="of a .tex file: samples=columns, weights=transposed, "
+                     "gradients=numerator, vectors=row, first=1; else recognised by the shapes")
 
     sub = verb("train", do_train, "train with the emitted kernels; MODEL may be a configuration in "
                "TOML, whose values the options change")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,22 +26,25 @@ from derive.verify.claim import Claim
 from derive.verify.decide import decide
 from derive.verify.edits import NO_PATTERN, explain_differences
 from derive.verify.hand import Hand
+from derive.verify.latex import is_latex, read_latex
 from derive.verify.place import wrong_line
 from derive.verify.repair import find_repairs
 from derive.verify.report import Finding, Proof, VerifyReport
 from derive.verify.trace import size_paths, trace
 from derive.verify.where import telling_point, telling_sizes
-from derive.verify.written import Written, read_derivation, symbolic_claim
+from derive.verify.written import NAME, Written, read_derivation, symbolic_claim
 
 
 def verify(
     net: Any,
-    hand: Callable[..., Any] | str | Mapping[Any, Any],
+    hand: Callable[..., Any] | str | Path | Mapping[Any, Any],
     *,
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
     values: Mapping[str, Any] | None = None,
     seconds: float = 20.0,
+    names: Mapping[str, Any] | None = None,
+    layout: Mapping[str, Any] | None = None,
 ) -> VerifyReport:
     """Compare a hand-derived gradient with the network's equations.
 
@@ -51,11 +55,18 @@ def verify(
             dictionary of gradients by parameter name, or a tuple in the order of the parameters.
             Or index equations as text, ``d_W1[i, j] = sum[b](x[b, i]*d_z1[b, j])``, with any
             adjoints on the way, or SymPy expressions by element, ``{W1[i, j]: …}``
-            (`derive.verify.written`); these may be of some parameters only.
+            (`derive.verify.written`). Or LaTeX, as a text or the path of a file, in matrix or
+            index form (`derive.tex`). These may be of some parameters only.
         seed: of the random points.
         sizes: symbolic sizes at the first point; small unequal ones by default.
         values: a point of your own instead of a random one.
         seconds: of processor time for a proof; 0: numbers only.
+        names: of a derivation in LaTeX: what its symbols mean where they are not the declared
+            names, ``{"X": "x", "N": "B", "y": "onehot(t)", r"\\phi": "tanh"}``.
+        layout: of a derivation in LaTeX: ``samples`` are "rows" or "columns", ``weights`` "as
+            declared" or "transposed", ``gradients`` in "denominator" or "numerator" layout, a
+            vector is a "column" or a "row" (``vectors``), indices begin with ``first``.
+            What is not set is recognised by the shapes, and said in the report.
 
     Returns:
         A report whose ``verdict`` is "proved" (equal by algebra), "kinks" (proved equal except
@@ -65,15 +76,14 @@ def verify(
     Raises:
         HandError: the function raises, is random, changes its inputs, or returns what is no
             gradient of these parameters.
-        ClaimError, NetFileError: the equations are no gradient of these parameters, or cannot be
-            read (with line and caret).
+        ClaimError, NetFileError, LatexError: the equations are no gradient of these parameters,
+            or cannot be read (with line and caret).
     """
     program = as_program(net)
     derived = program if program.gradients else derive(program)
     function: Hand | Written
-    if isinstance(hand, str | Mapping):
-        claim = (read_derivation(hand, derived) if isinstance(hand, str)
-                 else symbolic_claim(hand, derived))
+    if isinstance(hand, str | Path | Mapping):
+        claim = _read(hand, derived, names, layout)
         derived = replace(derived, gradients={p: derived.gradients[p] for p in claim.gradients})
         function = Written(claim, derived)
     else:
@@ -91,7 +101,20 @@ def verify(
     wrong = [row.name for row in report.rows if row.verdict == "fail"]
     findings = _findings(derived, function, point, wrong, seed, branch) if wrong else ()
     proof = Proof() if wrong or not seconds else _prove(derived, function, seconds, paths)
-    return VerifyReport(derived.name, report, findings, function.label, proof)
+    notes = function.claim.notes if isinstance(function, Written) else ()
+    return VerifyReport(derived.name, report, findings, function.label, proof, notes)
+
+
+def _read(hand: str | Path | Mapping[Any, Any], derived: Program, names: Mapping[str, Any] | None,
+          layout: Mapping[str, Any] | None) -> Claim:
+    """A derivation that is no function: LaTeX, index equations, SymPy expressions."""
+    if isinstance(hand, Mapping):
+        return symbolic_claim(hand, derived)
+    text = hand.read_text(encoding="utf-8") if isinstance(hand, Path) else hand
+    if isinstance(hand, Path) or is_latex(text):
+        return read_latex(text, derived, name=str(hand) if isinstance(hand, Path) else NAME,
+                          names=names, layout=layout)
+    return read_derivation(text, derived)
 
 
 def _claim(function: Hand | Written, derived: Program, sizes: Mapping[str, int] | None = None
@@ -152,7 +175,7 @@ def _other_sizes(program: Program) -> dict[str, int]:
     return {name: size + 1 for name, size in telling_sizes(program).items()}
 
 
-def assert_gradient(net: Any, hand: Callable[..., Any] | str | Mapping[Any, Any],
+def assert_gradient(net: Any, hand: Callable[..., Any] | str | Path | Mapping[Any, Any],
                     **options: Any) -> None:
     """A test in one line: fails with the report unless ``hand`` agrees with the network.
 

@@ -97,6 +97,7 @@ class VerifyReport:
     findings: tuple[Finding, ...]
     function: str
     proof: Proof = Proof()
+    notes: tuple[str, ...] = ()  # how a derivation was read
 
     @property
     def verdict(self) -> str:
@@ -117,7 +118,8 @@ class VerifyReport:
         return {"network": self.network, "function": self.function, "verdict": self.verdict,
                 "findings": [asdict(f) for f in self.findings],
                 "proof": [asdict(d) for d in self.proof.decisions],
-                "untraced": self.proof.untraced, "check": self.check.to_dict()}
+                "untraced": self.proof.untraced, "read_as": list(self.notes),
+                "check": self.check.to_dict()}
 
     def __str__(self) -> str:
         wrong = ", ".join(f.parameter for f in self.findings)
@@ -125,6 +127,8 @@ class VerifyReport:
         parts = [f"{self.function} for {self.network!r} {head}", *map(str, self.findings)]
         if self.proof != Proof():
             parts.append(str(self.proof))
+        if self.notes:
+            parts.append("\n  ".join(["read as", *self.notes]))
         return "\n\n".join([*parts, str(self.check)])
 
     def to_html(self) -> str:

@@ -66,10 +66,6 @@ def read_derivation(text: str, derived: Program) -> Claim:
         NetFileError: what does not fit, with line and caret.
         ClaimError: no equation is the gradient of a parameter, or one has another shape.
     """
-    if "\\" in text:
-        raise ClaimError("a derivation in LaTeX is not read", got=text.strip().splitlines()[0][:80],
-                         expected="index equations such as d_W[i, k] = sum[b](x[b, i]*d_z[b, k])",
-                         mend="write it so, as SymPy expressions, or as a NumPy function")
     reader = _Equations(Source(text, NAME), derived)
     program = reader.run().program()
     new = program.equations

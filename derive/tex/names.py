@@ -1,0 +1,260 @@
+r"""Symbols as they are written ↔ names as they are declared.
+
+``W1``, ``W_1``, ``W^{(1)}`` and ``\mathbf{W}_1`` are one symbol: a letter with accents and items
+behind it. Which of the items are part of the name, and which are indices, the declared names say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+from sympy import Expr
+
+from derive.errors import nearest
+from derive.functions import REGISTRY
+from derive.nodes import Access, Select, walk
+from derive.orientation import Orientation
+from derive.program import Program, Tensor
+from derive.symbols import Symbol, Symbols, symbol_of_name
+from derive.tex import tree as t
+from derive.tex.grammar import parse
+from derive.tex.source import Source
+
+MAX_ITEMS = 6  # sub- and superscripts of one symbol
+FUNCTIONS = {
+    "σ": "sigmoid", "sigmoid": "sigmoid", "logistic": "sigmoid", "relu": "relu", "ReLU": "relu",
+    "step": "step", "sign": "sign", "sgn": "sign", "abs": "absolute", "lrelu": "leaky_relu",
+    "LeakyReLU": "leaky_relu", "elu": "elu", "ELU": "elu", "softplus": "softplus",
+    "gelu": "gelu", "GELU": "gelu", "silu": "silu", "SiLU": "silu", "swish": "silu",
+    "sg": "stop_gradient", "exp": "exp", "log": "log", "tanh": "tanh", "sinh": "sinh",
+    "cosh": "cosh", "sin": "sin", "cos": "cos", "tan": "tan", "erf": "erf", "erfc": "erfc",
+    "sqrt": "sqrt", "softmax": "softmax", "logsumexp": "logsumexp", "diag": "diag",
+    "Diag": "diag", "tr": "tr", "Tr": "tr", "trace": "tr", "max": "max", "min": "min",
+    "rowmax": "rowmax", "rowmin": "rowmin", "onehot": "onehot", "norm": "norm",
+    "atan": "atan", "arctan": "atan", "log1p": "log1p", "expm1": "expm1",
+    **{name: name for name in REGISTRY},
+}  # fmt: skip
+
+
+# -- keys -----------------------------------------------------------------------------------------
+def key(letter: str, accents: Sequence[str] = (), subs: Sequence[str] = (), primes: int = 0) -> str:
+    """A symbol as one text."""
+    return (letter + "".join(f"~{a}" for a in accents)
+            + (f"_{{{','.join(subs)}}}" if subs else "") + "'" * primes)
+
+
+def symbol_key(symbol: Symbol) -> str:
+    subs = [symbol_key(s) if isinstance(s, Symbol) else s for s in symbol.subs]
+    return key(symbol.letter, symbol.accents, subs, symbol.primes)
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something at a symbol that may be part of its name or an index: ``text`` as part of a
+    name (None: it can be none), ``group``: items of one group may be letters of one word."""
+
+    node: t.Node
+    text: str | None
+    group: int
+
+
+def items(node: t.Node, group: int) -> list[Item]:
+    """What stands in a subscript: by commas, or letter by letter."""
+    if isinstance(node, t.Listed):
+        return [i for n, part in enumerate(node.parts) for i in items(part, 100 * group + n)]
+    if isinstance(node, t.Seq) and _is_row(node):
+        return [i for piece in node.pieces if not isinstance(piece, t.Op)
+                for i in items(piece, group)]
+    if isinstance(node, t.Group) and node.kind in "([{" and not isinstance(node.body, t.Listed):
+        return [Item(i.node, i.text, group) for i in items(node.body, group)]
+    return [Item(node, node_key(node), group)]
+
+
+def _is_row(node: t.Seq) -> bool:
+    """Letters side by side, each a symbol of its own; ``2p`` is a product."""
+    first = node.pieces[0]
+    return all(isinstance(p, t.Sym | t.Scripted | t.Num | t.Word) for p in node.pieces) and not (
+        isinstance(first, t.Num) and any(isinstance(p, t.Sym) for p in node.pieces))
+
+
+def node_key(node: t.Node) -> str | None:
+    """A symbol with all that stands at it as its name."""
+    if isinstance(node, t.Sym):
+        return key(node.letter, node.accents)
+    if isinstance(node, t.Word):
+        return key(symbol_of_name(node.text).letter if node.text.isidentifier() else node.text,
+                   node.accents)
+    if isinstance(node, t.Num):
+        return node.text
+    if isinstance(node, t.Mark) and node.kind == "FUNC":
+        return node.text
+    if not isinstance(node, t.Scripted) or not isinstance(node.base, t.Sym | t.Word):
+        return None
+    found = [i for n, part in enumerate((*node.sups, *node.subs)) for i in items(part, n + 1)]
+    texts = [i.text for i in found]
+    base = node_key(node.base)
+    if base is None or any(text is None for text in texts):
+        return None
+    return base + key("", (), [x for x in texts if x], node.primes)
+
+
+def splits(found: Sequence[Item]) -> Iterator[tuple[tuple[str, ...], tuple[Item, ...]]]:
+    """Every way to read items as parts of the name, first, and indices, then."""
+    for count in range(min(len(found), MAX_ITEMS) + 1):
+        if any(i.text is None for i in found[:count]):
+            return
+        for parts in _words(found[:count]):
+            yield parts, tuple(found[count:])
+
+
+def _words(found: Sequence[Item]) -> Iterator[tuple[str, ...]]:
+    """Neighbours of one group as one word, or each on its own."""
+    if not found:
+        yield ()
+        return
+    for count in range(1, len(found) + 1):
+        if found[count - 1].group != found[0].group:
+            return
+        if count > 1 and not (found[count - 1].text or "").isalnum():
+            return
+        word = "".join(i.text or "" for i in found[:count])
+        for rest in _words(found[count:]):
+            yield (word, *rest)
+
+
+# -- what a symbol may be -------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Entry:
+    """A tensor that a symbol stands for.
+
+    ``of``: what it is the adjoint of, if it is one (``adjoint``). ``declared``: its shape is the
+    network's, so that a layout may turn it; else a line defines it, and ``row`` says that what is
+    left of it behind its letters is a row.
+    """
+
+    tensor: Tensor
+    of: Tensor | None = None
+    row: bool = False
+    declared: bool = True
+
+    @property
+    def adjoint(self) -> bool:
+        return self.of is not None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a writer's matrices lie beside what is declared.
+
+    ``samples``: the samples of a batch are the "rows" or the "columns" of a matrix; ``weights``:
+    a matrix of parameters is meant "as declared" or "transposed"; ``gradients``: in the shape of
+    what it is the gradient of ("denominator") or transposed ("numerator"); ``vectors``: a vector
+    is a "column" or a "row".
+    """
+
+    samples: str = "rows"
+    weights: str = "as declared"
+    gradients: str = "denominator"
+    vectors: str = "column"
+
+    def __str__(self) -> str:
+        return (f"samples are {self.samples}, weights {self.weights}, gradients in {self.gradients}"
+                f" layout, vectors are {self.vectors}s")
+
+
+@dataclass
+class Names:
+    """What the symbols of a derivation stand for: what is declared, and what its lines define."""
+
+    program: Program
+    entries: dict[str, Entry] = field(default_factory=dict)
+    sizes: dict[str, Expr] = field(default_factory=dict)
+    functions: dict[str, str] = field(default_factory=dict)
+    adjoints: dict[str, Entry] = field(default_factory=dict)  # by the name of the tensor
+    labels: dict[str, str] = field(default_factory=dict)  # a symbol meant as onehot(labels)
+    losses: set[str] = field(default_factory=set)
+    named_adjoints: dict[str, str] = field(default_factory=dict)  # a symbol for ∂L/∂(a tensor)
+
+    def orientation(self, layout: Layout) -> Orientation:
+        from derive.document.forms import batch_size
+
+        return Orientation(self.program.tensors, batch_size(self.program),
+                           layout.samples == "columns")
+
+    def first_value(self, name: str) -> Expr | None:
+        """What a recurrence reads before its first step: as the network's own equations say."""
+        for eq in self.program.equations:
+            for node in walk(eq.body):
+                if isinstance(node, Select) and isinstance(node.yes, Access) \
+                        and node.yes.name == name and isinstance(node.no, Access) \
+                        and len(node.no.where) < len(node.yes.where):
+                    return node.no
+        return None
+
+    def known(self) -> list[str]:
+        return [*self.entries, *self.sizes]
+
+    def nearest(self, text: str) -> str | None:
+        return nearest(text, self.known())
+
+
+def declared_names(program: Program, symbols: Symbols, plain: Sequence[str] = ()) -> Names:
+    """The names of a program: by the symbols that documents print, and by plain names."""
+    names = Names(program)
+    for name, tensor in program.tensors.items():
+        symbol = symbols.tensor(name)
+        if symbol.loss is None:
+            names.entries.setdefault(symbol_key(symbol), Entry(tensor))
+    for name in plain:
+        names.entries[symbol_key(symbol_of_name(name))] = Entry(program.tensors[name])
+    names.sizes = {symbol_key(symbols.size(str(s))): s for s in program.sizes}
+    for name in program.losses:
+        names.losses |= {symbol_key(symbol_of_name(name))}
+    return names
+
+
+def renamed(names: Names, given: Mapping[str, Any]) -> None:
+    r"""Adds a reader's own names: ``{r"\phi": "tanh", "N": "B", "K": 10, "y": "onehot(t)"}``.
+
+    Raises:
+        LatexError: a name that is no symbol, or that stands for nothing that is declared.
+    """
+    for text, meant in given.items():
+        source = Source(str(text), "names").checked()
+        if not str(text).strip():
+            source.fail(0, "a name is empty", "a symbol such as X or W^{(1)}")
+        symbol = node_key(parse(source, [(0, len(source.text))]))
+        if symbol is None:
+            source.fail(0, "this is no symbol", "a letter or a word with its sub- and superscripts")
+        _rename(names, source, symbol, meant)
+
+
+def _rename(names: Names, source: Source, symbol: str, meant: Any) -> None:
+    tensors = names.program.tensors
+    sizes = {str(s): s for s in names.program.sizes}
+    word = str(meant)
+    if isinstance(meant, int):
+        names.sizes[symbol] = sympy.Integer(meant)
+    elif word in tensors:
+        names.entries[symbol] = Entry(tensors[word])
+        if word in names.program.losses:
+            names.losses.add(symbol)
+    elif word in sizes:
+        names.sizes[symbol] = sizes[word]
+    elif word in FUNCTIONS:
+        names.functions[symbol] = FUNCTIONS[word]
+    elif word.startswith("onehot(") and word[7:-1] in tensors:
+        names.labels[symbol] = word[7:-1]
+    elif word.startswith("d_") and word[2:] in tensors:
+        names.named_adjoints[symbol] = word[2:]
+    else:
+        known = [*tensors, *sizes, *FUNCTIONS, *(f"d_{n}" for n in tensors)]
+        guess = nearest(word, [k for k in known if not k.startswith(("_", "d__"))])
+        source.fail(0, f"{symbol} stands for {word!r}, which is not declared",
+                    "a tensor, d_NAME for its adjoint, a size, a function, or onehot(LABELS)",
+                    f"did you mean {guess!r}?" if guess else None)
+
+
