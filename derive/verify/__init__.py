@@ -26,7 +26,6 @@ from derive.verify.claim import Claim
 from derive.verify.decide import decide
 from derive.verify.edits import NO_PATTERN, explain_differences
 from derive.verify.hand import Hand
-from derive.verify.latex import is_latex, read_latex
 from derive.verify.place import wrong_line
 from derive.verify.repair import find_repairs
 from derive.verify.report import Finding, Proof, VerifyReport
@@ -108,6 +107,8 @@ def verify(
 def _read(hand: str | Path | Mapping[Any, Any], derived: Program, names: Mapping[str, Any] | None,
           layout: Mapping[str, Any] | None) -> Claim:
     """A derivation that is no function: LaTeX, index equations, SymPy expressions."""
+    from derive.verify.latex import is_latex, read_latex
+
     if isinstance(hand, Mapping):
         return symbolic_claim(hand, derived)
     text = hand.read_text(encoding="utf-8") if isinstance(hand, Path) else hand

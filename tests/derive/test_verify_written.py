@@ -84,7 +84,7 @@ BAD = [
     ("d_W2[k, j] = 1", "another shape"),
     ("dz[b] = 1", "no equation is the gradient"),
     ("", "no equation is the gradient"),
-    ("d_W1[i, j] = \\frac{1}{2}", "LaTeX is not read"),
+    ("d_W1[i, j] = \\frac{1}{2}", "the left side is no symbol"),
     ("input q[b]", "a derivation declares no input"),
     ("z1[b, j] = 1", "'z1'"),
     ("d_c1[j] = 1/0*sum[b](d_z9[b, j])", "d_z9"),
