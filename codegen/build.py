@@ -12,6 +12,7 @@ from codegen.model import Model
 from codegen.module import load, render, render_cuda, write
 from codegen.pipeline import compile_program
 from derive.errors import DeclarationError, MissingError, nearest
+from derive.jacobians import gauss_newton_vector
 from derive.optimizers import Optimizer, sgd
 from derive.program import Program
 
@@ -52,6 +53,9 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
     _known("device", device, DEVICES)
     chosen = optimizer or sgd()
     if target == "cuda" and _on_device(device):
+        if chosen.curvature:
+            raise DeclarationError(f"the rule {chosen.name!r} runs on the CPU only",
+                                   mend='target="cpu", or a rule that reads the gradient itself')
         return _device_model(program, chosen, dtype, directory)
     # settings are handed over at run time: another learning rate finds the same compiled module
     compiled = compile_program(program, replace(chosen, settings=dict.fromkeys(chosen.settings, 1)))
@@ -63,6 +67,12 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
         return _forward_model(part, compiled.optimizer, dtype, directory)
 
     model = Model(compiled, kernels, count if split else 1, only)
+    if chosen.curvature:
+        from codegen.gauss_newton import GaussNewtonModel
+
+        curved = gauss_newton_vector(program, wrt=list(program.gradients))
+        model = GaussNewtonModel(model, compile(curved, target, None, dtype, parallel, threads,
+                                                directory))
     model.set(**chosen.settings)
     return model
 
@@ -122,6 +132,12 @@ def emit(program: Program, path: str | Path, target: str = "cpu",
     _known("target", target, TARGETS)
     _known("dtype", dtype, DTYPES)
     path = Path(path)
+    if optimizer is not None and optimizer.curvature:
+        raise DeclarationError(
+            f"a module with the rule {optimizer.name!r} is not emitted: it solves for each step",
+            expected="a rule that reads the gradient itself, such as lbfgs",
+            mend="codegen.compile runs it; codegen.emit(dr.gauss_newton_vector(net), …) writes the "
+            "products that it solves with")
     compiled = compile_program(program, optimizer or sgd(), device=target == "cuda")
     text = (render_cuda(compiled, dtype, path.name) if target == "cuda"
             else render(compiled, dtype, parallel, path.name))

@@ -16,7 +16,7 @@ from typing import Any
 
 from codegen.progress import progress
 from derive import __version__
-from derive.errors import ChainruleError, DeclarationError, MissingError, unknown_name
+from derive.errors import ChainruleError, DeclarationError, MissingError
 
 OK, WRONG, USAGE, UNDECIDED, MISSING, INTERRUPTED = 0, 1, 2, 3, 4, 130
 Outcome = tuple[int, dict[str, Any], str]  # exit code, what --json prints, what a person reads
@@ -236,12 +236,9 @@ def _hand(path: Path, name: str | None) -> Any:
 
 
 def _optimizer(args: argparse.Namespace) -> Any:
-    from derive.optimizers import REGISTRY
+    from derive.optimizers import make_optimizer
 
-    if args.optimizer not in REGISTRY:
-        raise unknown_name("optimizer", args.optimizer, REGISTRY)
-    make = REGISTRY[args.optimizer]
-    return make() if args.lr is None else make(lr=args.lr)
+    return make_optimizer({"rule": args.optimizer, **({} if args.lr is None else {"lr": args.lr})})
 
 
 def parser() -> argparse.ArgumentParser:

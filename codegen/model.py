@@ -40,6 +40,8 @@ class Model:
     Made by `codegen.compile`; the parameters are zero until `initialize` or `load`.
     """
 
+    direct = True  # whether an update needs the gradient alone: many steps are one compiled call
+
     def __init__(self, compiled: Compiled, kernels: ModuleType, threads: int,
                  compile_only: Callable[[Program], Model]) -> None:
         self.compiled, self.kernels, self.threads = compiled, kernels, threads
@@ -263,6 +265,13 @@ class Model:
 
     def _epoch(self, checked: Values, batch: int, rng: np.random.Generator | int | None,
                order: Any = None) -> float:
+        order = self._order(checked, batch, rng, order)
+        total = self._guarded(lambda: self._run.epoch(checked, batch, order))
+        return float(total) / len(order)
+
+    def _order(self, checked: Values, batch: int, rng: np.random.Generator | int | None,
+               order: Any) -> np.ndarray:
+        """The numbers of the rows in the order in which they are to be seen."""
         if int(batch) < 1:
             raise DataError("a minibatch needs at least one row", got=batch)
         rows = self.kernels.rows_of(checked)
@@ -274,8 +283,7 @@ class Model:
         if order.ndim != 1 or order.size == 0 or order.min() < 0 or order.max() >= rows:
             raise DataError("the order names rows that the data do not have",
                             expected=f"numbers from 0 to {rows - 1}")
-        total = self._guarded(lambda: self._run.epoch(checked, batch, order))
-        return float(total) / len(order)
+        return order
 
     def fit(self, data: Mapping[str, Any], epochs: int = 10, batch: int = 64, seed: int = 0,
             validation: Mapping[str, Any] | None = None,

@@ -22,7 +22,7 @@ from codegen.replay import Culprit, find_culprit, write_replay
 from codegen.signals import stop_request
 from codegen.training import Plan, Position, Training
 from derive.differentiate import derive
-from derive.errors import DataError
+from derive.errors import DataError, DeclarationError
 from derive.optimizers import Optimizer
 from derive.program import Program
 
@@ -69,6 +69,10 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
     if plan.patience and not plan.monitor and not len(parts.validation):
         raise DataError("early stopping needs rows that are neither trained on nor tested on",
                         mend="validation_share = 0.1, or name a monitor")
+    if optimizer.curvature and (plan.accumulate > 1 or team is not None):
+        raise DeclarationError(
+            f"the rule {optimizer.name!r} solves for each step on one batch", expected="accumulate "
+            "= 1 and no ranks", mend="a larger batch")
     start = time.perf_counter()
     count = threads or (None if team is None else team.threads)
     with progress("deriving"):

@@ -33,7 +33,7 @@ _HOME = {
     "derive.custom": ["elementary", "stopped", "straight_through"],
     "derive.netfile": ["read_network", "parse_network", "write_network"],
     "derive.conventions": ["ledger", "with_convention"],
-    "derive.jacobians": ["jacobian", "hessian", "hessian_vector"],
+    "derive.jacobians": ["jacobian", "hessian", "hessian_vector", "gauss_newton_vector"],
     "derive.losses": [
         "squared_error", "mean_squared_error", "absolute_error", "huber", "hinge",
         "binary_cross_entropy", "cross_entropy", "focal", "kl_divergence", "gaussian_kl",
@@ -44,6 +44,8 @@ _HOME = {
         "adamax", "nadam", "radam", "lion", "lamb", "Optimizer", "Rule", "rule",
     ],
     "derive.muon": ["muon"],
+    "derive.lbfgs": ["lbfgs"],
+    "derive.gauss_newton": ["gauss_newton"],
     "derive.schedules": ["Schedule", "cosine", "exponential", "one_cycle", "warmup"],
     "derive.metrics": ["metric", "measure"],
     "derive.differentiate": ["derive"],

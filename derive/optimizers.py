@@ -19,7 +19,7 @@ A rule of your own is a function of equations with `rule` in front; the command 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -47,7 +47,8 @@ class Optimizer:
 
     ``groups``: for a pattern of parameters' names, factors of some settings. ``matrix``: another
     program, over the elements of a matrix, for parameters of at least two dims whose name fits the
-    pattern ``matrices``.
+    pattern ``matrices``. ``curvature``: the gradient that the program reads is one that was
+    multiplied by an inverse matrix of second derivatives (`derive.gauss_newton`).
     """
 
     name: str
@@ -56,6 +57,7 @@ class Optimizer:
     groups: tuple[tuple[str, dict[str, float]], ...] = ()
     matrix: Program | None = None
     matrices: str = "*"
+    curvature: bool = False
 
     @property
     def programs(self) -> tuple[Program, ...]:
@@ -170,12 +172,9 @@ def rule(declare: Callable[..., Expr] | None = None, **defaults: float) -> Any:
 
     @wraps(declare)
     def make(**given: Any) -> Optimizer:
-        for name in given:
-            if name not in known and name not in OPTIONS:
-                raise unknown_name(f"setting of {declare.__name__}", name, [*known, *OPTIONS])
-        options = {**defaults, **{k: v for k, v in given.items() if k in OPTIONS}}
-        return _declared(declare, {**known, **{k: v for k, v in given.items() if k in known}},
-                         options)
+        options = {**defaults, **{k: v for k, v in given.items() if k not in known}}
+        return declared(declare, {**known, **{k: v for k, v in given.items() if k in known}},
+                        options, [*known, *OPTIONS])
 
     shown = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d)
              for n, d in {**known, **dict.fromkeys(OPTIONS), **defaults}.items()]
@@ -184,8 +183,17 @@ def rule(declare: Callable[..., Expr] | None = None, **defaults: float) -> Any:
     return make
 
 
-def _declared(declare: Callable[..., Expr], settings: dict[str, Any], options: dict[str, Any]
-              ) -> Optimizer:
+def declared(declare: Callable[..., Expr], settings: dict[str, Any], options: dict[str, Any],
+             known: Sequence[str]) -> Optimizer:
+    """The optimizer of a function ``(r, lr, …) -> p'`` with its settings and the options that every
+    rule has; ``known`` is what may be set.
+
+    Raises:
+        DeclarationError: an option that is not known.
+    """
+    for name in options:
+        if name not in OPTIONS:
+            raise unknown_name(f"setting of {declare.__name__}", name, known)
     numbers = {name: options[name] for name in ("clip_value", "clip_norm", "coupled", "decay")
                if options.get(name) is not None}
     average = options.get("average")
@@ -214,13 +222,21 @@ def make_optimizer(spec: Mapping[str, Any]) -> Optimizer:
     Raises:
         DeclarationError: no such rule, schedule or setting; the nearest name is suggested.
     """
-    import derive.muon  # noqa: F401  (enters its rule)
-
     rest: dict[str, Any] = dict(spec)
     name = rest.pop("rule", "adam")
-    if name not in REGISTRY:
-        raise unknown_name("optimizer", str(name), REGISTRY)
-    return REGISTRY[name](**rest)
+    rules = all_rules()
+    if name not in rules:
+        raise unknown_name("optimizer", str(name), rules)
+    return rules[name](**rest)
+
+
+def all_rules() -> Mapping[str, Callable[..., Optimizer]]:
+    """`REGISTRY` with the rules that live in modules of their own."""
+    import derive.gauss_newton
+    import derive.lbfgs
+    import derive.muon  # noqa: F401  (each enters its rule)
+
+    return REGISTRY
 
 
 @rule

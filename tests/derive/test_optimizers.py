@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from derive.errors import DeclarationError
-from derive.optimizers import REGISTRY, Optimizer, Rule, make_optimizer, rule
+from derive.lbfgs import lbfgs as make_lbfgs
+from derive.optimizers import REGISTRY, Optimizer, Rule, all_rules, make_optimizer, rule
 from derive.reference import evaluate
 
 State = dict[str, np.ndarray]
@@ -108,9 +109,28 @@ def lamb(p, g, s, h, t):
     return new
 
 
+def lbfgs(p, g, s, h, t):
+    """Nocedal and Wright 2006, algorithm 7.4, with five pairs of (s, y)."""
+    pairs = s.setdefault("pairs", [])
+    y = g - s["before"]
+    if s["taken"] @ y > 1e-10:
+        pairs[:] = [(s["taken"], y), *pairs][:5]
+    q, shares = -g, []
+    for step, change in pairs:
+        shares.append(step @ q / (step @ change))
+        q = q - shares[-1] * change
+    if pairs:
+        q = q * (pairs[0][0] @ pairs[0][1]) / (pairs[0][1] @ pairs[0][1])
+    for share, (step, change) in reversed(list(zip(shares, pairs, strict=True))):
+        q = q + (share - change @ q / (step @ change)) * step
+    first = min(1, 1 / np.abs(g).sum()) if t == 1 else 1
+    s["before"], s["taken"] = g, h["lr"] * first * q
+    return p + s["taken"]
+
+
 FORMULAS = {f.__name__: f for f in (
     sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, adamax, nadam, radam, lion,
-    lamb)}
+    lamb, lbfgs)}
 TENSORS = np.array([0, 0, 1, 1, 1])  # the number of the tensor of each element
 
 
@@ -127,7 +147,8 @@ def run_program(optimizer: Optimizer, p: np.ndarray, gradients: np.ndarray) -> n
 
 
 def test_every_rule_has_a_formula_here():
-    assert {*FORMULAS, "muon"} == {*REGISTRY, "muon"}  # muon: tests/codegen/test_muon.py
+    elsewhere = {"muon", "gauss_newton"}  # tests/codegen/test_muon.py, test_gauss_newton.py
+    assert {*FORMULAS} | elsewhere == {*all_rules()}
 
 
 def run_formula(name: str, optimizer: Optimizer, p: np.ndarray, gradients: np.ndarray
@@ -205,6 +226,19 @@ def test_weights_are_averaged_from_the_first_step_on(average: float | str):
     np.testing.assert_allclose(state, want, rtol=1e-12)
 
 
+def test_lbfgs_finds_the_minimum_of_a_quadratic_far_faster_than_descent():
+    scales = np.array([1.0, 10.0, 100.0, 1e3, 1e4])
+    ends = {}
+    for name, made in {"lbfgs": make_lbfgs(), "sgd": REGISTRY["sgd"](lr=1e-4)}.items():
+        p, state = np.ones(5), {m: np.zeros(5) for m in made.moments}
+        for t in range(1, 41):
+            values = one_step(made, p, scales * p, t, **state)
+            p = values.pop("p")
+            state = values
+        ends[name] = float(np.abs(p).max())
+    assert ends["lbfgs"] < 1e-8 < 0.5 < ends["sgd"], ends
+
+
 def test_a_rule_of_ones_own_is_a_handful_of_equations():
     def heavy(r: Rule, lr: Any = 0.1, friction: Any = 0.5) -> Any:
         """v' = (1 - friction) v - lr g, p' = p + v'."""
@@ -227,5 +261,9 @@ def test_names_that_are_wrong_suggest_the_nearest():
         make_optimizer({"rule": "sgd", "lr": {"kind": "cosin", "lr": 1, "steps": 2}})
     with pytest.raises(DeclarationError, match="is a number"):
         REGISTRY["adam"](eps="small")
+    with pytest.raises(DeclarationError, match="did you mean 'history'"):
+        make_optimizer({"rule": "lbfgs", "histori": 3})
+    with pytest.raises(DeclarationError, match="1 to 20 pairs"):
+        make_optimizer({"rule": "lbfgs", "history": 0})
     with pytest.raises(DeclarationError, match="'lrr'"):
         REGISTRY["sgd"](groups={"W*": {"lrr": 1}})

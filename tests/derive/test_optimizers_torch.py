@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from derive.optimizers import REGISTRY, Optimizer
+from derive.lbfgs import lbfgs
+from derive.optimizers import REGISTRY, Optimizer, all_rules
 from derive.reference import evaluate
 from derive.schedules import cosine, exponential, one_cycle, step
 
@@ -47,7 +48,7 @@ def theirs(make: Callable, p: np.ndarray, gradients: np.ndarray,
     rates = schedule(optimizer) if schedule else None
     for g in gradients:
         x.grad = torch.tensor(g)
-        optimizer.step()
+        optimizer.step(lambda: 0.0)
         if rates is not None:
             rates.step()
     return x.detach().numpy()
@@ -75,7 +76,14 @@ PAIRS: dict[str, tuple[dict, Callable]] = {
     "adamax": ({}, lambda p: optim.Adamax(p, lr=2e-3)),
     "nadam": ({}, lambda p: optim.NAdam(p, lr=2e-3)),
     "radam": ({}, lambda p: optim.RAdam(p, lr=1e-3)),
+    "lbfgs": ({"lr": 0.5}, lambda p: recent_steps(p, 0.5, 5)),
 }
+
+
+def recent_steps(p: list, lr: float, history: int) -> Any:
+    """torch's L-BFGS, one gradient a step, never content."""
+    return optim.LBFGS(p, lr=lr, max_iter=1, history_size=history, tolerance_grad=0,
+                       tolerance_change=0)
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -85,9 +93,16 @@ def test_the_same_steps(name: str):
     same(ours(REGISTRY[name](**settings), p, gradients), theirs(make, p, gradients))
 
 
+@pytest.mark.parametrize("history", [1, 3, 10])
+def test_lbfgs_keeps_as_many_pairs_as_it_is_told(history: int):
+    p, gradients = sample()  # at random: about half of the pairs have no curvature
+    same(ours(lbfgs(lr=0.5, history=history), p, gradients[:100]),
+         theirs(lambda x: recent_steps(x, 0.5, history), p, gradients[:100]))
+
+
 def test_every_rule_that_torch_has_is_compared():
-    lacking = {"lion", "lamb", "muon"}  # torch's Muon computes in bfloat16
-    assert set(REGISTRY) - lacking == set(PAIRS)
+    lacking = {"lion", "lamb", "muon", "gauss_newton"}  # torch's Muon computes in bfloat16
+    assert set(all_rules()) - lacking == set(PAIRS)
 
 
 def test_coupled_decay_is_torchs_weight_decay():
