@@ -49,6 +49,8 @@ def examine() -> list[Finding]:
     found.append(_templates())
     found.append(_program("pdflatex", "PDF documents",
                           "apt-get install texlive-latex-recommended texlive-latex-extra"))
+    found.append(_program("xelatex", "PDF documents in Chinese",
+                          "apt-get install texlive-xetex texlive-lang-chinese"))
     found.append(_program("mpiexec", "training over MPI", "python -m pip install mpi4py mpich"))
     found += _gpu()
     found.append(_cache())

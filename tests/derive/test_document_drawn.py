@@ -94,6 +94,16 @@ def test_a_pdf_is_written(tmp_path):
     assert content.startswith(b"%PDF") and b"%%EOF" in content[-1024:]
 
 
+@pytest.mark.skipif(shutil.which("xelatex") is None, reason="no xelatex on this machine")
+def test_a_pdf_in_chinese_is_written_with_its_fonts_inside(tmp_path):
+    path = write_document(dr.derive(NETWORKS["product"]()), tmp_path / "a.pdf", lang="zh")
+    content = path.read_bytes()
+    assert content.startswith(b"%PDF") and b"%%EOF" in content[-1024:]
+    if (reader := shutil.which("pdftotext")) is not None:
+        words = subprocess.run([reader, str(path), "-"], capture_output=True, check=True).stdout
+        assert "的梯度推导" in words.decode()
+
+
 @browser
 def test_a_browser_draws_the_formulas(tmp_path):
     """Headless Chromium prints the page after its layout; nothing may be missing in it."""
