@@ -15,13 +15,13 @@ import os
 import random
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,47 @@ def command(folder: Path, *verb: str) -> list[str]:
     return [sys.executable, "-m", "codegen.cli", *verb]
 
 
+class Begun:
+    """The command in a process of its own."""
+
+    def __init__(self, folder: Path, *verb: str) -> None:
+        self.process = subprocess.Popen(command(folder, *verb), cwd=folder,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Forked:
+    """The same in a copy of this process, which has imported everything: most of the time of a
+    campaign goes there. (Nothing was started here that a fork would break.)"""
+
+    def __init__(self, folder: Path, *verb: str) -> None:
+        self.process = get_context("fork").Process(target=_command, args=(folder, verb))
+        self.process.start()
+
+    def running(self) -> bool:
+        return self.process.is_alive()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def _command(folder: Path, verb: tuple[str, ...]) -> None:
+    from codegen.cli import main
+
+    os.chdir(folder)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    sys.exit(main(verb))
+
+
 def finished(folder: Path, out: str) -> bytes:
     """What the weights and the metrics without times are in the end."""
     from codegen.checkpoint import Store
@@ -99,22 +140,21 @@ def look(folder: Path, counts: Counter[str]) -> int:
     return -1 if last is None else last.step
 
 
-def kills(folder: Path, count: int, seed: int) -> Counter[str]:
+def kills(folder: Path, count: int, seed: int, begin: type[Begun] | type[Forked] = Begun
+          ) -> Counter[str]:
     """Kill a run ``count`` times, resuming it each time; begin a new one when it ends."""
     chance, counts, run, last = random.Random(seed), Counter(), 0, -1
     want = undisturbed(folder)
     verb = ["train", "run.toml", "--out", "run0"]
     while counts["kills"] < count:
-        process = subprocess.Popen(command(folder, *verb), cwd=folder, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL)
+        process = begin(folder, *verb)
         checkpoints = folder / f"run{run}" / "checkpoints"
         before = last
-        while process.poll() is None and step_of(checkpoints) <= before:
+        while process.running() and step_of(checkpoints) <= before:
             time.sleep(0.002)  # until it trains
         time.sleep(chance.uniform(0, 0.15))
-        over = process.poll() is not None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        over = not process.running()
+        process.kill()
         now = look(checkpoints, counts)
         assert now >= last, (now, last)  # nothing that was saved is lost
         last = now
@@ -236,7 +276,11 @@ def main() -> int:
                 print("limit:", dict(full(folder, half, args.seed + 1, None)))
             shutil.rmtree(folder / "full")
         if args.kills:
-            print("kill -9:", dict(kills(folder, args.kills, args.seed)))
+            import numba  # noqa: F401  (what every process would import)
+
+            import codegen.runs  # noqa: F401
+
+            print("kill -9:", dict(kills(folder, args.kills, args.seed, Forked)))
     return 0
 
 

@@ -46,16 +46,24 @@ def scikit_learn(name: str) -> tuple[np.ndarray, np.ndarray]:
     return load(return_X_y=True)
 
 
-def split(rows: Rows, test_share: float, seed: int, validation_share: float = 0.0) -> Parts:
-    """A shuffled split. Where a one-dimensional array of whole numbers is among the arrays, each
-    of its classes keeps its share in each part.
+def split(rows: Rows, test_share: float, seed: int, validation_share: float = 0.0,
+          labels_of: str | None = "") -> Parts:
+    """A shuffled split; each class of the array ``labels_of`` keeps its share in each part (by
+    default of the first one of whole numbers that has one dim; None: there are no classes).
+    Classes too rare to have a row in each part count as one.
 
     Raises:
         DataError: nothing is left to train on, or only one of several classes.
     """
-    labels = next((np.asarray(a) for a in rows.arrays.values()
-                   if a.dtype.kind in "iu" and a.ndim == 1), None)
-    classes = labels if labels is not None else np.zeros(len(rows), int)
+    if labels_of == "":
+        labels_of = next((n for n, a in rows.arrays.items()
+                          if a.dtype.kind in "iu" and a.ndim == 1), None)
+    labels = np.asarray(rows.arrays[labels_of]) if labels_of else None
+    classes = np.zeros(len(rows), int)
+    if labels is not None:
+        _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        least = min((share for share in (test_share, validation_share) if share), default=1.0)
+        classes = np.where(np.round(least * counts[classes]) > 0, classes, -1)
     stream = np.random.default_rng(seed)
     chosen: list[list[np.ndarray]] = [[], [], []]
     for each in np.unique(classes):
@@ -118,7 +126,9 @@ def load_data(model: ModelFile, source: str, *, test_share: float, validation_sh
         arrays = _shipped(program, source)
     else:
         arrays = _read(program, Path(source), columns or {})
-    parts = split(Rows(arrays), test_share, seed, validation_share)
+    pair = class_scores(program)
+    classes = pair[1] if pair and program.tensors[pair[1]].rank == 1 else None
+    parts = split(Rows(arrays), test_share, seed, validation_share, classes)
     if standardise is None:
         standardise = source in SHIPPED
     if standardise:

@@ -214,8 +214,8 @@ class Training:
     @property
     def _direct(self) -> bool:
         """Whether nothing stands between the gradient of a minibatch and the update."""
-        return (self.model.direct and self.plan.accumulate == 1 and self.reduce is None and self.team is None
-                and not self.plan.skip)
+        return (self.model.direct and self.plan.accumulate == 1 and self.reduce is None
+                and self.team is None and not self.plan.skip)
 
     def _batch(self, data: Values | None, places: np.ndarray) -> Values:
         """A minibatch; of several ranks each reads its own part."""

@@ -2,9 +2,9 @@
 
 The rule's equation is p' = p - lr g, where g stands for the solution of (G + λ I) g = ∇L with the
 Gauss-Newton matrix G of the batch. Who runs the rule solves it, by conjugate gradients on the
-products G v that `derive.jacobians.gauss_newton_vector` derives (`codegen.gauss_newton` does), takes
-back a step that makes the loss of its batch larger, and adapts λ to how far the loss followed its
-quadratic model. It is for small networks with all rows, or many of them, in a batch.
+products G v that `derive.jacobians.gauss_newton_vector` derives (`codegen.gauss_newton` does),
+takes back a step that makes the loss of its batch larger, and adapts λ to how far the loss followed
+its quadratic model. It is for small networks with all rows, or many of them, in a batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from sympy import Expr
 
-from derive.errors import DeclarationError
+from derive.errors import DeclarationError, unknown_name
 from derive.optimizers import REGISTRY, Optimizer, Rule, declared
 
 _SETTINGS = ("lr", "damping", "iterations", "average")
@@ -43,8 +43,6 @@ def gauss_newton(lr: Any = 1.0, damping: float = 1e-2, iterations: int = 50,
         return r.p - lr * r.g
 
     if other:
-        from derive.errors import unknown_name
-
         raise unknown_name("setting of gauss_newton", next(iter(other)), _SETTINGS)
     made = declared(gauss_newton, {"lr": lr, "damping": damping, "iterations": iterations},
                     {"average": average}, _SETTINGS)

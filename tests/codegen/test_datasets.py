@@ -129,6 +129,21 @@ def test_each_class_keeps_its_share():
     assert set(other.test.take()["x"]) != rows[2]
 
 
+def test_classes_of_a_row_or_two_are_held_out_together():
+    t = np.concatenate([np.zeros(60, int), np.arange(1, 41)])  # forty classes of one row each
+    parts = split(Rows({"x": np.arange(100.0), "t": t}), 0.25, seed=3)
+    assert len(parts.test) == 25
+    assert (parts.test.take()["t"] == 0).sum() == 15
+
+
+def test_whole_numbers_that_no_loss_picks_by_are_no_classes(tmp_path: Path):
+    net = dr.Network("an index per row")
+    row, t = net.input("row", "B", dtype=int), net.input("t", "B", 1)
+    net.loss(dr.mean_squared_error(dr.dense(dr.embedding(row, 40, 3), 1), t))
+    np.savez(tmp_path / "d.npz", row=np.zeros(40, int), t=np.zeros((40, 1)))
+    assert len(load(tmp_path / "d.npz", net.program()).test) == 10
+
+
 def test_an_empty_or_single_class_split_is_refused():
     with pytest.raises(DataError, match="of one class"):
         split(Rows({"x": np.zeros((9, 2)), "t": np.full(9, 1)}), 0.2, seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_a_small_network_is_fitted_in_few_steps():
     net, data = curve(units=5)
     model = compiled(net)
     losses = [model.step(**data) for _ in range(15)]
-    assert all(b <= a for a, b in zip(losses, losses[1:], strict=False)), losses
+    assert all(b <= a for a, b in pairwise(losses)), losses
     assert losses[-1] < 0.1 * losses[0], losses
 
 

