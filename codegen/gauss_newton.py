@@ -107,7 +107,7 @@ class GaussNewtonModel(Model):
 
     def _epoch(self, checked: Values, batch: int, rng: np.random.Generator | int | None,
                order: Any = None) -> float:
-        places = self._order(checked, batch, rng, order)
+        places = self._row_order(checked, batch, rng, order)
         total = 0.0
         for first in range(0, len(places), batch):
             own = places[first:first + batch]

@@ -265,12 +265,12 @@ class Model:
 
     def _epoch(self, checked: Values, batch: int, rng: np.random.Generator | int | None,
                order: Any = None) -> float:
-        order = self._order(checked, batch, rng, order)
+        order = self._row_order(checked, batch, rng, order)
         total = self._guarded(lambda: self._run.epoch(checked, batch, order))
         return float(total) / len(order)
 
-    def _order(self, checked: Values, batch: int, rng: np.random.Generator | int | None,
-               order: Any) -> np.ndarray:
+    def _row_order(self, checked: Values, batch: int, rng: np.random.Generator | int | None,
+                   order: Any) -> np.ndarray:
         """The numbers of the rows in the order in which they are to be seen."""
         if int(batch) < 1:
             raise DataError("a minibatch needs at least one row", got=batch)
