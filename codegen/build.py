@@ -63,8 +63,8 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
     split = count > 1 if parallel == "auto" else bool(parallel)
     kernels = load(render(compiled, dtype, split, cache=True), directory)
 
-    def only(part: Program) -> Model:
-        return _forward_model(part, compiled.optimizer, dtype, directory)
+    def only(part: Program, outputs: tuple[str, ...]) -> Model:
+        return _forward_model(part, outputs, compiled.optimizer, dtype, directory)
 
     model = Model(compiled, kernels, count if split else 1, only)
     if chosen.curvature:
@@ -92,28 +92,29 @@ def _on_device(wanted: str) -> bool:
 
 
 def _device_model(program: Program, optimizer: Optimizer, dtype: str,
-                  directory: str | Path | None) -> Model:
-    """A model on a GPU, or on the simulator."""
+                  directory: str | Path | None, outputs: tuple[str, ...] = ()) -> Model:
+    """A model on a GPU, or on the simulator; ``outputs`` are all that it computes, if given."""
     same = replace(optimizer, settings=dict.fromkeys(optimizer.settings, 1))
-    compiled = compile_program(program, same, device=True)
+    compiled = compile_program(program, same, outputs=outputs, device=True)
     kernels = load(render_cuda(compiled, dtype, cache=not simulated()), directory)
 
-    def only(part: Program) -> Model:
-        forward = replace(part, gradients={}, updates={}, losses=())
-        return _device_model(forward, optimizer, dtype, directory)
+    def only(part: Program, outputs: tuple[str, ...]) -> Model:
+        forward = replace(part, gradients={}, updates={}, losses=(), jacobians={})
+        return _device_model(forward, optimizer, dtype, directory, outputs)
 
     model = Model(compiled, kernels, 1, only)
     model.set(**optimizer.settings)
     return model
 
 
-def _forward_model(part: Program, optimizer: Optimizer, dtype: str,
+def _forward_model(part: Program, outputs: tuple[str, ...], optimizer: Optimizer, dtype: str,
                    directory: str | Path | None) -> Model:
-    """A model that has a forward pass only."""
-    compiled = compile_program(replace(part, gradients={}, updates={}, losses=()), optimizer)
+    """A model that computes ``outputs`` only."""
+    plain = replace(part, gradients={}, updates={}, losses=(), jacobians={})
+    compiled = compile_program(plain, optimizer, outputs=outputs)
     kernels = load(render(compiled, dtype, False, cache=True), directory)
 
-    def never(_: Program) -> Model:
+    def never(_: Program, outputs: tuple[str, ...]) -> Model:
         raise AssertionError("a forward model determines all of its own tensors")
 
     return Model(compiled, kernels, 1, never)

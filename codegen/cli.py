@@ -155,11 +155,17 @@ def do_deploy(args: argparse.Namespace) -> Outcome:
 
 
 def do_diagnose(args: argparse.Namespace) -> Outcome:
+    from codegen.flow import measured_diagnosis
     from codegen.loading import load_model
+    from derive.files import write_atomically
     from derive.flow.diagnose import diagnose
 
+    file = load_model(args.model)
     with progress("following the signal and the gradient"):
-        diagnosis = diagnose(load_model(args.model).program)
+        diagnosis = measured_diagnosis(file, args.data, args.weights, args.seed) if (
+            args.data or args.weights) else diagnose(file.program)
+    if args.out:
+        write_atomically(Path(args.out), diagnosis.picture().encode())
     return OK, diagnosis.to_dict(), str(diagnosis)
 
 
@@ -344,7 +350,13 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verb("explain", do_explain, "one gradient, step by step, in the terminal")
     sub.add_argument("name", help="the parameter, such as W1")
-    verb("diagnose", do_diagnose, "why gradients vanish or explode here, and what mends it")
+    sub = verb("diagnose", do_diagnose, "why gradients vanish or explode here, and what mends it")
+    sub.add_argument("--data", help="as for train: norms are measured on rows of it by the "
+                     "kernels, beside the forecast")
+    sub.add_argument("--weights", help="what training saved: measured and forecast there, instead "
+                     "of at the start")
+    sub.add_argument("--seed", type=int, default=0, help="of the weights at the start")
+    sub.add_argument("-o", "--out", help="a name in .svg: the norms as a picture")
     verb("doctor", do_doctor, "what is missing on this machine, and what brings it", model=False)
     return root
 

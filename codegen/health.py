@@ -1,29 +1,40 @@
 """What goes wrong in a network while it trains, looked at seldom and cheaply, said once.
 
-Dead and saturated units, badly conditioned weights and a gradient that is mostly noise, measured
-by the emitted kernels on one batch; the thresholds are those of `derive.flow.measure`.
+Norms of signals and adjoints, dead and saturated units, badly conditioned weights and the
+gradient's noise, measured by the emitted kernels on one batch before the first step and between
+epochs. What is seen is kept, for `chainrule report` to show beside the forecast.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from codegen.model import Model
+from codegen.probe import Probe, circumstances
 from codegen.rows import Rows
 from derive.errors import ChainruleError
-from derive.flow.measure import conditioning, noise_scale, unit_health
+from derive.files import write_atomically
+from derive.flow.gauges import Reading
+from derive.flow.measure import Conditioning, NoiseScale, conditioning, noise_scale
 
 ROWS = 256
 SHARE = 0.02  # of the time of training that looking may take
 CONDITION = 1e6
 LARGEST = 1 << 20  # elements of a weight whose singular values are computed
+SMALLEST, GREATEST = 1e-30, 1e30  # of an adjoint: float32 ends not far beyond
+FLOW = "flow.json"
 
 
 class Health:
-    """Looks at a model between epochs; ``say`` is called with each new finding."""
+    """Looks at a model between epochs; ``say`` is called with each new finding, and ``looks``
+    keeps what was measured."""
 
     def __init__(self, model: Model, rows: Rows, say: Callable[[str], object]) -> None:
         self.model, self.say = model, say
@@ -32,6 +43,8 @@ class Health:
         self._rows, self._places = rows, places
         self._said: set[str] = set()
         self._spent, self._begun = 0.0, time.perf_counter()
+        self.looks: list[dict[str, Any]] = []
+        self._probe: Probe | None = None
 
     def look(self, losses: Sequence[float]) -> None:
         """Measure, unless that took too much of the time already; ``losses`` of the epochs tell
@@ -41,47 +54,121 @@ class Health:
             return
         try:
             stuck = len(losses) > 3 and losses[-1] > 0.99 * losses[-4]
-            for key, text in self.findings(stuck):
+            first = self._probe is None
+            for key, text in self.findings(len(losses), stuck):
                 if key not in self._said:
                     self._said.add(key)
                     self.say(text)
+            if first:  # compiling is once, and no looking
+                self._begun = start = time.perf_counter()
         except ChainruleError:
             pass  # a network that the measures do not understand trains all the same
         self._spent += time.perf_counter() - start
 
-    def findings(self, stuck: bool) -> list[tuple[str, str]]:
+    def findings(self, epoch: int, stuck: bool) -> list[tuple[str, str]]:
         """What is wrong now: a key, and a sentence. Noise is wrong where a run is stuck."""
-        program, found = self.model.program, []
+        self._probe = self._probe or Probe(self.model)
         batch = self._rows.take(self._places)
-        values = self.model.forward(**batch)
-        for unit in unit_health(program, values):
-            ways = (("dead", unit.dead, 0.2), ("saturated", unit.saturated, 0.5))
-            for kind, share, most in ways:
-                if share > most:  # a dead unit is saturated, too: said once
-                    found.append((f"{kind} {unit.name}", f"{share:.0%} of the units behind "
-                                  f"{unit.name!r} are {kind}"))
-                    break
+        readings = self._probe(batch)
         small = {n: v for n, v in self.model.parameters.items() if v.size <= LARGEST}
-        for weight in conditioning(program, small):
-            if weight.largest > 0 and weight.condition > CONDITION:
-                found.append((f"condition {weight.name}",
-                              f"{weight.name!r} is ill-conditioned: its singular values go from "
-                              f"{weight.largest:.3g} to {weight.smallest:.3g}"))
-        return found + (self._noise(batch) if stuck else [])
+        weights = conditioning(self.model.program, small)
+        noise = self._noise(batch)
+        self._keep(epoch, batch, readings, weights, noise)
+        found = [*_of_units(readings), *_of_adjoints(readings), *_of_weights(weights)]
+        return found + (_of_noise(noise, len(self._places)) if stuck and noise else [])
 
-    def _noise(self, batch: dict[str, np.ndarray]) -> list[tuple[str, str]]:
+    def _noise(self, batch: dict[str, np.ndarray]) -> NoiseScale | None:
         """The gradient noise scale, from four quarters of the batch."""
         count = len(self._places) // 4
         if count < 2:
-            return []
+            return None
         gradients = []
         for n in range(4):
             part = {k: np.ascontiguousarray(a[n * count:(n + 1) * count])
                     for k, a in batch.items()}
             gradients.append(self.model.gradient(self.model.prepared(part))[1].copy())
-        scale = noise_scale(gradients, count)
-        if scale.signal > 0 and scale.batch < 10 * len(self._places):
+        return noise_scale(gradients, count)
+
+    def _keep(self, epoch: int, batch: dict[str, np.ndarray], readings: tuple[Reading, ...],
+              weights: tuple[Conditioning, ...], noise: NoiseScale | None) -> None:
+        around = circumstances(self.model, batch)
+        self.looks.append({
+            "epoch": epoch, "rows": len(self._places), "sizes": around["sizes"],
+            "inputs": {n: vars(s) for n, s in around["inputs"].items()},
+            "weights": around["weights"],
+            "layers": {r.layer: {
+                "signal": r.signal, "adjoint": r.adjoint,
+                **({} if r.units is None else {
+                    "dead": r.units.dead, "saturated": r.units.saturated,
+                    "slope_square": r.units.slope_square})} for r in readings},
+            "singular_values": {w.name: [w.largest, w.smallest] for w in weights},
+            "noise_scale": None if noise is None or noise.signal <= 0 else noise.batch,
+        })
+
+    def write(self, folder: Path) -> dict[str, str]:
+        """What was seen, behind what an earlier part of the run saw."""
+        if not self.looks:
+            return {}
+        earlier = [e for e in read_looks(folder) if e["epoch"] < self.looks[0]["epoch"]]
+        text = json.dumps(_plain([*earlier, *self.looks]), indent=1)
+        write_atomically(folder / FLOW, (text + "\n").encode())
+        return {"flow": str(folder / FLOW)}
+
+
+def read_looks(folder: Path) -> list[dict[str, Any]]:
+    """What `Health.write` wrote; nothing where there is nothing whole."""
+    try:
+        found = json.loads((folder / FLOW).read_text(encoding="utf-8"))
+        return [e for e in found if {"epoch", "layers", "inputs", "weights", "sizes"} <= set(e)]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that are not finite as None, as JSON has them."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _of_units(readings: tuple[Reading, ...]) -> list[tuple[str, str]]:
+    found = []
+    for unit in (r.units for r in readings if r.units is not None):
+        for kind, share, most in (("dead", unit.dead, 0.2), ("saturated", unit.saturated, 0.5)):
+            if share > most:  # a dead unit is saturated, too: said once
+                found.append((f"{kind} {unit.name}",
+                              f"{share:.0%} of the units behind {unit.name!r} are {kind}"))
+                break
+    return found
+
+
+def _of_adjoints(readings: tuple[Reading, ...]) -> list[tuple[str, str]]:
+    """A gradient that float32 is about to lose, at the layer nearest to the loss where it is. One
+    that is 0 at once (behind weights that start at 0) did not get lost on its way."""
+    after = 1.0
+    for r in reversed([r for r in readings if r.adjoint is not None]):
+        assert r.adjoint is not None
+        if r.adjoint == 0 and after > math.sqrt(SMALLEST):
             return []
-        size = "out of reach" if scale.signal <= 0 else f"near {scale.batch:.0f}"
-        return [("noise", f"the loss no longer falls, and the gradient is mostly noise: its noise "
-                 f"scale is {size}; a smaller learning rate or larger batches would help")]
+        if not SMALLEST <= r.adjoint <= GREATEST and r.signal > 0:
+            kind = "vanished" if r.adjoint < SMALLEST else "exploded"
+            return [(kind, f"the gradient has {kind} at {r.layer!r}: its adjoint's rms is "
+                     f"{r.adjoint:.2g}; chainrule diagnose tells why, and what mends it")]
+        after = r.adjoint
+    return []
+
+
+def _of_weights(weights: tuple[Conditioning, ...]) -> list[tuple[str, str]]:
+    return [(f"condition {w.name}", f"{w.name!r} is ill-conditioned: its singular values go from "
+             f"{w.largest:.3g} to {w.smallest:.3g}")
+            for w in weights if w.largest > 0 and w.condition > CONDITION]
+
+
+def _of_noise(scale: NoiseScale, rows: int) -> list[tuple[str, str]]:
+    if scale.signal > 0 and scale.batch < 10 * rows:
+        return []
+    size = "out of reach" if scale.signal <= 0 else f"near {scale.batch:.0f}"
+    return [("noise", f"the loss no longer falls, and the gradient is mostly noise: its noise "
+             f"scale is {size}; a smaller learning rate or larger batches would help")]

@@ -43,7 +43,7 @@ class Model:
     direct = True  # whether an update needs the gradient alone: many steps are one compiled call
 
     def __init__(self, compiled: Compiled, kernels: ModuleType, threads: int,
-                 compile_only: Callable[[Program], Model]) -> None:
+                 compile_only: Callable[[Program, tuple[str, ...]], Model]) -> None:
         self.compiled, self.kernels, self.threads = compiled, kernels, threads
         self.program = compiled.program
         self._run = kernels.Model(threads)
@@ -170,7 +170,8 @@ class Model:
         """Tensors of the network by name.
 
         Args:
-            outputs: which ones; by default every declared one that the inputs determine.
+            outputs: which ones, adjoints too; by default every declared one that the inputs
+                determine.
             inputs: the data; labels are needed only where an output depends on them.
 
         Raises:
@@ -187,8 +188,8 @@ class Model:
             needed = {t.name for t in own.program.given}
             given = {n: v for n, v in inputs.items() if n in needed}
             checked = self._checked(given, "forward")
-            found = self._guarded(lambda: self._run.forward(**checked))
-            return {n: found[n] for n in names}
+            sizes, _ = self._guarded(lambda: self._run.run("forward", checked))
+            return {n: self._run.kept("forward", sizes, n) for n in names}
         return self._apart(names).predict(names, **inputs)
 
     def _determined(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
@@ -200,8 +201,16 @@ class Model:
     def _apart(self, names: tuple[str, ...]) -> Model:
         """A model of the equations that ``names`` need alone, on the same parameters."""
         if names not in self._others:
-            self._others[names] = self._compile_only(self.program.only(*names))
-        other = self._others[names]
+            self._others[names] = self.beside(self.program.only(*names), names)
+        return self.share(self._others[names])
+
+    def beside(self, program: Program, outputs: tuple[str, ...]) -> Model:
+        """A model, for `predict` only, of equations over the same parameters; `share` brings it
+        to their values."""
+        return self._compile_only(program, outputs)
+
+    def share(self, other: Model) -> Model:
+        """``other`` with this model's parameters and states."""
         for kind in ("parameters", "states"):
             mine = getattr(self, kind)
             for name, view in getattr(other, kind).items():

@@ -10,11 +10,13 @@ from typing import Any
 
 import codegen
 from codegen.charts import draw_curves
+from codegen.flow import in_words, picture, seen
+from codegen.health import read_looks
 from codegen.loading import load_model
 from codegen.replay import read_replay, replay
 from codegen.runs import read_run, summary
 from derive.differentiate import derive
-from derive.errors import DataError, MissingError
+from derive.errors import ChainruleError, DataError, MissingError
 from derive.files import write_atomically
 from derive.optimizers import make_optimizer
 
@@ -43,11 +45,28 @@ def report(folder: Path) -> tuple[dict[str, Any], str]:
     config = settings["config"]
     lines.append(f"optimizer: {json.dumps(config['optimizer'])}, batch {config['plan']['batch']}, "
                  f"seed {config['plan']['seed']}, {config['dtype']}")
+    flow, words = _flow(settings, folder)
+    lines += words
     path = folder / "report.html"
-    write_atomically(path, _page(settings, history, lines).encode())
+    write_atomically(path, _page(settings, history, lines, flow).encode())
     lines.append(f"page: {path}")
     return {"network": settings.get("network"), "epochs": len(history), "last": dict(history[-1]),
             "best_epoch": best, "ended": settings.get("ended"), "page": str(path)}, "\n".join(lines)
+
+
+def _flow(settings: Mapping[str, Any], folder: Path) -> tuple[str, list[str]]:
+    """How signals and gradients flowed beside the forecast: a picture, which is written into the
+    folder, too, and lines."""
+    looks = read_looks(folder)
+    if not looks:
+        return "", []
+    try:
+        found = seen(load_model(settings["config"]["model"]).program, looks)
+    except ChainruleError:  # the model's file is gone, or its flow cannot be followed
+        return "", []
+    drawn = picture(found)
+    write_atomically(folder / "flow.svg", drawn.encode())
+    return drawn, in_words(found)
 
 
 def _history(folder: Path) -> list[Row]:
@@ -61,12 +80,13 @@ def _history(folder: Path) -> list[Row]:
     return history
 
 
-def _page(settings: Mapping[str, Any], history: Sequence[Row], lines: Sequence[str]) -> str:
+def _page(settings: Mapping[str, Any], history: Sequence[Row], lines: Sequence[str],
+          flow: str) -> str:
     try:
-        picture = draw_curves(history)
-        picture = picture[picture.index("<svg"):]
+        curves = draw_curves(history)
+        curves = curves[curves.index("<svg"):]
     except MissingError:
-        picture = ""
+        curves = ""
     columns = list(dict.fromkeys(n for row in history for n in row))
     step = max(1, len(history) // 40)
     shown = [row for n, row in enumerate(history) if n % step == 0 or n == len(history) - 1]
@@ -80,7 +100,7 @@ def _page(settings: Mapping[str, Any], history: Sequence[Row], lines: Sequence[s
     return (f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
             '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
             f'style-src \'unsafe-inline\'"><style>{_STYLE}</style></head><body><h1>{title}</h1>'
-            f"{words}{picture}<table><tr>{head}</tr>{cells}</table>"
+            f"{words}{curves}<table><tr>{head}</tr>{cells}</table>{flow}"
             f"<details><summary>settings</summary><pre>{whole}</pre></details></body></html>\n")
 
 

@@ -1,8 +1,9 @@
 """``chainrule train``, ``resume`` and ``report``: a run and its folder.
 
 The folder of a run holds ``run.json`` (configuration, versions, seeds, what the data were),
-``checkpoints/``, ``metrics.csv`` and ``metrics.json``, ``curves.svg``, ``weights.safetensors`` and,
-if a number stopped being finite, a file that replays that step.
+``checkpoints/``, ``metrics.csv`` and ``metrics.json``, ``flow.json`` (norms of signals and adjoints),
+``curves.svg``, ``weights.safetensors`` and, if a number stopped being finite, a file that replays
+that step.
 """
 
 from __future__ import annotations
@@ -142,6 +143,7 @@ def write_run(folder: Path, session: Session, settings: Mapping[str, Any]) -> di
         "network": session.derived.name, "derivation": session.derived.hash,
         "epoch": str(epoch)}))
     files |= write_metrics(folder, at.history)
+    files |= session.health.write(folder) if session.health is not None else {}
     if at.history:
         try:
             picture = draw_curves(at.history)

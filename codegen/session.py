@@ -36,6 +36,7 @@ class Session:
     training: Training
     compile_seconds: float
     messages: list[str] = field(default_factory=list)
+    health: Health | None = None
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -123,8 +124,11 @@ def run(session: Session, folder: Path | None = None,
     training, plan = session.training, session.training.plan
     team = training.team
     # what it measures is of one rank, and the others would wait
-    health = Health(session.model, training.rows, session.messages.append) if (
-        team is None) else None
+    health = session.health = Health(
+        session.model, training.rows, session.messages.append) if team is None else None
+    if health is not None:
+        with progress("measuring the flow of gradients"):
+            health.look([row["loss"] for row in training.at.history])
     seen, told = [len(training.at.history)], [0]
     with progress("training", plan.epochs) as show, stop_request() as stop:
         def report(at: Position, speed: float) -> None:

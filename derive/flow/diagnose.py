@@ -48,6 +48,10 @@ class Diagnosis:
             return math.inf
         return math.log(rows[-1] / FLOAT32) / -math.log(self.factor)
 
+    def named(self, name: str) -> Diagnosis:
+        """The same under another name."""
+        return replace(self, name=name)
+
     def to_dict(self) -> dict:
         """Plain data for JSON: floats that are not finite become strings."""
         def plain(value: object) -> object:

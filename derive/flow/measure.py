@@ -6,13 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from sympy import Expr
 
 from derive.errors import DataError
-from derive.flow.axes import fan_ins
+from derive.flow.axes import classify_axes, fan_ins
 from derive.flow.moments import X, slope_of
 from derive.flow.quadrature import compiled
+from derive.flow.relations import random_parameters
 from derive.flow.remedies import forward_of, layers_of
 from derive.program import Program, as_program
 
@@ -32,27 +35,49 @@ class UnitHealth:
         return self.dead > 0.2 or self.saturated > 0.2
 
 
+def unit_shares(name: str, function: Expr, slope_square: np.ndarray, open_share: np.ndarray
+                ) -> UnitHealth:
+    """The health of a layer from two numbers of each unit: the mean of φ'² over samples, and the
+    share of samples where φ' is at least 5 % of its largest value. A function whose slope is 0
+    nowhere (a sigmoid's, that only rounds to 0) has no dead units."""
+    dies = bool((_slopes(function) == 0).any())
+    return UnitHealth(name, float((slope_square == 0).mean()) if dies else 0.0,
+                      float((open_share <= 0.05).mean()), float(slope_square.mean()))
+
+
+@lru_cache(maxsize=64)
+def _slopes(function: Expr) -> np.ndarray:
+    """|φ'| between -10 and 10; the grid misses 0, where a slope may vanish at one point."""
+    return np.abs(compiled(slope_of(function), X)(np.linspace(-10, 10, 2000)))
+
+
+def largest_slope(function: Expr) -> float:
+    """sup |φ'| between -10 and 10, on a fine grid."""
+    return float(_slopes(function).max())
+
+
 def unit_health(program: Program, values: Mapping[str, np.ndarray]) -> tuple[UnitHealth, ...]:
     """Dead and saturated units, from the pre-activations of one batch.
 
     Args:
         program: the network.
-        values: arrays by tensor name; layers whose pre-activation is missing are left out. The
-            last axis holds the units, the others samples.
+        values: arrays by tensor name; layers whose pre-activation is missing are left out. A unit
+            is an index of the feature axes (the channels of a convolution); the other axes are
+            samples.
     """
+    forward = forward_of(as_program(program))
+    kinds = classify_axes(forward, random_parameters(forward))
     found = []
-    for layer in layers_of(forward_of(as_program(program))):
+    for layer in layers_of(forward):
         if layer.function is None or layer.name not in values:
             continue
         z = np.asarray(values[layer.name], dtype=float)
-        slope = np.abs(compiled(slope_of(layer.function), X)(z)).reshape(-1, z.shape[-1])
-        top = np.abs(compiled(slope_of(layer.function), X)(np.linspace(-10, 10, 2001))).max()
-        found.append(UnitHealth(
-            layer.name,
-            float((slope == 0).all(axis=0).mean()),
-            float(((slope < 0.05 * top).mean(axis=0) >= 0.95).mean()),
-            float((slope**2).mean()),
-        ))
+        units = [n for n, kind in enumerate(kinds[layer.name]) if kind == "feature"]
+        rest = tuple(n for n in range(z.ndim) if n not in (units or [z.ndim - 1]))
+        slope = compiled(slope_of(layer.function), X)(z) ** 2
+        opened = slope >= (0.05 * largest_slope(layer.function)) ** 2
+        found.append(unit_shares(layer.name, layer.function, slope.mean(axis=rest),
+                                 opened.mean(axis=rest)))
     return tuple(found)
 
 

@@ -37,6 +37,15 @@ def norms_picture(d: Diagnosis) -> str:
     return "\n".join([*parts, "</svg>"])
 
 
+def stacked(pictures: Sequence[str]) -> str:
+    """Pictures of `norms_picture` one below the other, as one SVG."""
+    inner = "".join(p.replace("<svg ", f'<svg y="{n * _HEIGHT}" ', 1)
+                    for n, p in enumerate(pictures))
+    height = _HEIGHT * len(pictures)
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
+            f'width="{_WIDTH}" height="{height}">{inner}</svg>')
+
+
 def _shown(value: float | None) -> bool:
     return value is not None and math.isfinite(value) and value > 0
 

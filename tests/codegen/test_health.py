@@ -9,7 +9,8 @@ import pytest
 
 import codegen
 import derive as dr
-from codegen.health import Health
+from codegen.flow import in_words, picture, seen
+from codegen.health import Health, read_looks
 from codegen.model import Model
 from codegen.rows import Rows
 from tests.codegen.support import interpreted
@@ -53,6 +54,44 @@ def test_dead_and_saturated_units_are_named(made):
     assert saturated.endswith("'z2' are saturated")
 
 
+def test_a_vanished_gradient_is_named_at_the_layer_where_it_is_lost(made):
+    model, rows = made
+    model.parameters["W2"][:] *= 1e-34
+    (text,) = [t for t in said(model, rows) if "gradient" in t]
+    assert text.startswith("the gradient has vanished at 'z1'")
+
+
+def test_what_is_seen_is_kept_in_the_folder_of_the_run(made, tmp_path: Path):
+    model, rows = made
+    health = Health(model, rows, lambda text: None)
+    health.look(())
+    health.write(tmp_path)
+    (look,) = read_looks(tmp_path)
+    values = model.predict(["z1", "_d_z1"], **rows.take())
+    for kind, name in (("signal", "z1"), ("adjoint", "_d_z1")):
+        rms = np.sqrt(np.mean(np.square(values[name], dtype=float)))
+        assert look["layers"]["z1"][kind] == pytest.approx(rms, rel=1e-5)
+    assert look["weights"]["W2"] == pytest.approx(np.mean(model.parameters["W2"] ** 2))
+    later = Health(model, rows, lambda text: None)
+    later.look((1.0, 0.9))  # the run went on in another process
+    later.write(tmp_path)
+    assert [e["epoch"] for e in read_looks(tmp_path)] == [0, 2]
+
+
+def test_the_report_shows_what_was_seen_beside_the_forecast(made):
+    model, rows = made
+    health = Health(model, rows, lambda text: None)
+    health.look(())
+    health._spent = 0.0
+    health.look((1.0,))
+    first, second = found = seen(model.program.forward, health.looks)
+    assert (first.name, second.name) == ("small, at the start", "small, after epoch 1")
+    for row in first.rows[:-1]:
+        assert row.measured_adjoint == pytest.approx(row.adjoint, rel=0.7)
+    assert len(in_words(found)) == 2
+    assert picture(found).count("<svg") == 3
+
+
 def test_an_ill_conditioned_weight_is_named(made):
     model, rows = made
     weight = model.parameters["W2"]
@@ -74,7 +113,7 @@ def test_looking_takes_a_small_share_of_the_time(made):
     model, rows = made
     health = Health(model, rows, lambda text: None)
     seen: list[bool] = []
-    health.findings = lambda stuck: seen.append(stuck) or []  # type: ignore[method-assign]
+    health.findings = lambda n, stuck: seen.append(stuck) or []  # type: ignore[method-assign]
     health.look([])
     health._spent = 1e6
     health.look([])
