@@ -1,9 +1,9 @@
 """``chainrule train``, ``resume`` and ``report``: a run and its folder.
 
 The folder of a run holds ``run.json`` (configuration, versions, seeds, what the data were),
-``checkpoints/``, ``metrics.csv`` and ``metrics.json``, ``flow.json`` (norms of signals and adjoints),
-``curves.svg``, ``weights.safetensors`` and, if a number stopped being finite, a file that replays
-that step.
+``checkpoints/``, ``metrics.csv`` and ``metrics.json``, ``flow.json`` (norms of signals and
+adjoints), ``curves.svg``, ``weights.safetensors`` and, if a number stopped being finite, a file
+that replays that step.
 """
 
 from __future__ import annotations
