@@ -40,7 +40,7 @@ def do_document(args: argparse.Namespace) -> Outcome:
     out = args.out or f"{Path(args.model).stem}.html"
     with progress(f"writing {out}"):
         write_document(derived, out, lang=args.lang, detail=args.detail, check=not args.no_check,
-                       force=args.force)
+                       force=args.force, flow=args.flow)
     return OK, {"document": out, "equations": len(derived.equations)}, f"wrote {out}"
 
 
@@ -155,18 +155,22 @@ def do_deploy(args: argparse.Namespace) -> Outcome:
 
 
 def do_diagnose(args: argparse.Namespace) -> Outcome:
-    from codegen.flow import measured_diagnosis
+    from codegen.flow import jacobian_lines, measured_diagnosis
     from codegen.loading import load_model
     from derive.files import write_atomically
     from derive.flow.diagnose import diagnose
 
-    file = load_model(args.model)
+    file, values, lines = load_model(args.model), None, []
     with progress("following the signal and the gradient"):
-        diagnosis = measured_diagnosis(file, args.data, args.weights, args.seed) if (
-            args.data or args.weights) else diagnose(file.program)
+        if args.data or args.weights:
+            diagnosis, values = measured_diagnosis(file, args.data, args.weights, args.seed)
+        else:
+            diagnosis = diagnose(file.program)
+        if args.jacobians:
+            lines = jacobian_lines(file.program, values)
     if args.out:
         write_atomically(Path(args.out), diagnosis.picture().encode())
-    return OK, diagnosis.to_dict(), str(diagnosis)
+    return OK, {**diagnosis.to_dict(), "jacobians": lines}, "\n".join([str(diagnosis), *lines])
 
 
 def do_explain(args: argparse.Namespace) -> Outcome:
@@ -276,6 +280,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--lang", default="en", help="en or zh")
     sub.add_argument("--detail", default="standard", choices=["summary", "standard", "full"])
     sub.add_argument("--no-check", action="store_true", help="leave the numeric check out")
+    sub.add_argument("--flow", action="store_true", help="a section on how signals and gradients "
+                     "flow: forecast, diagnosis, remedies, Jacobians")
     _force(sub)
 
     sub = verb("emit", do_emit, "write a standalone module that trains the network")
@@ -356,6 +362,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--weights", help="what training saved: measured and forecast there, instead "
                      "of at the start")
     sub.add_argument("--seed", type=int, default=0, help="of the weights at the start")
+    sub.add_argument("--jacobians", action="store_true", help="each layer's Jacobian, the bound "
+                     "on its norm, and with --data or --weights its singular values")
     sub.add_argument("-o", "--out", help="a name in .svg: the norms as a picture")
     verb("doctor", do_doctor, "what is missing on this machine, and what brings it", model=False)
     return root

@@ -18,6 +18,7 @@ from derive.differentiate import derive
 from derive.errors import DataError
 from derive.flow.diagnose import Diagnosis, diagnose
 from derive.flow.forecast import Signal, adjoint_name
+from derive.flow.jacobian import layer_jacobians, step_products
 from derive.flow.picture import stacked
 from derive.program import Program
 
@@ -25,8 +26,9 @@ PANELS = 4  # of the pictures of a run
 
 
 def measured_diagnosis(file: ModelFile, source: str | None, weights: str | None = None,
-                       seed: int = 0, rows: int = ROWS) -> Diagnosis:
-    """A diagnosis with norms that the kernels measured on some rows of data.
+                       seed: int = 0, rows: int = ROWS) -> tuple[Diagnosis, dict[str, np.ndarray]]:
+    """A diagnosis with norms that the kernels measured on some rows of data; and the values of
+    all that the network is given, on few of these rows.
 
     Args:
         source: as for `load_data`; None for the model file's own ``data()``.
@@ -48,9 +50,22 @@ def measured_diagnosis(file: ModelFile, source: str | None, weights: str | None 
                                 got=str(found[name].shape) if name in found else "none")
             view[...] = found[name]
     around = circumstances(model, batch)
-    return diagnose(file.program, inputs=around["inputs"], sizes=around["sizes"],
-                    weights=around["weights"] if weights else None,
-                    measured=Probe(model).norms(batch))
+    found = diagnose(file.program, inputs=around["inputs"], sizes=around["sizes"],
+                     weights=around["weights"] if weights else None,
+                     measured=Probe(model).norms(batch))
+    few = train.take(np.arange(min(2, len(train))))
+    return found, {**few, **model.parameters, **model.states}
+
+
+def jacobian_lines(program: Program, values: Mapping[str, np.ndarray] | None) -> list[str]:
+    """Each layer's Jacobian with the bound on its norm, and where there are values its singular
+    values; of recurrences the growth of the product over all steps."""
+    lines = [str(j) for j in layer_jacobians(program, values)]
+    if values is not None:
+        for found in step_products(program, values):
+            lines.append(f"product over time of {', '.join(found.states)}: grows by "
+                         f"{found.growth:.4g} per step, norm {found.spectral[-1]:.4g} in the end")
+    return lines
 
 
 def seen(program: Program, looks: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:

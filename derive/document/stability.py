@@ -82,10 +82,26 @@ def flow_section(maker: Maker, flow: Any) -> Section:
         blocks.append(Paragraph(words(
             "flow.recurrent", names=names, factor=f"{recurrent.factor:.3g}",
             steps=str(recurrent.steps))))
+    blocks += _jacobians(maker)
     # what was found and what would mend it, in the words of the diagnosis
     blocks += [Paragraph((str(cause),)) for cause in flow.causes]
     blocks += [Paragraph((f"{'+' if r.works else '−'} {r}",)) for r in flow.remedies]
     return Section(words("section.flow"), "flow", 1, tuple(blocks))
+
+
+def _jacobians(maker: Maker) -> list[Block]:
+    """An element of each layer's Jacobian, and the bound on its spectral norm."""
+    from derive.flow.jacobian import layer_jacobians
+
+    found = layer_jacobians(maker.program.forward)
+    if not found:
+        return []
+    rows = tuple(
+        ((Code(f"∂{j.of}/∂{j.wrt}"),), (Code(str(j.expression)),),
+         (Code(f"{j.slope_bound:g} ‖W‖"),))
+        for j in found[:24])
+    heads = tuple(maker.words(f"flow.{h}") for h in ("jacobian", "element", "bound"))
+    return [Table(heads, rows, "lll")]
 
 
 def _size(value: float | None) -> str:

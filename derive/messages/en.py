@@ -166,6 +166,8 @@ MESSAGES = {
     "{count} layers by {total}.",
     "flow.layer": "Layer", "flow.signal": "Signal", "flow.adjoint": "Adjoint",
     "flow.step": "Factor",
+    "flow.jacobian": "Jacobian", "flow.element": "An element",
+    "flow.bound": "Largest singular value at most",
     "flow.recurrent": "Through the recurrence of {names} it changes by a factor of {factor} in "
     "each of {steps} steps.",
     "stability.none": "Nothing in these equations overflows or has a kink.",

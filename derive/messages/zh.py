@@ -140,6 +140,8 @@ MESSAGES = {
     "flow.not": "未知",
     "flow.factor": "逐层变化的倍数为 {factor}，经过全部 {count} 层为 {total}。",
     "flow.layer": "层", "flow.signal": "信号", "flow.adjoint": "伴随", "flow.step": "倍数",
+    "flow.jacobian": "雅可比矩阵", "flow.element": "其一元素",
+    "flow.bound": "最大奇异值上界",
     "flow.recurrent": "通过 {names} 的递推，{steps} 步中每步变化的倍数为 {factor}。",
     "stability.none": "这些方程既不会溢出，也没有不可导点。",
     "numbers.intro": "前向的值为绿色，回传的梯度为红色。书写时取五位有效数字，计算用双精度。",

@@ -186,6 +186,19 @@ def test_a_run_that_diverges_says_where_and_is_replayed(data: Path, capsys):
     assert main(["replay", "run/weights.safetensors"]) == 2
 
 
+def test_diagnose_measures_on_data_beside_the_forecast(data: Path, capsys):
+    with interpreted():
+        assert main(["diagnose", "net.py", "--data", "data.npz", "--jacobians", "-o", "f.svg",
+                     "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [r["layer"] for r in found["layers"]] == ["z1", "z2"]
+    for row in found["layers"]:
+        assert 0.3 < row["measured_adjoint"] / row["adjoint"] < 3
+    (first, second) = found["jacobians"]
+    assert "singular values" in first and "norm <= 1 |W|" in second
+    assert "measured" in (data / "f.svg").read_text(encoding="utf-8")
+
+
 def test_explain_shows_one_gradient(place: Path, capsys):
     assert main(["explain", "net.py", "W1"]) == 0
     assert "W1" in capsys.readouterr().out
