@@ -50,11 +50,11 @@ def measured_diagnosis(file: ModelFile, source: str | None, weights: str | None 
                                 got=str(found[name].shape) if name in found else "none")
             view[...] = found[name]
     around = circumstances(model, batch)
-    found = diagnose(file.program, inputs=around["inputs"], sizes=around["sizes"],
-                     weights=around["weights"] if weights else None,
-                     measured=Probe(model).norms(batch))
+    made = diagnose(file.program, inputs=around["inputs"], sizes=around["sizes"],
+                    weights=around["weights"] if weights else None,
+                    measured=Probe(model).norms(batch))
     few = train.take(np.arange(min(2, len(train))))
-    return found, {**few, **model.parameters, **model.states}
+    return made, {**few, **model.parameters, **model.states}
 
 
 def jacobian_lines(program: Program, values: Mapping[str, np.ndarray] | None) -> list[str]:
