@@ -80,7 +80,7 @@ def notation_section(maker: Maker) -> Section:
     blocks: list[Block] = [tensors]
     if any(any(c.isdigit() for c in t.name) for t in maker.program.tensors.values()):
         blocks.append(Paragraph(words("notation.intro"), quiet=True))
-    blocks.append(_index_table(maker))
+    blocks += _index_table(maker)
     return Section(words("section.notation"), "notation", 1, tuple(blocks))
 
 
@@ -116,8 +116,8 @@ def _meaning(maker: Maker, tensor: Tensor) -> Spans:
     return words(f"meaning.{tensor.role}")
 
 
-def _index_table(maker: Maker) -> Table:
-    """Which letters run over which size: once for each size."""
+def _index_table(maker: Maker) -> list[Block]:
+    """Which letters run over which size, once for each size; a word where one has several."""
     by_size: dict[Expr, dict[str, None]] = {}
     for eq in maker.program.equations[:400]:
         for index in eq.indices:
@@ -134,8 +134,13 @@ def _index_table(maker: Maker) -> Table:
         rows.append((listed([(maker.index(name),) for name in names]), span,
                      (size_math(maker, size),)))
     words = maker.words
-    return Table((words("notation.index"), words("notation.range"), words("notation.size")),
-                 tuple(rows), "lll")
+    blocks: list[Block] = [Table(
+        (words("notation.index"), words("notation.range"), words("notation.size")),
+        tuple(rows), "lll")]
+    letters = [name for names in by_size.values() for name in names]
+    if len(set(letters)) < len(letters):
+        blocks.append(Paragraph(words("notation.reused"), quiet=True))
+    return blocks
 
 
 def conventions_section(maker: Maker) -> Section:

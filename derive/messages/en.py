@@ -31,6 +31,8 @@ MESSAGES = {
     # notation
     "notation.intro": "Indices count from 0. Where a parameter has a number of its own, the "
     "indices follow after a semicolon: $W_{1;i j}$ is the element $(i, j)$ of $W_1$.",
+    "notation.reused": "A letter that stands in several rows has one range in each equation: "
+    "that of the axes at which it stands there.",
     "notation.symbol": "Symbol", "notation.meaning": "Meaning", "notation.shape": "Shape",
     "notation.role": "Role", "notation.code": "In the code",
     "notation.sizes": "Sizes and indices", "notation.index": "Index", "notation.range": "Range",

@@ -25,6 +25,8 @@ MESSAGES = {
     "result.intermediate": "连同从损失回到输入的递推",
     "notation.intro": "下标从 0 开始。参数自身带编号时，下标写在分号之后：$W_{1;i j}$ 是 $W_1$ 的"
     "第 $(i, j)$ 个元素。",
+    "notation.reused": "同一字母出现在几行时，它在每个方程中只有一个范围，"
+    "即该方程中它所在轴的范围。",
     "notation.symbol": "符号", "notation.meaning": "含义", "notation.shape": "形状",
     "notation.role": "角色", "notation.code": "代码中的名字",
     "notation.sizes": "大小与下标", "notation.index": "下标", "notation.range": "范围",
