@@ -28,7 +28,7 @@ from derive.verify.edits import NO_PATTERN, explain_differences
 from derive.verify.hand import Hand
 from derive.verify.place import wrong_line
 from derive.verify.repair import find_repairs
-from derive.verify.report import Finding, Proof, VerifyReport
+from derive.verify.report import Finding, Place, Proof, VerifyReport
 from derive.verify.trace import size_paths, trace
 from derive.verify.where import telling_point, telling_sizes
 from derive.verify.written import NAME, Written, read_derivation, symbolic_claim
@@ -150,25 +150,26 @@ def _findings(
         at = ", ".join(f"{n} = {s}" for n, s in branch.items())
         found = [replace(f, words=f"where the code branches to {at}: {f.words}") for f in found]
     return tuple(
-        replace(f, place=places[f.parameter], words=f.words.removesuffix(NO_PATTERN))
+        replace(f.at(places[f.parameter]), words=f.words.removesuffix(NO_PATTERN))
         if f.parameter in places else f for f in found)
 
 
 def _places(derived: Program, function: Hand | Written, points: list[dict[str, np.ndarray]],
-            names: list[str], seed: int) -> dict[str, str]:
+            names: list[str], seed: int) -> dict[str, Place]:
     """Where each gradient goes wrong: the one operation of a function that mends it, else the
     first line whose value the derivation does not have."""
-    repairs: dict[str, str] = {}
+    repairs: dict[str, Place] = {}
     if isinstance(function, Hand):
         for repair in find_repairs(function, derived, points, names):
-            repairs |= dict.fromkeys(repair.mends, str(repair))
+            made = Place(str(repair), repair.source, repair.corrected)
+            repairs |= dict.fromkeys(repair.mends, made)
     if set(names) <= set(repairs):
         return repairs
     try:
         place = wrong_line(_claim(function, derived), derived, names, seed)
     except ChainruleError:  # it cannot be read as equations: there are no lines to compare
         return repairs
-    return {**(dict.fromkeys(names, str(place)) if place else {}), **repairs}
+    return {**(dict.fromkeys(names, Place(str(place))) if place else {}), **repairs}
 
 
 def _other_sizes(program: Program) -> dict[str, int]:

@@ -20,10 +20,11 @@ from sympy import Add, Expr, Integer, Mul
 
 from derive.differentiate import derive
 from derive.functions import Elementary, sigmoid
+from derive.matrix import matrix_form
 from derive.nodes import Access, Index, IntegerAccess, Reduction, Select, SumOver
 from derive.program import Equation, Program
 from derive.reference import evaluate
-from derive.text import expression_text
+from derive.text import expression_text, node_text
 from derive.verify.report import Finding
 
 Point = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
@@ -64,7 +65,8 @@ def _explain(
     hand = [given[name] for _, given in points]
     places = [point for point, _ in points]
     right = _values(program, gradient, places)
-    shown = (str(program[name]), _counterexample(name, right[0], hand[0]))
+    worst = _counterexample(name, right[0], hand[0])
+    shown = (str(program[name]), worst, _matrix(program[name]))
     constant = _constant_factor(program, right, hand, places)
     if constant is not None:
         return Finding(name, constant, "", *shown), None
@@ -80,9 +82,20 @@ def _explain(
             _constant_factor(program, got, hand, places))
         if also is not None:
             words = edit.words + (f"; and {also}" if also else "")
-            return Finding(name, words, str(program.defined[edit.equation]), *shown), edit
+            eq = program.defined[edit.equation]
+            as_if = str(replace(eq, body=edit.body))
+            return Finding(name, words, as_if, str(eq), worst, _matrix(eq)), edit
     words = _unnamed_factor(right, hand) or _pattern(program, name, right[0], hand[0])
     return Finding(name, words, "", *shown), None
+
+
+def _matrix(eq: Equation) -> str:
+    """The right formula in matrix form, where it has one that is as short."""
+    form = matrix_form(eq) if eq.reads else None
+    if form is None:
+        return ""
+    text = f"{node_text(form.statement.left)} = {node_text(form.statement.right)}"
+    return text if len(text) <= len(str(eq)) else ""
 
 
 def _candidates(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import html
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from derive.check import Report
@@ -26,35 +25,64 @@ def difference(old: str, new: str) -> str:
     """A line of carets below ``new``: what is not in ``old``; where something is only left out,
     one below what follows."""
     marks = [" "] * (len(new) + 1)
-    steps = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
-    for what, _, _, start, end in steps:
+    for what, _, _, start, end in steps(old, new):
         if what != "equal":
             marks[start:max(end, start + 1)] = "^" * max(end - start, 1)
     return "".join(marks).rstrip()
 
 
+def steps(old: str, new: str) -> list[tuple[str, int, int, int, int]]:
+    """What turns one line into another: (what, from, to in the old, from, to in the new)."""
+    return list(difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes())
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a function goes wrong, in words; the line as it is and, if that was found, as it
+    makes the gradient right."""
+
+    words: str
+    source: str = ""
+    mended: str = ""
+
+
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with one gradient: in words, in which equation, the right formula, the worst
-    entry with both numbers, and the line of the function where it goes wrong, if that was found."""
+    """What is wrong with one gradient, in words.
+
+    ``equation`` is the equation of the derivation that was changed, as if by the mistake (empty:
+    none was found); ``formula`` the same as it is right, or else that of the gradient, in index
+    form, and ``matrix`` in matrix form where it has one; ``counterexample`` the worst entry with
+    both numbers. ``place`` says where the function goes wrong, ``source`` is that line as it was
+    written and ``mended`` as it makes the gradients right (empty: not found).
+    """
 
     parameter: str
     words: str
     equation: str
     formula: str
     counterexample: str
+    matrix: str = ""
     place: str = ""
+    source: str = ""
+    mended: str = ""
+
+    def at(self, place: Place) -> Finding:
+        """The same finding with its place in the function."""
+        return replace(self, place=place.words, source=place.source, mended=place.mended)
 
     def __str__(self) -> str:
         lines = [f"{self.parameter}: {self.words}"]
         if self.place:
             lines.append(f"    at      {self.place}")
         marks = []
-        if self.equation and self.equation != self.formula:
-            lines.append(f"    in      {self.equation}")
+        if self.equation:
+            lines.append(f"    as if   {self.equation}")
             marks = [_MARGIN + difference(self.equation, self.formula)]
-        return "\n".join([*lines, f"    right   {self.formula}", *marks,
-                          f"    example {self.counterexample}"])
+        lines += [f"    right   {self.formula}", *marks]
+        if self.matrix:
+            lines.append(_MARGIN + self.matrix)
+        return "\n".join([*lines, f"    example {self.counterexample}"])
 
 
 @dataclass(frozen=True)
@@ -121,10 +149,15 @@ class VerifyReport:
                 "untraced": self.proof.untraced, "read_as": list(self.notes),
                 "check": self.check.to_dict()}
 
-    def __str__(self) -> str:
+    @property
+    def head(self) -> str:
+        """The verdict in a sentence."""
         wrong = ", ".join(f.parameter for f in self.findings)
-        head = _HEADS.get(self.verdict, f"is wrong in {wrong}")
-        parts = [f"{self.function} for {self.network!r} {head}", *map(str, self.findings)]
+        said = _HEADS.get(self.verdict, f"is wrong in {wrong}")
+        return f"{self.function} for {self.network!r} {said}"
+
+    def __str__(self) -> str:
+        parts = [self.head, *map(str, self.findings)]
         if self.proof != Proof():
             parts.append(str(self.proof))
         if self.notes:
@@ -133,11 +166,11 @@ class VerifyReport:
 
     def to_html(self) -> str:
         """A page of its own, without script or outside reference."""
-        text = html.escape(str(self))
-        return (
-            '<!doctype html><html lang="en"><meta charset="utf-8">'
-            f"<title>{html.escape(self.network)}: {self.verdict}</title>"
-            "<style>body{font:1rem/1.5 system-ui;margin:2rem;color-scheme:light dark}"
-            "pre{overflow-x:auto}</style>"
-            f"<h1>{html.escape(self.network)}: {self.verdict}</h1><pre>{text}</pre></html>\n"
-        )
+        from derive.verify.page import report_page
+
+        return report_page(self)
+
+    def _repr_html_(self) -> str:
+        from derive.verify.page import report_body
+
+        return report_body(self)

@@ -1,0 +1,72 @@
+"""The report on a hand-derived gradient as HTML: what was handed in beside what is right, with the
+difference marked. No script, no outside reference; everything that a user wrote is escaped."""
+
+from __future__ import annotations
+
+from html import escape
+
+from markupsafe import Markup
+
+from derive.document.template import render, resource
+from derive.verify.report import Finding, Proof, VerifyReport, steps
+
+_SIGNS = {"proved": "✓", "kinks": "✓", "agrees": "✓", "wrong": "✗", "undecided": "?"}
+
+
+def report_page(report: VerifyReport) -> str:
+    """A page of its own."""
+    return render("verdict.html.jinja", title=f"{report.network}: {report.verdict}",
+                  style=Markup(resource("document.css") + resource("verdict.css")),
+                  body=Markup(report_body(report)))
+
+
+def report_body(report: VerifyReport) -> str:
+    """The report as a part of a page (a notebook's cell)."""
+    findings = "".join(_finding(f) for f in report.findings)
+    proof = (f'<pre class="scroll">{escape(str(report.proof))}</pre>'
+             if report.proof != Proof() else "")
+    return (f'<section class="verdict {report.verdict}"><p class="head">'
+            f"{_SIGNS[report.verdict]} {escape(report.head)}</p>{findings}{proof}"
+            f'<pre class="scroll">{escape(str(report.check))}</pre></section>')
+
+
+def _finding(finding: Finding) -> str:
+    rows = []
+    if finding.place:
+        rows.append(f'<p class="quiet">{escape(_head(finding))}</p>')
+    if finding.mended:
+        rows.append(_pair("your line", finding.source, "mended", finding.mended))
+    if finding.equation:
+        rows.append(_pair("as if", finding.equation, "right", finding.formula))
+    else:
+        rows.append(_single("right", finding.formula))
+    if finding.matrix:
+        rows.append(_single("in matrix form", finding.matrix))
+    rows.append(_single("example", finding.counterexample))
+    return (f"<h2>{escape(finding.parameter)}</h2><p>{escape(finding.words)}</p>"
+            + "".join(rows))
+
+
+def _head(finding: Finding) -> str:
+    """The place in words; the mended line is shown below."""
+    words = finding.place.split("\n    mended")[0] if finding.mended else finding.place
+    return " ".join(words.split())
+
+
+def _single(label: str, text: str) -> str:
+    return (f'<div class="sides one"><div><span class="label">{label}</span>'
+            f'<code class="scroll">{escape(text)}</code></div></div>')
+
+
+def _pair(left: str, old: str, right: str, new: str) -> str:
+    """Two lines side by side, with what only one of them has marked."""
+    olds, news = [], []
+    for what, a, b, c, d in steps(old, new):
+        one, other = escape(old[a:b]), escape(new[c:d])
+        olds.append(one if what == "equal" or not one else f"<del>{one}</del>")
+        news.append(other if what == "equal" or not other else f"<ins>{other}</ins>")
+    return "".join([
+        '<div class="sides">',
+        f'<div><span class="label">{left}</span><code class="scroll">{"".join(olds)}</code></div>',
+        f'<div><span class="label">{right}</span><code class="scroll">{"".join(news)}</code></div>',
+        "</div>"])
