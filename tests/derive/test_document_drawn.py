@@ -95,7 +95,7 @@ def test_a_pdf_is_written(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("xelatex") is None, reason="no xelatex on this machine")
-def test_a_pdf_in_chinese_is_written_with_its_fonts_inside(tmp_path):
+def test_a_pdf_in_chinese_is_written_and_reads_as_chinese(tmp_path):
     path = write_document(dr.derive(NETWORKS["product"]()), tmp_path / "a.pdf", lang="zh")
     content = path.read_bytes()
     assert content.startswith(b"%PDF") and b"%%EOF" in content[-1024:]
