@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sympy
 from sympy import Add, Expr, S
@@ -141,11 +142,13 @@ def cosine_loss(y: Handle, t: Handle) -> Expr:
 
 def l1(*tensors: Handle) -> Expr:
     """The sum of the absolute values of all elements, to be added to a loss."""
+    _only_tensors(tensors, "l1")
     return Add(*(sum_over_index(absolute(t.tensor.access), *t.indices) for t in tensors))
 
 
 def l2(*tensors: Handle) -> Expr:
     """Half the sum of the squares of all elements, to be added to a loss."""
+    _only_tensors(tensors, "l2")
     return Add(*(sum_over_index(t.tensor.access**2, *t.indices) for t in tensors)) / 2
 
 
@@ -157,6 +160,14 @@ def elastic(*tensors: Handle, share: float = 0.5) -> Expr:
 # -- parts ----------------------------------------------------------------------------------------
 def _average(each: Expr, batch: Sequence[Index]) -> Expr:
     return mean(each, *batch) if batch else each
+
+
+def _only_tensors(tensors: Sequence[Any], name: str) -> None:
+    for tensor in tensors:
+        if not isinstance(tensor, Handle):
+            raise DeclarationError(f"{name} takes tensors", expected="tensors of the network",
+                                   got=repr(tensor),
+                                   mend=f"a factor stands in front: 0.01*dr.{name}(W1, W2)")
 
 
 def _total(z: Handle) -> Expr:

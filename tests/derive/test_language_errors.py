@@ -24,6 +24,8 @@ def labels(x: dr.Handle, *dims: int | str) -> dr.Handle:
 
 
 CASES: dict[str, tuple[Callable[[], object], str]] = {
+    "a factor among the weights of a penalty": (
+        lambda: dr.l2(new("B", 3), 0.3), r"l2 takes tensors.*got: +0.3.*0\.01\*dr\.l2"),
     "kernel larger than the image": (
         lambda: dr.conv2d(images(), 4, 7), "kernel is larger.*at most 6.*got: +7"),
     "dilated kernel larger than the image": (
