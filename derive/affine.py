@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import lcm
 
 import sympy
-from sympy import Expr, Integer, Mod, S
+from sympy import Expr, Integer, Mod, S, Symbol
 from sympy.core.relational import Relational
 
 from derive.errors import DerivationError
@@ -142,10 +142,19 @@ def denominator(expr: Expr) -> int:
     return lcm(*(int(c.q) for c in expr.as_coefficients_dict().values()))
 
 
+def _of_whole_numbers(expr: Expr) -> bool:
+    """Whether an expression is a sum of products of whole numbers, but for its coefficients."""
+    kinds = (Symbol, IntegerAccess, sympy.floor, sympy.Mod, sympy.Max, sympy.Min)
+    return all(term == 1 or all(isinstance(f, kinds) for f in sympy.Mul.make_args(term))
+               for term in expr.as_coefficients_dict())
+
+
 def whole_conditions(expr: Expr) -> Expr:
     """Comparisons of index expressions with whole coefficients on both sides: (2i - 5)/3 < n
     becomes 2i - 5 < 3n, for a quotient compared as a float may round to the wrong side."""
     def scaled(relation: Expr) -> Expr:
+        if not all(map(_of_whole_numbers, relation.args)):
+            return relation
         scale = lcm(denominator(relation.lhs), denominator(relation.rhs))
         if scale == 1:
             return relation

@@ -1,4 +1,4 @@
-"""The CUDA target: python benchmarks/cuda.py --table FILE | --compare
+"""The CUDA target: python benchmarks/gpu.py --table FILE | --compare
 
 ``--table``: every kernel of some examples through the compiler library and ptxas, for each
 architecture: registers, shared memory, spills, occupancy, vector loads. Needs no GPU.
@@ -55,7 +55,7 @@ def assembled(name: str, architecture: str) -> list[tuple[Assembled, float]]:
 
 def table(path: Path, names: tuple[str, ...]) -> None:
     lines = ["# Kernels as ptxas sees them", "",
-             "Made by `python benchmarks/cuda.py --table docs/cuda_kernels.md`, without a GPU: "
+             "Made by `python benchmarks/gpu.py --table docs/cuda_kernels.md`, without a GPU: "
              "single precision, Adam, blocks of 256 threads. Vector loads are counted in the PTX.",
              ""]
     for name in names:
