@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import sympy
@@ -57,11 +58,17 @@ def sequence_values(reader: Reader, pieces: Pieces, place: int) -> list[Value]:
         if isinstance(piece, t.Word) and piece.text.strip() == "mod" and 0 < n < len(pieces) - 1:
             sides = [sequence_values(reader, p, place) for p in (pieces[:n], pieces[n + 1:])]
             return reader.each(lambda a, b: Value(sympy.Mod(a.body, b.body)), place, *sides)
+    return _fitting(reader, [partial(_joined, reader, operands)
+                             for operands in _operands(reader, pieces, 0, "")])
+
+
+def _fitting(reader: Reader, ways: Iterable[Callable[[], list[Value]]]) -> list[Value]:
+    """All readings of the ways that fit; where none does, the trouble of the first."""
     found: list[Value] = []
     trouble: MisfitError | None = None
-    for operands in _operands(reader, pieces, 0, ""):
+    for way in ways:
         try:
-            found += _joined(reader, operands)
+            found += way()
         except MisfitError as misfit:
             trouble = trouble or misfit
     if found:
@@ -296,19 +303,9 @@ def _joined(reader: Reader, operands: Sequence[Operand]) -> list[Value]:
     guards = [o for o in operands if o.guard and all(not v.axes for v in o.values)]
     if guards and len(guards) < len(operands):
         return _guarded(reader, guards, operands)
-    found: list[Value] = []
-    trouble: MisfitError | None = None
     ways = [_products_first, _entries_first] if any(
         o.op in _ENTRYWISE for o in operands) else [_product]
-    for way in ways:
-        try:
-            found += way(reader, operands)
-        except MisfitError as misfit:
-            trouble = trouble or misfit
-    if found:
-        return reader.distinct(found)
-    assert trouble is not None
-    raise trouble
+    return _fitting(reader, [partial(way, reader, operands) for way in ways])
 
 
 def _guarded(reader: Reader, guards: Sequence[Operand], operands: Sequence[Operand]

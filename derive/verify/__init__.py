@@ -22,7 +22,7 @@ from derive.differentiate import derive
 from derive.errors import ChainruleError
 from derive.points import random_values
 from derive.program import Program, as_program
-from derive.verify.claim import Claim
+from derive.verify.claim import Claim, ClaimError
 from derive.verify.decide import decide
 from derive.verify.edits import NO_PATTERN, explain_differences
 from derive.verify.hand import Hand
@@ -54,8 +54,8 @@ def verify(
             dictionary of gradients by parameter name, or a tuple in the order of the parameters.
             Or index equations as text, ``d_W1[i, j] = sum[b](x[b, i]*d_z1[b, j])``, with any
             adjoints on the way, or SymPy expressions by element, ``{W1[i, j]: …}``
-            (`derive.verify.written`). Or LaTeX, as a text or the path of a file, in matrix or
-            index form (`derive.tex`). These may be of some parameters only.
+            (`derive.verify.written`). Or LaTeX in matrix or index form (`derive.tex`). Texts may
+            be the path of a file, and be of some parameters only.
         seed: of the random points.
         sizes: symbolic sizes at the first point; small unequal ones by default.
         values: a point of your own instead of a random one.
@@ -111,10 +111,12 @@ def _read(hand: str | Path | Mapping[Any, Any], derived: Program, names: Mapping
 
     if isinstance(hand, Mapping):
         return symbolic_claim(hand, derived)
-    text = hand.read_text(encoding="utf-8") if isinstance(hand, Path) else hand
-    if isinstance(hand, Path) or is_latex(text):
-        return read_latex(text, derived, name=str(hand) if isinstance(hand, Path) else NAME,
-                          names=names, layout=layout)
+    file = hand if isinstance(hand, Path) else None
+    if file is not None and not file.is_file():
+        raise ClaimError(f"there is no file {str(file)!r}", expected="the file of a derivation")
+    text = str(hand) if file is None else file.read_text(encoding="utf-8")
+    if is_latex(text) or (file is not None and file.suffix == ".tex"):
+        return read_latex(text, derived, name=str(file or NAME), names=names, layout=layout)
     return read_derivation(text, derived)
 
 

@@ -25,8 +25,10 @@ def report_body(report: VerifyReport) -> str:
     findings = "".join(_finding(f) for f in report.findings)
     proof = (f'<pre class="scroll">{escape(str(report.proof))}</pre>'
              if report.proof != Proof() else "")
+    notes = "".join(f"<li><code>{escape(n)}</code></li>" for n in report.notes)
+    read = f'<h2>read as</h2><ul class="scroll">{notes}</ul>' if notes else ""
     return (f'<section class="verdict {report.verdict}"><p class="head">'
-            f"{_SIGNS[report.verdict]} {escape(report.head)}</p>{findings}{proof}"
+            f"{_SIGNS[report.verdict]} {escape(report.head)}</p>{findings}{proof}{read}"
             f'<pre class="scroll">{escape(str(report.check))}</pre></section>')
 
 

@@ -29,8 +29,6 @@ from derive.verify.where import telling_sizes
 
 _POINTS = 2
 _AXES = 4  # of the arrays whose axes are tried in every order
-_PARTS = 400
-_FACTORS = 5  # of a product, of which every subset is a part
 
 
 @dataclass(frozen=True)

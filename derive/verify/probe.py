@@ -18,16 +18,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
 
+from derive.verify.branches import OWN
 from derive.verify.hand import Hand
 
 _STATE = threading.local()
-_OWN = (str(Path(__file__).resolve().parent.parent), str(Path(np.__file__).resolve().parent))
 _METHODS = ("all", "any", "astype", "clip", "copy", "cumprod", "cumsum", "diagonal", "dot",
             "flatten", "max", "mean", "min", "prod", "ravel", "repeat", "reshape", "round",
             "squeeze", "std", "sum", "swapaxes", "take", "trace", "transpose", "var")
@@ -161,7 +160,7 @@ class Run:
         if self.events > _EVENTS:
             raise TooLong
         frame = sys._getframe(2)
-        while frame.f_code.co_filename.startswith(_OWN) and frame.f_back is not None:
+        while frame.f_code.co_filename.startswith(OWN) and frame.f_back is not None:
             frame = frame.f_back
         site = Site(frame.f_code, _instruction(frame.f_code, frame.f_lasti))
         number = self.numbers[site] = self.numbers.get(site, -1) + 1
@@ -182,7 +181,7 @@ class Run:
         if kept is None:
             kept = self.records[event.site] = Record(event.site)
             caller = frame.f_back
-            while caller is not None and not caller.f_code.co_filename.startswith(_OWN):
+            while caller is not None and not caller.f_code.co_filename.startswith(OWN):
                 kept.callers.append((caller.f_code.co_filename, caller.f_lineno))
                 caller = caller.f_back
         kept.events.append(event)
@@ -214,7 +213,7 @@ def _running(this: Run) -> Iterator[None]:
     def made(make: Callable[..., Any]) -> Callable[..., Any]:
         def function(*args: Any, **options: Any) -> Any:
             value = make(*plain(args), **plain(options))
-            ours = sys._getframe(1).f_code.co_filename.startswith(_OWN)
+            ours = sys._getframe(1).f_code.co_filename.startswith(OWN)
             return value if ours or not _running_here() else watched(value, _reads(args))
 
         return function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,17 +12,22 @@ from typing import Any
 
 import numba
 import numpy as np
+import pytest
 
 import codegen
+import derive as dr
 from codegen.cpu_parts import index_ranges
 from codegen.memory import Storage
 from codegen.model import Model
 from codegen.module import load, render
 from codegen.pipeline import compile_program
 from derive.differentiate import derive
+from derive.errors import ChainruleError
 from derive.optimizers import sgd
+from derive.points import default_sizes, random_values
 from derive.program import Program
 from derive.reference import evaluate
+from tests.programs import random_network, reached
 
 
 @contextmanager
@@ -145,3 +151,30 @@ def wrong_kernels(program: Program, values: dict[str, np.ndarray], folder: Path,
         if not (same | (np.isnan(got) & np.isnan(want[name]))).all():
             wrong.append(str(program[name]))
     return wrong
+
+
+def drawn(seed: int) -> tuple[Program, dict[str, np.ndarray], dict[str, int]]:
+    """A random network derived, with values and sizes; skips what has no gradient."""
+    try:
+        program = random_network(random.Random(seed).choice).program()
+    except ChainruleError:
+        pytest.skip("the generator drew what a declaration refuses")
+    loss = program.losses[0]
+    if not reached(program, loss):
+        pytest.skip("the loss reaches no parameter")
+    one = program.only(loss, *program.updates.values())
+    derived = derive(with_fixed_parameters(one), reached(program, loss))
+    sizes = default_sizes(derived)
+    return derived, random_values(derived, seed, sizes), sizes
+
+
+def product_of(left: str, right: str, target: str) -> Program:
+    """A product over k of two tensors, whose indices are in these orders."""
+    net = dr.Network("product")
+    i = {x.name: x for x in dr.indices("b:2 m:3 i:2 k:5 n:4")}
+    a = net.parameter("A", *(i[x] for x in left))
+    c = net.parameter("C", *(i[x] for x in right))
+    y = net.define("y", tuple(i[x] for x in target),
+                   2 * dr.sum(a[tuple(i[x] for x in left)] * c[tuple(i[x] for x in right)], i["k"]))
+    net.loss(dr.sum(dr.sin(y[tuple(i[x] for x in target)]), *(i[x] for x in target)))
+    return net.program()

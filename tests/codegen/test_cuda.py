@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +28,8 @@ from derive.points import default_sizes, random_values
 from derive.program import Program
 from tests.codegen.blocks import Race
 from tests.codegen.cuda_support import emitted, stepped, wrong_launches
-from tests.codegen.support import interpreted, sample, with_fixed_parameters
+from tests.codegen.support import drawn, interpreted, product_of, sample
 from tests.networks import NETWORKS
-from tests.programs import random_network, reached
 
 
 def mlp(hidden: int = 4) -> Program:
@@ -63,17 +61,7 @@ def test_single_precision(tmp_path):
 
 @pytest.mark.parametrize("seed", [*range(6), 14, 40])
 def test_random_networks(seed, tmp_path):
-    try:
-        program = random_network(random.Random(seed).choice).program()
-    except ChainruleError:
-        pytest.skip("the generator drew what a declaration refuses")
-    loss = program.losses[0]
-    if not reached(program, loss):
-        pytest.skip("the loss reaches no parameter")
-    one = program.only(loss, *program.updates.values())
-    derived = derive(with_fixed_parameters(one), reached(program, loss))
-    sizes = default_sizes(derived)
-    values = random_values(derived, seed, sizes)
+    derived, values, sizes = drawn(seed)
     assert not wrong_launches(derived, values, tmp_path, sizes)
 
 
@@ -81,15 +69,7 @@ def test_products_in_every_arrangement(tmp_path):
     for left, right, target in itertools.product(
         ("bmik", "mbki"), ("bkn", "nbk"), ("bmin", "nbmi", "mnbi"),
     ):
-        net = dr.Network("product")
-        i = {x.name: x for x in dr.indices("b:2 m:3 i:2 k:5 n:4")}
-        a = net.parameter("A", *(i[x] for x in left))
-        c = net.parameter("C", *(i[x] for x in right))
-        y = net.define("y", tuple(i[x] for x in target),
-                       2 * dr.sum(a[tuple(i[x] for x in left)] * c[tuple(i[x] for x in right)],
-                                  i["k"]))
-        net.loss(dr.sum(dr.sin(y[tuple(i[x] for x in target)]), *(i[x] for x in target)))
-        agrees(derive(net.program()), tmp_path)
+        agrees(derive(product_of(left, right, target)), tmp_path)
 
 
 def test_vectors_of_four_and_what_is_left_over(tmp_path):

@@ -15,7 +15,7 @@ import sympy
 
 import derive as dr
 from derive.program import Program
-from tests.codegen.support import build, differences, interpreted, sample
+from tests.codegen.support import build, differences, interpreted, product_of, sample
 from tests.networks import NETWORKS
 
 ACTIVATIONS = ["identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "gelu",
@@ -90,15 +90,7 @@ def test_products_over_several_axes_batched_and_turned(tmp_path):
     for left, right, target in itertools.product(
         ("bmik", "mbki", "kbmi"), ("bkn", "nbk", "knb"), ("bmin", "nbmi", "mnbi"),
     ):
-        net = dr.Network("product")
-        i = {x.name: x for x in dr.indices("b:2 m:3 i:2 k:5 n:4")}
-        a = net.parameter("A", *(i[x] for x in left))
-        c = net.parameter("C", *(i[x] for x in right))
-        y = net.define("y", tuple(i[x] for x in target),
-                       2 * dr.sum(a[tuple(i[x] for x in left)] * c[tuple(i[x] for x in right)],
-                                  i["k"]))
-        net.loss(dr.sum(dr.sin(y[tuple(i[x] for x in target)]), *(i[x] for x in target)))
-        agrees(net.program(), tmp_path, 1e-10, parts=2, dtype="float64")
+        agrees(product_of(left, right, target), tmp_path, 1e-10, parts=2, dtype="float64")
 
 
 def test_two_gathers_scatter_into_one_table(tmp_path):

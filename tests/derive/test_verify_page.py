@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+import derive as dr
 from derive.verify import verify
 from tests.derive.test_verify import by_hand, network
 
@@ -58,6 +59,16 @@ def test_a_notebook_shows_the_report_and_a_proof_is_in_it():
     assert cell.get("class") == "verdict proved"
     assert "W1: equal for all sizes" in "".join(cell.itertext())
     assert "W1: equal for all sizes" in "".join(page(report).itertext())
+
+
+def test_the_page_says_how_a_derivation_was_read():
+    net = dr.Network("line")
+    x, t = net.input("x", "B", 2), net.input("t", "B", 1)
+    net.loss(dr.squared_error(dr.dense(x, 1, bias=False), t))
+    report = verify(net, r"\frac{\partial L}{\partial W_1} = \frac{1}{B} x^\top (x W_1 - t)")
+    assert report.ok and report.notes
+    texts = ["".join(x.itertext()) for x in page(report).iter("code")]
+    assert set(report.notes) <= set(texts)
 
 
 def test_the_command_writes_the_page(tmp_path: Path):

@@ -29,6 +29,14 @@ def network() -> dr.Network:
     return net
 
 
+def test_a_derivation_in_a_file_is_read_by_what_stands_in_it(tmp_path):
+    file = tmp_path / "hand.txt"
+    file.write_text(RIGHT)
+    assert verify(network(), file).verdict == "proved"
+    with pytest.raises(ClaimError, match="there is no file"):
+        verify(network(), tmp_path / "hand.tex")
+
+
 def test_a_whole_derivation_is_proved_for_all_sizes():
     report = verify(network(), RIGHT)
     assert report.verdict == "proved", str(report)
