@@ -10,8 +10,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from codegen.cli import INTERRUPTED, MISSING, USAGE, fail, parser, show
+from codegen.cli import fail, parser, show
 from codegen.mpi.team import NOTES, RANKS, Team, TogetherError, note
+from codegen.verbs import INTERRUPTED, MISSING, USAGE
 from derive.errors import ChainruleError, DeclarationError, MissingError
 
 
