@@ -1,8 +1,8 @@
 """What goes wrong in a network while it trains, looked at seldom and cheaply, said once.
 
 Norms of signals and adjoints, dead and saturated units, badly conditioned weights and the
-gradient's noise, measured by the emitted kernels on one batch before the first step and between
-epochs. What is seen is kept, for `chainrule report` to show beside the forecast.
+gradient's noise, measured on one batch (see `codegen.probe`) before the first step, between epochs
+and behind the last. What is seen is kept, for `chainrule report` to show beside the forecast.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from codegen.model import Model
-from codegen.probe import Probe, circumstances
+from codegen.probe import COMPILING, Probe, circumstances
 from codegen.rows import Rows
 from derive.errors import ChainruleError
 from derive.files import write_atomically
@@ -26,6 +26,7 @@ from derive.flow.measure import Conditioning, NoiseScale, conditioning, noise_sc
 
 ROWS = 256
 SHARE = 0.02  # of the time of training that looking may take
+QUICK = 1.0  # seconds that ranks may wait for one that looks
 CONDITION = 1e6
 LARGEST = 1 << 20  # elements of a weight whose singular values are computed
 SMALLEST, GREATEST = 1e-30, 1e30  # of an adjoint: float32 ends not far beyond
@@ -34,7 +35,11 @@ FLOW = "flow.json"
 
 class Health:
     """Looks at a model between epochs; ``say`` is called with each new finding, and ``looks``
-    keeps what was measured."""
+    keeps what was measured.
+
+    Ranks that train together all look, at the same rows and the same weights, for nobody waits
+    then; `ready` comes before, so that no rank compiles while others wait.
+    """
 
     def __init__(self, model: Model, rows: Rows, say: Callable[[str], object]) -> None:
         self.model, self.say = model, say
@@ -42,42 +47,62 @@ class Health:
         places = np.unique(np.linspace(0, len(rows) - 1, count).astype(np.int64))
         self._rows, self._places = rows, places
         self._said: set[str] = set()
-        self._spent, self._begun = 0.0, time.perf_counter()
+        self._spent, self._last, self._begun = 0.0, 0.0, 0.0
         self.looks: list[dict[str, Any]] = []
         self._probe: Probe | None = None
 
-    def look(self, losses: Sequence[float]) -> None:
-        """Measure, unless that took too much of the time already; ``losses`` of the epochs tell
-        whether the run still makes progress."""
-        start = time.perf_counter()
-        if self._spent > SHARE * (start - self._begun):
+    def ready(self) -> None:
+        """Choose once how to look, and compile what that needs: evaluating that is quick never
+        ends, what is not quick never begins."""
+        try:
+            self._probe = Probe(self.model)
+            batch = self._rows.take(self._places)
+            if self._probe.expected(batch) < QUICK:
+                self._probe.patience = math.inf
+            else:
+                self._probe(batch)
+        except (ChainruleError, MemoryError):
+            pass  # `look` meets it again
+
+    def look(self, losses: Sequence[float], last: bool = False) -> None:
+        """Measure, unless that would take too much of the time; ``losses`` of the epochs tell
+        whether the run still makes progress. Behind the ``last`` one it is measured all the
+        same."""
+        start, first = time.perf_counter(), not self._begun
+        late = self._spent + self._last > SHARE * (start - self._begun)
+        if not first and late and not (last and self._missing(len(losses))):
             return
         try:
             stuck = len(losses) > 3 and losses[-1] > 0.99 * losses[-4]
-            first = self._probe is None
             for key, text in self.findings(len(losses), stuck):
                 if key not in self._said:
                     self._said.add(key)
                     self.say(text)
-            if first:  # compiling is once, and no looking
-                self._begun = start = time.perf_counter()
-        except ChainruleError:
+        except (ChainruleError, MemoryError):
             pass  # a network that the measures do not understand trains all the same
-        self._spent += time.perf_counter() - start
+        now = time.perf_counter()
+        self._last = now - start
+        if first:
+            self._begun = now
+        else:
+            self._spent += self._last
+
+    def _missing(self, epoch: int) -> bool:
+        return not self.looks or self.looks[-1]["epoch"] < epoch
 
     def findings(self, epoch: int, stuck: bool) -> list[tuple[str, str]]:
         """What is wrong now: a key, and a sentence. Noise is wrong where a run is stuck."""
-        self._probe = self._probe or Probe(self.model)
+        self._probe = self._probe or Probe(self.model, patience=COMPILING)
         batch = self._rows.take(self._places)
         readings = self._probe(batch)
         small = {n: v for n, v in self.model.parameters.items() if v.size <= LARGEST}
         weights = conditioning(self.model.program, small)
-        noise = self._noise(batch)
+        noise = self._noise(self._probe, batch)
         self._keep(epoch, batch, readings, weights, noise)
         found = [*_of_units(readings), *_of_adjoints(readings), *_of_weights(weights)]
         return found + (_of_noise(noise, len(self._places)) if stuck and noise else [])
 
-    def _noise(self, batch: dict[str, np.ndarray]) -> NoiseScale | None:
+    def _noise(self, probe: Probe, batch: dict[str, np.ndarray]) -> NoiseScale | None:
         """The gradient noise scale, from four quarters of the batch."""
         count = len(self._places) // 4
         if count < 2:
@@ -86,7 +111,7 @@ class Health:
         for n in range(4):
             part = {k: np.ascontiguousarray(a[n * count:(n + 1) * count])
                     for k, a in batch.items()}
-            gradients.append(self.model.gradient(self.model.prepared(part))[1].copy())
+            gradients.append(probe.gradient(part))
         return noise_scale(gradients, count)
 
     def _keep(self, epoch: int, batch: dict[str, np.ndarray], readings: tuple[Reading, ...],

@@ -100,7 +100,9 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
                                  notes=notes, warn=made.messages.append, team=team)
         made.training.warm_up()
         evaluator()
+        made.health = Health(model, parts.train, made.messages.append)
         if team is not None:
+            made.health.ready()
             if team.first:
                 team.meet()
             team.together()
@@ -122,31 +124,37 @@ def run(session: Session, folder: Path | None = None,
         OSError: the last checkpoint could not be written.
     """
     training, plan = session.training, session.training.plan
-    team = training.team
-    # what it measures is of one rank, and the others would wait
-    health = session.health = Health(
-        session.model, training.rows, session.messages.append) if team is None else None
-    if health is not None:
-        with progress("measuring the flow of gradients"):
-            health.look([row["loss"] for row in training.at.history])
-    seen, told = [len(training.at.history)], [0]
-    with progress("training", plan.epochs) as show, stop_request() as stop:
-        def report(at: Position, speed: float) -> None:
-            if len(at.history) > seen[0]:
-                seen[0] = len(at.history)
-                if health is not None:
-                    health.look([row["loss"] for row in at.history])
-                after_epoch()
-            for text in session.messages[told[0]:]:
-                print(f"note: {text}", file=sys.stderr)
-            told[0] = len(session.messages)
-            show(at.epoch - 1 + len(at.losses) / training.minibatches, _note(at, speed))
+    team, health, seen, told = training.team, session.health, [len(session.history)], [0]
 
+    def look(last: bool = False) -> None:
+        if health is not None:
+            health.look([row["loss"] for row in session.history], last)
+
+    def tell() -> None:
+        for text in session.messages[told[0]:]:
+            print(f"note: {text}", file=sys.stderr)
+        told[0] = len(session.messages)
+
+    def report(at: Position, speed: float) -> None:
+        if len(at.history) > seen[0]:
+            seen[0] = len(at.history)
+            look()
+            after_epoch()
+        tell()
+        show(at.epoch - 1 + len(at.losses) / training.minibatches, _note(at, speed))
+
+    with progress("measuring the flow of gradients"):
+        look()
+    with progress("training", plan.epochs) as show, stop_request() as stop:
         try:
-            return Ended(training.run(lambda: bool(stop), report))
+            reason = training.run(lambda: bool(stop), report)
         except NotFiniteError as error:
             write = folder if team is None or team.first else None
             return _not_finite(training, error, write)
+    if reason != "interrupted":
+        look(last=True)
+        tell()
+    return Ended(reason)
 
 
 def _note(at: Position, speed: float) -> str:

@@ -12,6 +12,7 @@ import derive as dr
 from codegen.flow import in_words, picture, seen
 from codegen.health import Health, read_looks
 from codegen.model import Model
+from codegen.probe import Probe
 from codegen.rows import Rows
 from tests.codegen.support import interpreted
 
@@ -33,8 +34,7 @@ def said(model: Model, rows: Rows, losses: tuple[float, ...] = ()) -> list[str]:
     texts: list[str] = []
     health = Health(model, rows, texts.append)
     health.look(losses)
-    health._spent = 0.0
-    health.look(losses)  # nothing is said twice
+    health.look(losses, last=True)  # nothing is said twice
     return texts
 
 
@@ -82,8 +82,7 @@ def test_the_report_shows_what_was_seen_beside_the_forecast(made):
     model, rows = made
     health = Health(model, rows, lambda text: None)
     health.look(())
-    health._spent = 0.0
-    health.look((1.0,))
+    health.look((1.0,), last=True)
     first, second = found = seen(model.program.forward, health.looks)
     assert (first.name, second.name) == ("small, at the start", "small, after epoch 1")
     for row in first.rows[:-1]:
@@ -116,5 +115,24 @@ def test_looking_takes_a_small_share_of_the_time(made):
     health.findings = lambda n, stuck: seen.append(stuck) or []  # type: ignore[method-assign]
     health.look([])
     health._spent = 1e6
-    health.look([])
+    health.look([1.0])
     assert seen == [False]
+    health.look([1.0], last=True)  # how the run ends is known all the same
+    assert seen == [False, False]
+
+
+def test_a_look_is_evaluated_until_that_costs_as_much_as_compiling(made):
+    model, rows = made
+    batch = rows.take()
+    probe, compiled = Probe(model, patience=1e3), Probe(model)
+    assert probe.evaluates(batch) and not compiled.evaluates(batch)
+    for mine, other in zip(probe(batch), compiled(batch), strict=True):
+        assert mine.signal == pytest.approx(other.signal, rel=1e-5)
+        if mine.adjoint:
+            assert mine.adjoint == pytest.approx(other.adjoint, rel=1e-5)
+        if mine.units is not None:
+            assert mine.units.slope_square == pytest.approx(other.units.slope_square, rel=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(probe.gradient(batch)),
+                               np.linalg.norm(compiled.gradient(batch)), rtol=1e-5)
+    probe._spent = 1e3
+    assert not probe.evaluates(batch)

@@ -15,6 +15,7 @@ import pytest
 import codegen
 import derive as dr
 from codegen.checkpoint import Store
+from codegen.health import read_looks
 from codegen.mpi.share import rows_apart, share
 from derive.differentiate import derive
 from derive.errors import DataError, DerivationError
@@ -82,18 +83,22 @@ def parameters(folder: Path) -> dict[str, np.ndarray]:
     return last.arrays
 
 
-def test_two_and_three_ranks_take_the_steps_of_one_process(tmp_path: Path):
+def test_two_three_and_four_ranks_take_the_steps_of_one_process(tmp_path: Path):
     folder = place(tmp_path)
-    for ranks in (1, 2, 3):
+    for ranks in (1, 2, 3, 4):
         more = () if ranks == 1 else ("--ranks", str(ranks))
         code, said = finish(folder, "train", "run.toml", "--out", f"r{ranks}", *more)
         assert code == 0, said
     want = parameters(folder / "r1")
-    for ranks in (2, 3):
+    for ranks in (2, 3, 4):
         got = parameters(folder / f"r{ranks}")
         assert want.keys() == got.keys()
         for name, value in want.items():  # the last minibatch of an epoch has two rows
             np.testing.assert_allclose(got[name], value, rtol=0, atol=1e-12, err_msg=name)
+        seen = [read_looks(folder / f"r{n}") for n in (1, ranks)]
+        assert [[e["epoch"] for e in looks] for looks in seen] == [[0, 2]] * 2
+        for one, other in zip(*(looks[-1]["layers"].values() for looks in seen), strict=True):
+            assert one["adjoint"] == pytest.approx(other["adjoint"], rel=1e-9)
 
 
 def test_sharded_ranks_go_on_as_another_number_of_ranks(tmp_path: Path):
