@@ -8,7 +8,7 @@ tolerances are unsound: a gradient of size 1e-6 with its sign flipped passes one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -104,6 +104,7 @@ def check(
     of: str | None = None,
     digits: int | None = None,
     directions: int | None = None,
+    entries: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Report:
     """Compare gradients with numeric differentiation of the forward program; of a Jacobian, its
     product with random weights.
@@ -118,6 +119,7 @@ def check(
         digits: 50 or 15 forces the method.
         directions: how many Gaussian directions to try for each tensor in place of coordinates,
             for a quick look at a large network.
+        entries: of these tensors alone, and of each this one coordinate.
 
     Raises:
         DataError: a gradient is missing or has another shape than its tensor.
@@ -132,7 +134,7 @@ def check(
     of = of or the_loss(program)
     point = dict(values) if values is not None else smooth_point(program, of, seed, sizes)
     known = {} if values is not None else default_sizes(program, sizes)
-    names = tuple(program.gradients)
+    names = tuple(program.gradients) if entries is None else tuple(entries)
     found = _gradients(program, names, point, gradients, known or sizes)
     count = sum(directions or min(np.size(found[n]), _ALL) for n in names)
     still, held = hold_stopped(program, point, known or sizes)
@@ -141,7 +143,8 @@ def check(
     sure = gradient_magnitudes(program, point, known or sizes)
     rows = tuple(
         _row(slopes, n, found[n], np.minimum(sure[n], _CANCEL * scale),
-             _directions(found[n].shape, seed, slopes.digits == 15, directions))
+             _directions(found[n].shape, seed, slopes.digits == 15, directions)
+             if entries is None else [_coordinate(found[n].shape, entries[n])])
         for n in names)
     return Report(program.name, rows, seed, {s.name: n for s, n in slopes.sizes.items()})
 
@@ -262,17 +265,14 @@ def _directions(shape: tuple[int, ...], seed: int, costly: bool,
     if few is not None:
         return [(f"direction {n + 1}", rng.normal(size=shape)) for n in range(few)]
     if size <= limit:
-        return [(_place(shape, n), _unit(shape, n)) for n in range(size)]
+        return [_coordinate(shape, place) for place in np.ndindex(shape)]
     gaussian = [(f"direction {n + 1}", rng.normal(size=shape)) for n in range(4)]
     chosen = rng.choice(size, 8, replace=False)
-    return gaussian + [(_place(shape, int(n)), _unit(shape, int(n))) for n in chosen]
+    return gaussian + [_coordinate(shape, np.unravel_index(n, shape)) for n in chosen]
 
 
-def _unit(shape: tuple[int, ...], n: int) -> np.ndarray:
-    direction = np.zeros(shape)
-    direction.reshape(-1)[n] = 1.0
-    return direction
-
-
-def _place(shape: tuple[int, ...], n: int) -> str:
-    return str([int(p) for p in np.unravel_index(n, shape)]) if shape else "[]"
+def _coordinate(shape: tuple[int, ...], place: Iterable[Any]) -> tuple[str, np.ndarray]:
+    """The direction of one coordinate, and its name."""
+    at, direction = [int(p) for p in place], np.zeros(shape)
+    direction[tuple(at)] = 1.0
+    return str(at), direction

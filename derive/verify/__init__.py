@@ -23,12 +23,14 @@ from derive.errors import ChainruleError
 from derive.points import random_values
 from derive.program import Program, as_program
 from derive.verify.claim import Claim, ClaimError
+from derive.verify.counterexample import smaller_point
 from derive.verify.decide import decide
 from derive.verify.edits import NO_PATTERN, explain_differences
 from derive.verify.hand import Hand
 from derive.verify.place import wrong_line
 from derive.verify.repair import find_repairs
 from derive.verify.report import Finding, Place, Proof, VerifyReport
+from derive.verify.snippet import claim_snippet, function_snippet
 from derive.verify.trace import size_paths, trace
 from derive.verify.where import telling_point, telling_sizes
 from derive.verify.written import NAME, Written, read_derivation, symbolic_claim
@@ -98,10 +100,14 @@ def verify(
             branch, point = path, telling_point(derived, function, seed, path)
             report = check(derived, point, gradients=function(point), seed=seed)
     wrong = [row.name for row in report.rows if row.verdict == "fail"]
-    findings = _findings(derived, function, point, wrong, seed, branch) if wrong else ()
+    findings: tuple[Finding, ...] = ()
+    snippet = ""
+    if wrong:
+        findings, snippet = _with_counterexample(
+            derived, function, point, _findings(derived, function, point, wrong, seed, branch))
     proof = Proof() if wrong or not seconds else _prove(derived, function, seconds, paths)
     notes = function.claim.notes if isinstance(function, Written) else ()
-    return VerifyReport(derived.name, report, findings, function.label, proof, notes)
+    return VerifyReport(derived.name, report, findings, function.label, proof, notes, snippet)
 
 
 def _read(hand: str | Path | Mapping[Any, Any], derived: Program, names: Mapping[str, Any] | None,
@@ -154,6 +160,17 @@ def _findings(
     return tuple(
         replace(f.at(places[f.parameter]), words=f.words.removesuffix(NO_PATTERN))
         if f.parameter in places else f for f in found)
+
+
+def _with_counterexample(derived: Program, function: Hand | Written, point: dict[str, np.ndarray],
+                         findings: tuple[Finding, ...]) -> tuple[tuple[Finding, ...], str]:
+    """The findings with entries at the smallest point that shows them all, and a program that
+    shows these."""
+    smaller = smaller_point(derived, function, point, [f.parameter for f in findings])
+    entries = {e.parameter: str(e) for e in smaller.entries}
+    text = (function_snippet(function, smaller) if isinstance(function, Hand)
+            else claim_snippet(function.claim, smaller))
+    return tuple(replace(f, counterexample=entries[f.parameter]) for f in findings), text
 
 
 def _places(derived: Program, function: Hand | Written, points: list[dict[str, np.ndarray]],

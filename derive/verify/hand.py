@@ -4,6 +4,7 @@ that names it, with its own line."""
 from __future__ import annotations
 
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -72,15 +73,37 @@ class Hand:
                                  {n: given(n) for n in names if n not in inner})
         return self.function(**{n: given(n) for n in self.arguments})
 
-    def _call(self, point: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        values = {n: np.array(a) for n, a in point.items()}
+    def returned(self, point: Mapping[str, Any]) -> Any:
+        """What the function returns at a point, as it returns it."""
+        return self._returned({n: np.array(a) for n, a in point.items()})
+
+    def given(self, point: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Every array that the function takes at a point, by tensor."""
+        values = dict(point)
+        return {n: self._value(n, values) for n in self.arguments or point}
+
+    @property
+    def module(self) -> str:
+        """The module that the function can be imported from, or the path of the file that it was
+        read from; empty where it lies in neither."""
+        found = getattr(self.function, "__module__", None) or ""
+        if found == "<run_path>" and self.where:
+            return self.where.file
+        top = getattr(sys.modules.get(found), self.label, None)
+        return found if found != "__main__" and top is self.function else ""
+
+    def _returned(self, values: dict[str, np.ndarray]) -> Any:
         try:
             with np.errstate(all="ignore"):
-                result = self.call(lambda name: self._value(name, values))
+                return self.call(lambda name: self._value(name, values))
         except ChainruleError:
             raise
         except Exception as error:
             raise self._raised(error) from None
+
+    def _call(self, point: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        values = {n: np.array(a) for n, a in point.items()}
+        result = self._returned(values)
         for name, before in point.items():
             if not np.array_equal(values[name], before, equal_nan=True):
                 raise HandError(f"{self.label} changes its input {name!r}",

@@ -8,7 +8,7 @@ from html import escape
 from markupsafe import Markup
 
 from derive.document.template import render, resource
-from derive.verify.report import Finding, Proof, VerifyReport, steps
+from derive.verify.report import RERUN, Finding, Proof, VerifyReport, steps
 
 _SIGNS = {"proved": "✓", "kinks": "✓", "agrees": "✓", "wrong": "✗", "undecided": "?"}
 
@@ -27,8 +27,10 @@ def report_body(report: VerifyReport) -> str:
              if report.proof != Proof() else "")
     notes = "".join(f"<li><code>{escape(n)}</code></li>" for n in report.notes)
     read = f'<h2>read as</h2><ul class="scroll">{notes}</ul>' if notes else ""
+    rerun = (f'<p>{RERUN}</p><pre class="scroll">{escape(report.snippet)}</pre>'
+             if report.snippet else "")
     return (f'<section class="verdict {report.verdict}"><p class="head">'
-            f"{_SIGNS[report.verdict]} {escape(report.head)}</p>{findings}{proof}{read}"
+            f"{_SIGNS[report.verdict]} {escape(report.head)}</p>{findings}{rerun}{proof}{read}"
             f'<pre class="scroll">{escape(str(report.check))}</pre></section>')
 
 

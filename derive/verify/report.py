@@ -18,6 +18,7 @@ _HEADS = {
 }
 
 
+RERUN = "to see it yourself, paste and run:"
 _MARGIN = " " * 12  # of what stands behind "at", "in", "right"
 
 
@@ -126,6 +127,7 @@ class VerifyReport:
     function: str
     proof: Proof = Proof()
     notes: tuple[str, ...] = ()  # how a derivation was read
+    snippet: str = ""  # of a wrong gradient: a program that shows an entry of it and the right one
 
     @property
     def verdict(self) -> str:
@@ -147,6 +149,7 @@ class VerifyReport:
                 "findings": [asdict(f) for f in self.findings],
                 "proof": [asdict(d) for d in self.proof.decisions],
                 "untraced": self.proof.untraced, "read_as": list(self.notes),
+                "counterexample": self.snippet,
                 "check": self.check.to_dict()}
 
     @property
@@ -158,6 +161,8 @@ class VerifyReport:
 
     def __str__(self) -> str:
         parts = [self.head, *map(str, self.findings)]
+        if self.snippet:
+            parts.append(f"{RERUN}\n\n{self.snippet.rstrip()}")
         if self.proof != Proof():
             parts.append(str(self.proof))
         if self.notes:
