@@ -15,8 +15,9 @@ from codegen.loops import LO, Store
 from codegen.memory import GIVEN
 from codegen.optimizer_cuda import update_texts
 from codegen.pipeline import Compiled, Entry
-from codegen.print_cuda import LIBRARY, LaunchPrinter, elements_of, threads_of
+from codegen.print_cuda import LIBRARY, LaunchPrinter, elements_of
 from codegen.print_statements import identifier, polynomial
+from codegen.threads import threads_of
 from derive.nodes import Access, IntegerAccess, size_symbol
 from derive.program import Tensor
 

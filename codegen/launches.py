@@ -93,10 +93,10 @@ def split(kernel: Kernel, shapes: Shapes) -> tuple[Launch, ...]:
         for piece in _pieces(group):
             kind, over, body = _spread(piece)
             number = f"_{len(made) + 1}" if made else ""
-            whole = _nest(over, body)
-            tensors = tensors_of(whole)
+            nest = _nest(over, body)
+            tensors = tensors_of(nest)
             steps = {s for t in tensors for size in shapes[t][1:] for s in size.free_symbols}
-            sizes = dict.fromkeys((*sizes_of(whole), *sorted(steps, key=str)))
+            sizes = dict.fromkeys((*sizes_of(nest), *sorted(steps, key=str)))
             made.append(Launch(kind, kernel.name + number, over, body, tensors, tuple(sizes),
                                kernel.cites))
     return tuple(made)
@@ -134,7 +134,7 @@ def _pieces(group: tuple[Statement, ...]) -> list[tuple[Statement, ...]]:
     if len(group) != 1 or not isinstance(group[0], Loop):
         return [group]
     loop = group[0]
-    if not any(isinstance(n, Product) for n in statements(loop.body)) or not _whole(loop):
+    if not any(isinstance(n, Product) for n in statements(loop.body)) or not whole(loop):
         return [group]
     if not parallel(loop):
         return [group]
@@ -157,7 +157,8 @@ def _has_product(body: tuple[Statement, ...]) -> bool:
     return any(isinstance(n, Product) for n in statements(body))
 
 
-def _whole(loop: Loop) -> bool:
+def whole(loop: Loop) -> bool:
+    """Whether a loop goes upwards through all values of its index."""
     return not loop.down and loop.start == 0 and loop.stop == loop.index.size
 
 
@@ -168,7 +169,7 @@ def _spread(group: tuple[Statement, ...]) -> tuple[Kind, tuple[Index, ...], tupl
         return "elements", *scattered
     over: list[Index] = []
     body = group
-    while len(body) == 1 and isinstance(body[0], Loop) and _whole(body[0]) and parallel(body[0]):
+    while len(body) == 1 and isinstance(body[0], Loop) and whole(body[0]) and parallel(body[0]):
         over.append(body[0].index)
         body = body[0].body
     if _only_product(body):
@@ -243,7 +244,7 @@ def _scattered(group: tuple[Statement, ...]
     places = [e for e in store.target.where if e.has(IntegerAccess)]
     if not places or any(a.name == store.target.name for a in store.value.atoms(Access)):
         return None
-    columns = [n for n in loops if n.index in store.target.where and _whole(n)]
+    columns = [n for n in loops if n.index in store.target.where and whole(n)]
     rest = [n for n in loops if n not in columns]
     owner = Index("owner", Integer(OWNERS))
     mine = sympy.Eq(Mod(places[0], OWNERS, evaluate=False), owner, evaluate=False)

@@ -8,21 +8,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import singledispatchmethod
 
-from sympy import Expr, Integer, Mul, S, Symbol
+from sympy import Expr, Integer, Mul, Symbol
 
 from codegen.contraction import Shapes, strides
-from codegen.fuse import renamed
-from codegen.launches import Launch, parallel, reduction
-from codegen.loops import If, Let, Loop, Matrix, Product, Statement, Store, statements
+from codegen.launches import Launch
+from codegen.loops import Let, Matrix, Product, Statement
 from codegen.print_statements import StatementPrinter, identifier, indices_of
 from codegen.scalars import FUNCTIONS, ScalarPrinter
+from codegen.threads import (
+    Barrier,
+    Branch,
+    Grid,
+    Merge,
+    One,
+    Own,
+    Serial,
+    Spread,
+    Step,
+    Together,
+    threaded,
+)
 from derive.nodes import Access, Index
 
 #: functions of the math library as a module calls them: `math` on a device, numpy where it is
 #: simulated, because Python's own raise where IEEE 754 has an infinity
 LIBRARY = {name: f"math_{name.partition('.')[2]}"
            for name in sorted({*FUNCTIONS.values(), "np.sqrt"}) if "." in name}
-FEW = 32  # turns of a loop below which its inner loops are spread over the threads instead
 _START = {"+=": "0", "*=": "1", "max": "-np.inf", "min": "np.inf"}
 _MERGE = {"+=": "block_sum", "*=": "block_prod", "max": "block_max", "min": "block_min"}
 
@@ -80,7 +91,7 @@ class LaunchPrinter(StatementPrinter):
         self.arguments = [*(names[s] for s in launch.sizes), *self.buffers,
                           *(starts[t] for t in self.starts)]
         super().__init__(names, FlatScalars(names, places, shapes))
-        self.places, self.dirty, self.count = places, False, 0
+        self.places, self.count = places, 0
 
     def key(self) -> str:
         self.print()
@@ -92,20 +103,8 @@ class LaunchPrinter(StatementPrinter):
                           *self.lines])
 
     def print(self) -> None:
-        over, body = self.launch.over, self.launch.body
-        if self.launch.kind == "elements":
-            self.spread(over, "cuda.grid(1)", "cuda.gridsize(1)", 1)
-            self.block(body, 2)
-            return
-        depth = 1
-        if over:
-            axis = "y" if self.launch.kind == "product" else "x"
-            self.spread(over, f"cuda.blockIdx.{axis}", f"cuda.gridDim.{axis}", 1)
-            depth = 2
-        if self.launch.kind == "product":
-            self.block(body, depth)
-        else:
-            self.together(body, depth)
+        for step in threaded(self.launch):
+            self.step(step, 1)
 
     def spread(self, over: Sequence[Index], first: str, step: str, depth: int) -> None:
         """The head of a loop over all values of some indices, counted through as one number."""
@@ -125,7 +124,6 @@ class LaunchPrinter(StatementPrinter):
         text = self.scalars.index(size)
         return text if size.is_Integer or size.is_Symbol else f"({text})"
 
-    # -- what one thread does -----------------------------------------------------------------
     def product(self, node: Product, depth: int) -> None:
         self.line(depth, f"gemm_tiles({self._product_arguments(node)})")
 
@@ -144,133 +142,69 @@ class LaunchPrinter(StatementPrinter):
         row, column = map(self.scalars.index, (matrix.row, matrix.column))
         return f"{buffer}, {start}, {row}, {column}"
 
-    # -- what the threads of a block do together ------------------------------------------------
-    def together(self, body: Sequence[Statement], depth: int) -> None:
-        """Statements that all threads of a block reach at once."""
-        for node in body:
-            if self.dirty:
-                self.line(depth, "cuda.syncthreads()")
-                self.dirty = False
-            self.statement_together(node, depth)
+    # -- who does what --------------------------------------------------------------------------
+    def steps(self, body: Sequence[Step], depth: int) -> None:
+        for step in body:
+            self.step(step, depth)
 
     @singledispatchmethod
-    def statement_together(self, node: Statement, depth: int) -> None:
+    def step(self, node: Statement, depth: int) -> None:
         self.statement(node, depth)
 
-    @statement_together.register
-    def _store_together(self, node: Store, depth: int) -> None:
-        self.line(depth, "if cuda.threadIdx.x == 0:")
-        self.statement(node, depth + 1)
-        self.dirty = True
+    @step.register
+    def _grid(self, node: Grid, depth: int) -> None:
+        first, step = (("cuda.grid(1)", "cuda.gridsize(1)") if node.by == "thread" else
+                       (f"cuda.blockIdx.{node.by}", f"cuda.gridDim.{node.by}"))
+        self.spread(node.over, first, step, depth)
+        self.steps(node.body, depth + 1)
 
-    @statement_together.register
-    def _if_together(self, node: If, depth: int) -> None:
+    @step.register
+    def _spread(self, node: Spread, depth: int) -> None:
+        if node.span is None:
+            self.spread(node.over, "cuda.threadIdx.x", "cuda.blockDim.x", depth)
+        else:
+            start, stop = map(self.scalars.index, node.span)
+            self.line(depth, f"for {self.names[node.over[0]]} in range({start} + cuda.threadIdx.x, "
+                             f"{stop}, cuda.blockDim.x):")
+        self.block(node.body, depth + 1)
+
+    @step.register
+    def _one(self, node: One, depth: int) -> None:
+        self.line(depth, "if cuda.threadIdx.x == 0:")
+        self.block(node.body, depth + 1)
+
+    @step.register
+    def _barrier(self, node: Barrier, depth: int) -> None:
+        self.line(depth, "cuda.syncthreads()")
+
+    @step.register
+    def _own(self, node: Own, depth: int) -> None:
+        self.line(depth, f"{node.symbol.name} = F({_START[node.op]})")
+
+    @step.register
+    def _merge(self, node: Merge, depth: int) -> None:
+        merged = f"{_MERGE[node.op]}({node.own.name})"
+        self.statement(Let(node.symbol, Symbol(merged, extended_real=True), node.op), depth)
+
+    @step.register
+    def _serial(self, node: Serial, depth: int) -> None:
+        start, stop = self.limits(node.loop)
+        turns = (f"range({stop} - 1, {start} - 1, -1)" if node.loop.down
+                 else f"range({start}, {stop})")
+        self.line(depth, f"for {self.names[node.loop.index]} in {turns}:")
+        self.steps(node.body, depth + 1)
+
+    @step.register
+    def _branch(self, node: Branch, depth: int) -> None:
         self.line(depth, f"if {self.scalars.condition(node.condition)}:")
-        self.together(node.yes, depth + 1)
-        left, self.dirty = self.dirty, False
+        self.steps(node.yes, depth + 1)
         if node.no:
             self.line(depth, "else:")
-            self.together(node.no, depth + 1)
-        self.dirty = self.dirty or left
+            self.steps(node.no, depth + 1)
 
-    @statement_together.register
-    def _product_together(self, node: Product, depth: int) -> None:
-        self.line(depth, f"gemm_block({self._product_arguments(node)})")
-        self.dirty = True
-
-    @statement_together.register
-    def _loop_together(self, node: Loop, depth: int) -> None:
-        sums = reduction(node)
-        if sums:
-            self._reduce(node, sums, depth)
-        elif parallel(node) and node.start == 0 and not _few(node):
-            over, body = _perfect(node)
-            self.spread(over, "cuda.threadIdx.x", "cuda.blockDim.x", depth)
-            self.block(body, depth + 1)
-            self.dirty = True
-        else:
-            start, stop = self.limits(node)
-            turns = (f"range({stop} - 1, {start} - 1, -1)" if node.down
-                     else f"range({start}, {stop})")
-            self.line(depth, f"for {self.names[node.index]} in {turns}:")
-            self.together(node.body, depth + 1)
-            if self.dirty:  # what the next turn reads
-                self.line(depth + 1, "cuda.syncthreads()")
-                self.dirty = False
-
-    def _reduce(self, node: Loop, sums: Sequence[Let], depth: int) -> None:
-        """Each thread accumulates its turns, then the threads' results are put together."""
-        own: dict[Symbol, Symbol] = {}
-        body: Statement = node
-        for let in sums:
-            own[let.symbol] = Symbol(f"{let.symbol.name}_own", extended_real=True)
-            self.line(depth, f"{own[let.symbol].name} = F({_START[let.op]})")
-            body = renamed(body, let.symbol, own[let.symbol])
-        assert isinstance(body, Loop)
-        over, inner = _flat_sum(body)
-        if over:
-            self.spread(over, "cuda.threadIdx.x", "cuda.blockDim.x", depth)
-        else:
-            start, stop = self.limits(body)
-            self.line(depth, f"for {self.names[body.index]} in range({start} + cuda.threadIdx.x, "
-                             f"{stop}, cuda.blockDim.x):")
-            inner = body.body
-        self.block(inner, depth + 1)
-        for let in sums:
-            merged = f"{_MERGE[let.op]}({own[let.symbol].name})"
-            self.statement(Let(let.symbol, Symbol(merged, extended_real=True), let.op), depth)
-        self.dirty = False  # there is a barrier at the end of each
-
-
-def _whole(node: Loop) -> bool:
-    return not node.down and node.start == 0 and node.stop == node.index.size
-
-
-def _perfect(node: Loop) -> tuple[list[Index], tuple[Statement, ...]]:
-    """Nested loops whose turns are all independent, and what stands inside."""
-    over, body = [node.index], node.body
-    assert _whole(node)
-    while len(body) == 1 and isinstance(body[0], Loop) and _whole(body[0]) and parallel(body[0]):
-        over.append(body[0].index)
-        body = body[0].body
-    return over, body
-
-
-def _flat_sum(node: Loop) -> tuple[list[Index], tuple[Statement, ...]]:
-    """Nested loops that do nothing but accumulate; none where a range is narrowed."""
-    over: list[Index] = []
-    body: tuple[Statement, ...] = (node,)
-    while len(body) == 1 and isinstance(body[0], Loop) and _whole(body[0]):
-        over.append(body[0].index)
-        body = body[0].body
-    return over, body
-
-
-def _few(node: Loop) -> bool:
-    """Whether the threads have more to do in the loops inside than in the turns of this one."""
-    if not _whole(node):
-        return True
-    over, body = _perfect(node)
-    turns = Mul(*(i.size for i in over))
-    return bool(turns.is_Integer and turns < FEW
-                and any(isinstance(n, Loop) for n in statements(body)))
-
-
-def threads_of(launch: Launch) -> Expr:
-    """How many turns the threads of a block share, at most: the longest of its spread loops."""
-    longest: Expr = S.One
-    for node in statements(launch.body):
-        if isinstance(node, Loop) and _whole(node):
-            longest = _longer(longest, Mul(*(i.size for i in _flat_sum(node)[0])))
-        if isinstance(node, Product):
-            longest = _longer(longest, node.target.rows*node.target.columns)
-    return longest
-
-
-def _longer(one: Expr, other: Expr) -> Expr:
-    if one.is_Integer and other.is_Integer:
-        return max(one, other)
-    return other if one.is_Integer else one
+    @step.register
+    def _together(self, node: Together, depth: int) -> None:
+        self.line(depth, f"gemm_block({self._product_arguments(node.product)})")
 
 
 def elements_of(launch: Launch) -> Expr:

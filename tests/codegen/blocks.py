@@ -102,6 +102,22 @@ class _State:
 
 _state = _State()
 _random = random.Random(0)
+_orders: list[int] = [2]
+
+
+def order_threads(order: int) -> None:
+    """The order of threads and of blocks from now on: 0 ascending, 1 descending, every other
+    number a sequence of shuffled ones."""
+    _orders[0] = order
+    _random.seed(order)
+
+
+def _ordered(numbers: list[int]) -> list[int]:
+    if _orders[0] == 1:
+        numbers.reverse()
+    elif _orders[0] > 1:
+        _random.shuffle(numbers)
+    return numbers
 
 
 class _Block:
@@ -125,8 +141,7 @@ class _Block:
         interval = 0
         while self.left and self.error is None:
             self.waiting.clear()
-            order = sorted(self.left)
-            _random.shuffle(order)
+            order = _ordered(sorted(self.left))
             for number in order:
                 _state.thread, _state.interval = number, interval
                 self.turns[number].release()
@@ -173,9 +188,7 @@ class _Kernel:
             if isinstance(argument, Array):
                 argument.memory = _Memory()
         _state.threads, _state.blocks = threads, _state.grid[0]*_state.grid[1]
-        order = list(range(_state.blocks))
-        _random.shuffle(order)
-        for block in order:
+        for block in _ordered(list(range(_state.blocks))):
             _state.block, _state.at = block, (block % _state.grid[0], block // _state.grid[0])
             cuda.block = _Block(self.function, arguments)
             try:
@@ -187,9 +200,7 @@ class _Kernel:
                 raise Race(f"{self.__name__}: {error}") from None
 
     def _plainly(self, arguments: tuple[Any, ...]) -> None:
-        order = list(range(_state.threads))
-        _random.shuffle(order)
-        for number in order:
+        for number in _ordered(list(range(_state.threads))):
             _state.thread, _state.interval = number, 0
             with np.errstate(all="ignore"):
                 self.function(*arguments)

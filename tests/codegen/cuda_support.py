@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,18 +21,28 @@ from derive.reference import evaluate
 EVERY = Storage(reuse=False)  # all tensors are there to be compared
 
 
-def stepped(text: str, folder: Path, name: str = "stepped") -> ModuleType:
-    """An emitted module that runs thread by thread and looks for races; blocks are small."""
+def stepped(text: str, folder: Path, name: str = "stepped", whole: bool = False) -> ModuleType:
+    """An emitted module that runs thread by thread and looks for races; blocks are small, or as
+    large as on a device (``whole``)."""
     text = text.replace("from numba import cuda", "from tests.codegen.blocks import cuda")
     text = text.replace("SIMULATED = bool(numba.config.ENABLE_CUDASIM)", "SIMULATED = True")
     text = text.replace("if not numba.config.ENABLE_CUDASIM:", "if False:")
+    if whole:
+        text = re.sub(r"\S+ if SIMULATED else (16|32|256|\(16, )", r"\1", text)
+    module = simulated(text, folder, name)
+    if not whole:
+        module.WARP, module.HALVES = 2, (1,)  # shuffles, too
+    return module
+
+
+def simulated(text: str, folder: Path, name: str = "simulated") -> ModuleType:
+    """An emitted module as it stands; in Numba's simulator where that is switched on."""
     path = folder / f"{name}.py"
     path.write_text(text, encoding="utf-8")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.WARP, module.HALVES = 2, (1,)  # shuffles, too
     return module
 
 
@@ -42,12 +54,13 @@ def emitted(program: Program, folder: Path, dtype: str = "float64",
 
 def wrong_launches(program: Program, values: dict[str, np.ndarray], folder: Path,
                    sizes: dict[str, int] | None = None, dtype: str = "float64",
-                   tolerance: float = 1e-8) -> list[str]:
+                   tolerance: float = 1e-8,
+                   load: Callable[[str, Path], ModuleType] = stepped) -> list[str]:
     """The equations whose launches give something else than the reference evaluator."""
     compiled = compile_program(program, sgd(), ("gradient",), storage=EVERY, device=True)
     there = compiled.entries["gradient"].plan.kept
     with np.errstate(all="ignore"):
-        kernels = stepped(render_cuda(compiled, dtype), folder)
+        kernels = load(render_cuda(compiled, dtype), folder)
         model = kernels.Model()
         if sizes is not None:  # an input need not tell every size
             model.sizes = lambda inputs, batch=None: tuple(sizes[n] for n in kernels.SIZES)

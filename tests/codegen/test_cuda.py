@@ -11,6 +11,7 @@ import itertools
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,22 @@ def test_an_epoch_is_that_of_the_cpu(name, tmp_path):
     for name, moment in model.moments.items():
         np.testing.assert_allclose(moment, other.moments[name], rtol=1e-10, atol=1e-12)
     assert model.steps == other.steps == 6
+
+
+def test_blocks_as_large_as_on_a_device(tmp_path):
+    """256 threads: every index map of tiles and of sums over a block, which depend on nothing but
+    the thread. The products of forward and backward are of all three arrangements."""
+    net = dr.Network("a tile and its neighbours")
+    b, i, j, k = dr.indices("b:B i:18 j:5 k:3")
+    x, w = net.input("x", b, i), net.parameter("W", i, j)
+    y = net.define("y", (b, j), dr.sum(x[b, i] * w[i, j], i))
+    v = net.parameter("V", j, k)
+    z = net.define("z", (b, k), dr.sum(dr.tanh(y[b, j]) * v[j, k], j))
+    net.loss(dr.mean(dr.sin(z[b, k]), b, k))
+    program = derive(net.program())
+    values = random_values(program, 3, {"B": 9})
+    assert not wrong_launches(program, values, tmp_path, {"B": 9}, load=partial(
+        stepped, whole=True))
 
 
 def test_a_loss_that_is_not_finite_stops_updates(tmp_path):

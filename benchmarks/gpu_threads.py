@@ -1,0 +1,132 @@
+"""Kernels for a GPU, thread by thread: python benchmarks/gpu_threads.py [--random N] [EXAMPLE …]
+
+Every tensor of every example's module, of its loss and its gradients, against the reference
+evaluator in double precision, at small sizes (``--rows``). The launches run as plain Python in
+`tests.codegen.blocks`, whose threads and blocks come in several orders (``--orders``: ascending,
+descending, then shuffled ones), and which refuses two threads that touch an element with no barrier
+between them. Before that `codegen.races` proves of every launch that no two threads meet, whatever
+the order (``--proofs``: this alone). ``--random N`` adds N random programs of `tests.programs`.
+
+With NUMBA_ENABLE_CUDASIM=1 in the environment the same modules run in Numba's simulator instead,
+once each: it has its own order of threads, and knows of no races. Exit code 1 where anything
+differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import derive as dr
+from benchmarks.gpu_examples import names, programs
+from codegen.launches import split
+from codegen.pipeline import compile_program
+from codegen.races import conflicts, overlaps
+from derive.differentiate import derive
+from derive.errors import ChainruleError
+from derive.points import default_sizes, random_values
+from tests.codegen.blocks import Race, order_threads
+from tests.codegen.cuda_support import simulated, stepped, wrong_launches
+from tests.codegen.support import with_fixed_parameters
+from tests.judge import LARGEST, largest, ties
+from tests.programs import random_network, reached
+
+ORDERS = 3
+
+
+def proved(program: dr.Program) -> tuple[int, list[str]]:
+    """How many launches there are, and what could not be proved of them."""
+    made = compile_program(program, dr.adam(), device=True)
+    shapes = {n: t.shape for n, t in made.packed.tensors.items()}
+    count = 0
+    unproved: list[str] = []
+    for entry in made.entries.values():
+        for kernel in (k for kernels in entry.phases for k in kernels):
+            unproved += [f"{kernel.name}: {a} and {b} overlap"
+                      for a, b in overlaps(kernel.tensors, entry.plan)]
+            for launch in split(kernel, shapes):
+                count += 1
+                unproved += map(str, conflicts(launch))
+    return count, unproved
+
+
+def verdict(program: dr.Program, sizes: dict[str, int], seed: int, orders: int) -> str:
+    """"agrees", or what is wrong with a module."""
+    count, unproved = proved(program)
+    if unproved:
+        return f"UNPROVED: {unproved[0]}"
+    if not orders:
+        return f"agrees: {count} launches proved"
+    values = random_values(program, seed, sizes)
+    numbas = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+    for order in range(1 if numbas else orders):
+        order_threads(order)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                wrong = wrong_launches(program, values, Path(folder), sizes,
+                                       load=simulated if numbas else stepped)
+            except Race as race:
+                return f"RACE, order {order}: {race}"
+        if wrong and (largest(program, values, sizes) > LARGEST
+                      or ties(program, values, sizes, wrong[0].partition("[")[0])):
+            return "undecided: values so large, or so near each other, that rounding decides"
+        if wrong:
+            return f"WRONG, order {order}: {wrong[0]}"
+    return f"agrees: {count} launches"
+
+
+def drawn(seed: int) -> dr.Program | None:
+    """A random program with its gradients; None where the draw cannot be declared or derived."""
+    try:
+        program = random_network(random.Random(seed).choice).program()
+    except ChainruleError:
+        return None
+    loss = program.losses[0]
+    wanted = reached(program, loss)
+    if not wanted:
+        return None
+    return derive(with_fixed_parameters(program.only(loss, *program.updates.values())), wanted)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--random", type=int, default=0, metavar="N")
+    parser.add_argument("--start", type=int, default=0, help="the first seed")
+    parser.add_argument("--rows", type=int, default=2, help="the value of every run-time size")
+    parser.add_argument("--orders", type=int, default=ORDERS)
+    parser.add_argument("--proofs", action="store_const", dest="orders", const=0)
+    parser.add_argument("examples", nargs="*", help="all, where neither these nor --random")
+    args = parser.parse_args(arguments)
+    chosen = args.examples or (() if args.random else names())
+    found: list[str] = []
+    begun = time.perf_counter()
+    for name in chosen:
+        for label, program in programs(name, narrow=True):
+            start = time.perf_counter()
+            said = verdict(program, dict.fromkeys(default_sizes(program), args.rows), 3,
+                           args.orders)
+            found.append(said)
+            print(f"{label:36} {said} ({time.perf_counter() - start:.1f} s)", flush=True)
+    for seed in range(args.start, args.start + args.random):
+        random_program = drawn(seed)
+        if random_program is None:
+            continue
+        found.append(verdict(random_program, default_sizes(random_program), seed, args.orders))
+        if not found[-1].startswith("agrees"):
+            print(f"seed {seed}: {found[-1]}", flush=True)
+    counts = {kind: sum(f.startswith(kind) for f in found)
+              for kind in ("agrees", "undecided", "WRONG", "RACE", "UNPROVED")}
+    print(f"{len(found)} programs: " + ", ".join(f"{n} {kind}" for kind, n in counts.items())
+          + f"; {time.perf_counter() - begun:.0f} s")
+    return 1 if counts["WRONG"] + counts["RACE"] + counts["UNPROVED"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,407 @@
+"""A proof, launch by launch, that no two threads meet at an element of a tensor.
+
+    Launch → tuple of Conflict (none: proved)
+
+The tree of what each thread does (`codegen.threads`) is walked in order. Every touch of a tensor
+that the launch writes is compared with those before it that no barrier has cut off, and, across
+blocks and grid threads, with all: that two touches are of one element is a system of equations over
+the integers, one for each dim, with the indices of one thread on the left and those of another one
+on the right. A pair is proved harmless where the system has no solution, or where every solution
+has both threads the same (`same_turns`). What cannot be proved is a conflict: the answer errs on
+the safe side. Loops are walked twice, so that what a turn leaves open meets the next one.
+
+Shared memory is touched by three functions of the template alone, whose index maps depend on
+nothing but the thread: tests run them with the real number of threads. That different tensors do
+not overlap where both are alive is the memory plan's promise; `overlaps` proves it for each kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import singledispatchmethod
+from itertools import combinations
+
+import sympy
+from sympy import Expr, Integer, Mul, S, Symbol
+
+from codegen.contraction import conjuncts
+from codegen.launches import Launch
+from codegen.loops import If, Let, Loop, Product, Statement, Store, expressions, statements
+from codegen.memory import Plan
+from codegen.threads import (
+    Barrier,
+    Branch,
+    Grid,
+    Merge,
+    One,
+    Own,
+    Serial,
+    Spread,
+    Step,
+    Together,
+    threaded,
+)
+from derive.nodes import Access, Index, accesses
+
+
+@dataclass(frozen=True)
+class Touch:
+    """One read or write of an element, with what is known where it stands.
+
+    ``turns`` are the indices that tell the threads of a block apart, ``site`` the place in the
+    tree that spreads them (0: the first thread alone); None: every thread does it. ``fixed`` are
+    indices that have one value for all threads of a block at that time.
+    """
+
+    access: Access
+    writes: bool
+    site: int | None
+    turns: tuple[Index, ...]
+    conditions: tuple[Expr, ...]
+    fixed: frozenset[Index]
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Two touches that may be of one element by two threads, or a barrier not all may reach."""
+
+    launch: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.launch}: {self.what}"
+
+
+def conflicts(launch: Launch, tree: Sequence[Step] | None = None) -> tuple[Conflict, ...]:
+    """What cannot be proved harmless in a launch; ``tree`` instead of its own."""
+    walk = _Walk(launch.name, _written(launch.body))
+    walk.steps(threaded(launch) if tree is None else tree)
+    return tuple(dict.fromkeys(walk.found))
+
+
+def _written(body: Iterable[Statement]) -> set[str]:
+    return {n.target.name for n in statements(tuple(body)) if isinstance(n, Store | Product)}
+
+
+@dataclass
+class _Walk:
+    name: str
+    written: set[str]
+    found: list[Conflict] = field(default_factory=list)
+    every: list[Touch] = field(default_factory=list)  # of a turn of the grid
+    open: list[Touch] = field(default_factory=list)  # since the last barrier
+    conditions: tuple[Expr, ...] = ()
+    fixed: frozenset[Index] = frozenset()
+    private: set[Symbol] = field(default_factory=set)  # scalars that differ from thread to thread
+    site: int | None = None
+    sites: int = 0
+    turns: tuple[Index, ...] = ()
+    alone: bool = False  # a thread of its own for each turn: nothing to compare in a block
+
+    def steps(self, body: Sequence[Step]) -> None:
+        for step in body:
+            self.step(step)
+
+    def note(self, what: str) -> None:
+        self.found.append(Conflict(self.name, what))
+
+    def touch(self, access: Access, writes: bool) -> None:
+        if access.name not in self.written:
+            return
+        new = Touch(access, writes, self.site, self.turns, self.conditions, self.fixed)
+        if not self.alone:
+            for old in self.open:
+                if (old.writes or writes) and old.access.name == access.name and meets(old, new):
+                    self.note(f"{'written' if old.writes else 'read'} {old.access} and "
+                              f"{'written' if writes else 'read'} {access} with no barrier between")
+            if (writes and self.site is None) or (self.site and meets(new, new) and writes):
+                self.note(f"two threads write {access}")
+        self.open.append(new)
+        self.every.append(new)
+
+    # -- the tree -------------------------------------------------------------------------------
+    @singledispatchmethod
+    def step(self, node: Statement) -> None:
+        """A statement that one thread runs, or each of them."""
+        self._shared(*expressions(node))
+        for expr in expressions(node):
+            for access in accesses(expr):
+                if not (isinstance(node, Store) and access == node.target):
+                    self.touch(access, False)
+
+    @step.register
+    def _grid(self, node: Grid) -> None:
+        self.alone, self.fixed = node.by == "thread", self.fixed | set(node.over)
+        self.steps(node.body)
+        for one in self.every:
+            for other in self.every:
+                if (one.writes or other.writes) and one.access.name == other.access.name:
+                    apart = replace(one, fixed=frozenset()), replace(other, fixed=frozenset())
+                    if not same_turns(*apart, tuple(zip(node.over, node.over, strict=True))):
+                        self.note(f"{one.access} and {other.access} in two turns of the grid")
+
+    @step.register
+    def _spread(self, node: Spread) -> None:
+        self.sites += 1
+        before = self.site, self.turns
+        self.site, self.turns = self.sites, node.over
+        for statement in node.body:
+            self.step(statement)
+        self._differ(node.body)
+        self.site, self.turns = before
+
+    def _differ(self, body: Iterable[Statement]) -> None:
+            self.private |= {n.symbol for n in statements(tuple(body)) if isinstance(n, Let)}
+
+    @step.register
+    def _one(self, node: One) -> None:
+        before, self.site = self.site, 0
+        for statement in node.body:
+            self.step(statement)
+        self.site = before
+
+    @step.register
+    def _barrier(self, node: Barrier) -> None:
+        if self.site is not None or self.alone:
+            self.note("a barrier that some threads may not reach")
+        self.open.clear()
+
+    @step.register
+    def _own(self, node: Own) -> None:
+        self.private.add(node.symbol)
+
+    @step.register
+    def _merge(self, node: Merge) -> None:
+        self.step(Barrier())
+
+    @step.register
+    def _serial(self, node: Serial) -> None:
+        index = node.loop.index
+        self._uniform(node.loop.start, node.loop.stop)
+        before = self.fixed
+        self.fixed = before | {index}
+        self.steps(node.body)
+        last = index.renamed(f"{index.name}_last")
+        self.open = [_renamed(t, index, last) for t in self.open]
+        self.steps(node.body)
+        self.fixed = before
+
+    @step.register
+    def _branch(self, node: Branch) -> None:
+        self._uniform(node.condition)
+        for access in accesses(node.condition):
+            self.touch(access, False)
+        before, kept = self.conditions, list(self.open)
+        self.conditions = (*before, *conjuncts(node.condition))
+        self.steps(node.yes)
+        after, self.open, self.conditions = self.open, kept, before
+        self.steps(node.no)
+        self.open = list(dict.fromkeys((*after, *self.open)))
+
+    def _uniform(self, *where: Expr) -> None:
+        if any(e.free_symbols & (self.private | set(self.turns)) for e in where):
+            self.note("a barrier that some threads may not reach")
+
+    def _shared(self, *where: Expr) -> None:
+        """What all threads, or the first one, compute is of nothing that differs among them."""
+        if not self.site and any(e.free_symbols & self.private for e in where):
+            self.note("a scalar that differs from thread to thread is taken for one")
+
+    @step.register
+    def _together(self, node: Together) -> None:
+        self.sites += 1
+        before = self.site, self.turns
+        free = [s for e in node.product.places[0].where for s in e.free_symbols]
+        own = tuple(s for s in dict.fromkeys(free) if isinstance(s, Index) and s not in self.fixed)
+        self.site, self.turns = self.sites, own
+        self._product(node.product)
+        self.site, self.turns = before
+
+    @step.register
+    def _product(self, node: Product) -> None:
+        target, *read = node.places
+        tiled = self.site is None  # by a whole block: one thread has each element
+        if tiled:
+            self.sites += 1
+            self.site = self.sites
+            self.turns = tuple(s for s in target.free_symbols
+                               if isinstance(s, Index) and s not in self.fixed)
+        for access in read:
+            before, self.turns = self.turns, ()
+            self.touch(access, False)
+            self.turns = before
+        self.touch(target, True)
+        if tiled:
+            self.site, self.turns = None, ()
+
+    @step.register
+    def _store(self, node: Store) -> None:
+        self._shared(node.value)
+        for expr in (node.value, *node.target.where):
+            for access in accesses(expr):
+                self.touch(access, False)
+        self.touch(node.target, True)
+
+    @step.register
+    def _loop(self, node: Loop) -> None:
+        for inner in node.body:
+            self.step(inner)
+
+    @step.register
+    def _if(self, node: If) -> None:
+        for access in accesses(node.condition):
+            self.touch(access, False)
+        before = self.conditions
+        self.conditions = (*before, *conjuncts(node.condition))
+        for inner in node.yes:
+            self.step(inner)
+        self.conditions = before
+        for inner in node.no:
+            self.step(inner)
+
+
+def _renamed(touch: Touch, old: Index, new: Index) -> Touch:
+    return replace(touch, access=touch.access.xreplace({old: new}),
+                   conditions=tuple(c.xreplace({old: new}) for c in touch.conditions),
+                   fixed=touch.fixed - {old})
+
+
+# -- two touches of one element ------------------------------------------------------------------
+def meets(old: Touch, new: Touch) -> bool:
+    """Whether two threads of a block may be at one element in these two touches."""
+    if old.site == new.site == 0:
+        return False  # the same thread
+    if old.site is not None and old.site == new.site and len(old.turns) == len(new.turns):
+        return not same_turns(old, new, tuple(zip(old.turns, new.turns, strict=True)))
+    return not same_turns(old, new, ((S.Zero, S.One),))  # unless they never are at one element
+
+
+def same_turns(one: Touch, other: Touch, turns: Sequence[tuple[Expr, Expr]]) -> bool:
+    """Whether being at one element implies that these indices of both are equal, pair by pair."""
+    fixed = one.fixed & other.fixed
+    away = {s: s.renamed(f"{s.name}_other") for e in (*other.access.where, *other.conditions,
+                                                     *(t for _, t in turns))
+            for s in e.atoms(Index) if s not in fixed}
+    theirs = [e.xreplace(away) for e in other.access.where]
+    equations = []
+    opaque: dict[Expr, Expr] = {}
+    for mine, their in zip(one.access.where, theirs, strict=True):
+        if _affine(mine) and _affine(their):
+            equations.append(mine - their)
+        elif their != mine:
+            opaque[their] = mine
+    equations += _of_conditions(one, [c.xreplace(away) for c in other.conditions], opaque)
+    known = _solved(equations, away)
+    if known is None:
+        return True
+    return all(sympy.expand((a - b.xreplace(away)).xreplace(known)) == 0 for a, b in turns)
+
+
+def _affine(place: Expr) -> bool:
+    return not place.has(Access, sympy.floor, sympy.Mod)
+
+
+def _of_conditions(one: Touch, theirs: Sequence[Expr], opaque: Mapping[Expr, Expr]
+                   ) -> Iterator[Expr]:
+    """``f(place) = i`` here and ``f(place') = i'`` there: where the places are equal, i = i'."""
+    for mine in one.conditions:
+        for their in theirs:
+            if not (isinstance(mine, sympy.Eq) and isinstance(their, sympy.Eq)):
+                continue
+            for a, b in (mine.args, mine.args[::-1]):
+                for c, d in (their.args, their.args[::-1]):
+                    if (isinstance(b, Index) and isinstance(d, Index) and not _affine(a)
+                            and _replaced(c, opaque) == a):
+                        yield b - d
+
+
+def _replaced(expr: Expr, opaque: Mapping[Expr, Expr]) -> Expr:
+    if expr in opaque:
+        return opaque[expr]
+    if not expr.args or isinstance(expr, Access):
+        return expr
+    return expr.func(*(_replaced(a, opaque) for a in expr.args), **(
+        {"evaluate": False} if isinstance(expr, sympy.Mod) else {}))
+
+
+def _solved(equations: Sequence[Expr], away: Mapping[Index, Index]
+            ) -> dict[Symbol, Expr] | None:
+    """Indices of the other thread by those of this one, as far as the equations tell; None where
+    they have no solution in the indices' ranges."""
+    known: dict[Symbol, Expr] = {}
+    pairs = {theirs: mine for mine, theirs in away.items()}
+    todo = list(equations)
+    while todo:
+        left: list[Expr] = []
+        progress = False
+        for equation in todo:
+            expr = sympy.expand(equation.xreplace(known))
+            low, high = _bounds(expr)
+            if (low is not None and low > 0) or (high is not None and high < 0):
+                return None
+            if expr.is_Number:
+                if expr != 0:
+                    return None
+                continue
+            left.append(expr)
+            found = _eliminated(expr, pairs)
+            if found is not None:
+                known = {k: sympy.expand(v.xreplace(found)) for k, v in known.items()} | found
+                progress = True
+        if not progress:
+            return known
+        todo = left
+    return known
+
+
+def _eliminated(expr: Expr, pairs: Mapping[Index, Index]) -> dict[Symbol, Expr] | None:
+    """What ``expr = 0`` says of the indices of the other thread."""
+    terms = expr.as_coefficients_dict()
+    steps: dict[tuple[Index, Index], Expr] = {}
+    for theirs, mine in pairs.items():
+        if theirs in terms and terms.get(mine, S.Zero) == -terms[theirs]:
+            steps[mine, theirs] = terms[mine]
+    if not steps:
+        return None
+    rest = sympy.expand(expr - sum(c * (m - t) for (m, t), c in steps.items()))
+    (mine, theirs), widest = max(steps.items(), key=lambda item: abs(item[1]))
+    if len(steps) == 1 and rest.is_Number:
+        return {theirs: mine + rest/widest}
+    low, high = _bounds(sympy.expand(expr - widest * (mine - theirs)))
+    # the others cannot make up for one step of the widest: i*4 + j = i'*4 + j' with j, j' < 4
+    if low is not None and high is not None and -abs(widest) < low and high < abs(widest):
+        return {theirs: mine}
+    return None
+
+
+def _bounds(expr: Expr) -> tuple[Expr | None, Expr | None]:
+    """The least and the largest value of an affine expression; None where a range is no number."""
+    low = high = S.Zero
+    for symbol, coefficient in expr.as_coefficients_dict().items():
+        if symbol == 1:
+            low, high = low + coefficient, high + coefficient
+        elif isinstance(symbol, Index) and symbol.size.is_Integer and coefficient.is_Number:
+            ends = (S.Zero, coefficient * (symbol.size - 1))
+            low, high = low + min(ends), high + max(ends)
+        else:
+            return None, None
+    return low, high
+
+
+# -- tensors do not overlap ----------------------------------------------------------------------
+def overlaps(names: Iterable[str], plan: Plan) -> list[tuple[str, str]]:
+    """Pairs of tensors whose places may overlap though they are not one place."""
+    found = []
+    for one, other in combinations(names, 2):
+        a, b = plan.slots[one], plan.slots[other]
+        if a.buffer == b.buffer and not (_before(a.offset, Mul(*a.shape), b.offset)
+                                         or _before(b.offset, Mul(*b.shape), a.offset)):
+            found.append((one, other))
+    return found
+
+
+def _before(offset: Expr, length: Expr, other: Expr) -> bool:
+    """Whether a place ends where another one begins, or earlier, whatever the run-time sizes."""
+    gap = sympy.expand(other - offset - length)
+    return all(c >= 0 for c in gap.as_coefficients_dict().values()) or gap == Integer(0)

@@ -1,0 +1,229 @@
+"""Launches → what each thread does: the tree that the CUDA printer prints, line by line.
+
+    Launch → tuple of Step
+    Step := Grid | Spread | One | Barrier | Own | Merge | Serial | Branch | Together | Statement
+
+Here and nowhere else is decided which thread does what, and where the threads of a block wait for
+each other; `codegen.races` proves of each of these trees that no two threads meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import singledispatchmethod
+from typing import Literal
+
+from sympy import Expr, Mul, S, Symbol
+
+from codegen.fuse import renamed
+from codegen.launches import Launch, parallel, reduction, whole
+from codegen.loops import If, Let, Loop, Op, Product, Statement, Store, statements
+from derive.nodes import Index
+
+FEW = 32  # turns of a loop below which its inner loops are spread over the threads instead
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The turns of ``over`` are shared by all threads of the grid ("thread"), or by its blocks,
+    counted along x or y."""
+
+    over: tuple[Index, ...]
+    by: Literal["thread", "x", "y"]
+    body: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The turns of ``over`` are shared by the threads of a block; from ``start`` to ``stop`` where
+    the range of a single index is narrowed."""
+
+    over: tuple[Index, ...]
+    body: tuple[Statement, ...]
+    span: tuple[Expr, Expr] | None = None
+
+
+@dataclass(frozen=True)
+class One:
+    """What the first thread of a block does."""
+
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """The threads of a block wait for each other."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """A scalar of each thread's own, in which it accumulates from the neutral element on."""
+
+    symbol: Symbol
+    op: Op
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What the threads have accumulated is put together, and added to a scalar that all have; the
+    threads wait for each other in it, at last behind it."""
+
+    symbol: Symbol
+    own: Symbol
+    op: Op
+
+
+@dataclass(frozen=True)
+class Serial:
+    """A loop that the threads of a block go through in step."""
+
+    loop: Loop  # without its body
+    body: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A branch that all threads of a block take, or none."""
+
+    condition: Expr
+    yes: tuple[Step, ...]
+    no: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True)
+class Together:
+    """A matrix product whose elements are shared by the threads of a block."""
+
+    product: Product
+
+
+Step = Grid | Spread | One | Barrier | Own | Merge | Serial | Branch | Together | Statement
+
+
+def threaded(launch: Launch) -> tuple[Step, ...]:
+    """The tree of one launch."""
+    if launch.kind == "elements":
+        return (Grid(launch.over, "thread", launch.body),)
+    body: tuple[Step, ...] = launch.body
+    if launch.kind == "blocks":
+        body = _Block().together(launch.body)
+    axis: Literal["x", "y"] = "y" if launch.kind == "product" else "x"
+    return (Grid(launch.over, axis, body),) if launch.over else body
+
+
+class _Block:
+    """Spreads statements over the threads of a block; ``dirty``: something was written since the
+    last barrier that another thread may read."""
+
+    def __init__(self) -> None:
+        self.dirty = False
+
+    def together(self, body: Sequence[Statement]) -> tuple[Step, ...]:
+        """Statements that all threads of a block reach at once."""
+        out: list[Step] = []
+        for node in body:
+            if self.dirty:
+                out.append(Barrier())
+                self.dirty = False
+            out += self.steps(node)
+        return tuple(out)
+
+    @singledispatchmethod
+    def steps(self, node: Statement) -> Sequence[Step]:
+        return [node]
+
+    @steps.register
+    def _store(self, node: Store) -> Sequence[Step]:
+        self.dirty = True
+        return [One((node,))]
+
+    @steps.register
+    def _if(self, node: If) -> Sequence[Step]:
+        yes = self.together(node.yes)
+        left, self.dirty = self.dirty, False
+        no = self.together(node.no)
+        self.dirty = self.dirty or left
+        return [Branch(node.condition, yes, no)]
+
+    @steps.register
+    def _product(self, node: Product) -> Sequence[Step]:
+        self.dirty = True
+        return [Together(node)]
+
+    @steps.register
+    def _loop(self, node: Loop) -> Sequence[Step]:
+        sums = reduction(node)
+        if sums:
+            return self.reduced(node, sums)
+        if parallel(node) and node.start == 0 and not _few(node):
+            over, body = _perfect(node)
+            self.dirty = True
+            return [Spread(over, body)]
+        inner = self.together(node.body)
+        if self.dirty:  # what the next turn reads
+            inner = (*inner, Barrier())
+            self.dirty = False
+        return [Serial(Loop(node.index, node.start, node.stop, (), node.down), inner)]
+
+    def reduced(self, node: Loop, sums: Sequence[Let]) -> Sequence[Step]:
+        """Each thread accumulates its turns, then the threads' results are put together."""
+        own: dict[Symbol, Symbol] = {}
+        body: Statement = node
+        for let in sums:
+            own[let.symbol] = Symbol(f"{let.symbol.name}_own", extended_real=True)
+            body = renamed(body, let.symbol, own[let.symbol])
+        assert isinstance(body, Loop)
+        over, inner = flat_sum(body)
+        spread = (Spread(over, inner) if over
+                  else Spread((body.index,), body.body, (body.start, body.stop)))
+        self.dirty = False  # there is a barrier at the end of each merging
+        return [*(Own(own[let.symbol], let.op) for let in sums), spread,
+                *(Merge(let.symbol, own[let.symbol], let.op) for let in sums)]
+
+
+def _perfect(node: Loop) -> tuple[tuple[Index, ...], tuple[Statement, ...]]:
+    """Nested loops whose turns are all independent, and what stands inside."""
+    over, body = [node.index], node.body
+    assert whole(node)
+    while len(body) == 1 and isinstance(body[0], Loop) and whole(body[0]) and parallel(body[0]):
+        over.append(body[0].index)
+        body = body[0].body
+    return tuple(over), body
+
+
+def flat_sum(node: Loop) -> tuple[tuple[Index, ...], tuple[Statement, ...]]:
+    """Nested loops that do nothing but accumulate; none where a range is narrowed."""
+    over: list[Index] = []
+    body: tuple[Statement, ...] = (node,)
+    while len(body) == 1 and isinstance(body[0], Loop) and whole(body[0]):
+        over.append(body[0].index)
+        body = body[0].body
+    return tuple(over), body
+
+
+def _few(node: Loop) -> bool:
+    """Whether the threads have more to do in the loops inside than in the turns of this one."""
+    if not whole(node):
+        return True
+    over, body = _perfect(node)
+    turns = Mul(*(i.size for i in over))
+    return bool(turns.is_Integer and turns < FEW
+                and any(isinstance(n, Loop) for n in statements(body)))
+
+
+def threads_of(launch: Launch) -> Expr:
+    """How many turns the threads of a block share, at most: the longest of its spread loops."""
+    longest: Expr = S.One
+    for node in statements(launch.body):
+        if isinstance(node, Loop) and whole(node):
+            longest = _longer(longest, Mul(*(i.size for i in flat_sum(node)[0])))
+        if isinstance(node, Product):
+            longest = _longer(longest, node.target.rows*node.target.columns)
+    return longest
+
+
+def _longer(one: Expr, other: Expr) -> Expr:
+    if one.is_Integer and other.is_Integer:
+        return max(one, other)
+    return other if one.is_Integer else one

@@ -1,0 +1,38 @@
+"""Examples' modules for a GPU without one: a cheap share of `benchmarks/gpu_threads.py`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.gpu_examples import ROOT, names
+from benchmarks.gpu_threads import main
+from codegen.cuda_device import package
+
+CHEAP = ("breast_cancer.py", "diabetes.py", "logistic_regression.py", "pinn.py", "reinforce.py")
+
+
+def test_every_example_that_declares_a_network_is_known():
+    assert len(names()) == 20 and {*CHEAP} < {*names()}
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_an_example_thread_by_thread(name, capsys):
+    assert main([name, "--orders", "2"]) == 0, capsys.readouterr().out
+
+
+def test_launches_of_large_examples_are_proved(capsys):
+    assert main(["cnn_digits.py", "char_lstm.py", "--proofs"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.skipif(package() is None, reason="numba-cuda is not installed")
+def test_an_example_in_numbas_simulator():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "gpu_threads.py"), "logistic_regression.py"],
+        capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 agrees" in done.stdout
