@@ -19,7 +19,7 @@ import numpy as np
 from numba.core.errors import NumbaError
 
 from codegen.pipeline import Compiled, determined
-from derive.errors import ChainruleError, DataError, unknown_name
+from derive.errors import ChainruleError, DataError, MissingError, unknown_name
 from derive.program import Program
 
 Values = dict[str, np.ndarray]
@@ -46,7 +46,7 @@ class Model:
                  compile_only: Callable[[Program, tuple[str, ...]], Model]) -> None:
         self.compiled, self.kernels, self.threads = compiled, kernels, threads
         self.program = compiled.program
-        self._run = kernels.Model(threads)
+        self._run = self._guarded(lambda: kernels.Model(threads))
         self._compile_only = compile_only
         self._others: dict[tuple[str, ...], Model] = {}
         self._parts = 1
@@ -249,6 +249,12 @@ class Model:
         """
         return self._checked(data, "gradient")
 
+    def resident(self, prepared: Values) -> Values:
+        """`prepared` data where `train_rows` has them at hand in every call: on the device, where
+        there is one."""
+        upload = getattr(self._run, "upload", None)
+        return prepared if upload is None else self._guarded(lambda: upload(prepared))
+
     def train_rows(self, prepared: Values, batch: int, order: np.ndarray) -> np.ndarray:
         """Steps over rows in the given order, in one compiled call; the loss of each minibatch.
 
@@ -302,9 +308,7 @@ class Model:
         Returns:
             One row for each epoch: epoch, loss, seconds, and validation_loss where asked for.
         """
-        checked = self._checked(data, "gradient")
-        if hasattr(self._run, "upload"):  # once, for all epochs
-            checked = self._run.upload(checked)
+        checked = self.resident(self._checked(data, "gradient"))  # once, for all epochs
         held = self._checked(validation, "loss") if validation is not None else None
         rng = np.random.default_rng(seed)
         history: list[dict[str, float]] = []
@@ -336,6 +340,9 @@ class Model:
         except MemoryError as error:
             raise DataError(f"{self.program.name!r} does not fit the memory",
                             got=str(error) or None, mend="smaller batches") from None
+        except getattr(self.kernels, "Refused", ()) as error:
+            raise MissingError(f"the kernels of {self.program.name!r} cannot run on this device",
+                               got=str(error), mend='target="cpu", or what is said above') from None
         except self.kernels.NotFinite as error:
             raise NotFiniteError(
                 f"the loss of {self.program.name!r} is NaN or infinite at step {error.step}",

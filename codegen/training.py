@@ -113,6 +113,7 @@ class Training:
         self.at = Position()
         self.best: Values = {}
         self._prepared = model.prepared(rows.take()) if rows.resident else None
+        self._resident: Values | None = None  # the same, on the device where there is one
         if self._prepared is None:  # every row is looked at before the first step
             own = rows if team is None else rows.part(team.divide(np.arange(len(rows)))[0])
             for block in own.blocks():
@@ -187,6 +188,9 @@ class Training:
             data = self.model.prepared(self.rows.take(places))
             places = np.arange(len(places))
         if self._direct:
+            if self._resident is None and self._prepared is not None:
+                self._resident = self.model.resident(self._prepared)
+            data = self._resident or data
             assert data is not None
             losses = self.model.train_rows(data, batch, places)
         else:
