@@ -10,6 +10,7 @@ Prints each that disagrees, with its seed and its equations, what the programs w
 share of them that have each feature), and one line at the end. With ``--log FILE`` a verdict is
 kept for each seed, and a second run goes on where the first one stopped; several processes may
 each take every n-th seed (``--every N --start K``), and a run over all their logs counts them.
+``--quotients`` draws programs that divide as well, which are others for the same seeds.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ class Legs:
     compiled: bool = False
 
 
-def drawn(seed: int) -> dr.Program | Judgement:
+def drawn(seed: int, quotients: bool = False) -> dr.Program | Judgement:
     """A random program, or "refused" if it cannot be declared (an element that does not exist)."""
     try:
-        return random_network(random.Random(seed).choice).program()
+        return random_network(random.Random(seed).choice, quotients).program()
     except ChainruleError as error:
         return Judgement("refused", str(error).splitlines()[0])
 
@@ -135,6 +136,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("count", type=int)
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--every", type=int, default=1, help="distance of the seeds")
+    parser.add_argument("--quotients", action="store_true",
+                        help="programs that also divide by elements; give them logs of their own")
     parser.add_argument("--second", type=int, nargs="?", const=1, default=0, metavar="EVERY",
                         help="second derivatives too, of one program in so many")
     parser.add_argument("--kernels", type=int, nargs="?", const=1, default=0, metavar="EVERY",
@@ -190,8 +193,8 @@ def limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def judged(seed: int, legs: Legs) -> Row:
-    program = drawn(seed)
+def judged(seed: int, legs: Legs, quotients: bool = False) -> Row:
+    program = drawn(seed, quotients)
     if isinstance(program, Judgement):
         return Row(program.verdict, Legs(), frozenset(), program.note)
     with tempfile.TemporaryDirectory() as folder, limited(_LIMIT):
@@ -216,7 +219,8 @@ def main() -> int:
         compiled = bool(apart) and number % apart == 0
         known[seed] = judged(seed, Legs(
             bool(args.second) and number % args.second == 0,
-            compiled or (bool(args.kernels) and number % args.kernels == 0), compiled))
+            compiled or (bool(args.kernels) and number % args.kernels == 0), compiled),
+            args.quotients)
         if args.log:
             with args.log[0].open("a") as log:
                 log.write(known[seed].line(seed))

@@ -42,10 +42,12 @@ def _plain(expr: Expr) -> Expr:
 
 
 def whole_parts(expr: Expr) -> list[Expr]:
-    """The quotients ``floor(e/k)`` and remainders ``Mod(e, k)`` in an index expression."""
+    """The quotients ``floor(e/k)`` and remainders ``Mod(e, k)`` in an index expression; those of
+    sizes alone, such as the bound ``floor((1 - T)/2)`` of another, are constants."""
     if not expr.has(sympy.floor, Mod):
         return []
-    return [part for part in sympy.preorder_traversal(expr) if isinstance(part, sympy.floor | Mod)]
+    return [part for part in sympy.preorder_traversal(expr)
+            if isinstance(part, sympy.floor | Mod) and part.has(Index, IntegerAccess)]
 
 
 def quotient_parts(part: Expr) -> tuple[Expr, Expr]:

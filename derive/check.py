@@ -137,7 +137,7 @@ def check(
     names = tuple(program.gradients) if entries is None else tuple(entries)
     found = _gradients(program, names, point, gradients, known or sizes)
     count = sum(directions or min(np.size(found[n]), _ALL) for n in names)
-    still, held = hold_stopped(program, point, known or sizes)
+    still, held = hold_stopped(program, point)
     slopes = Slopes(still, of, held, known or sizes, digits=digits, directions=count)
     scale = max((float(np.max(np.abs(g))) for g in found.values() if np.size(g)), default=0.0)
     sure = gradient_magnitudes(program, point, known or sizes)

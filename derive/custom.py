@@ -14,7 +14,7 @@ from derive.functions import REGISTRY, Elementary, native, stop_gradient
 from derive.lift import Names
 from derive.naming import check_name
 from derive.network import Handle
-from derive.nodes import Index, accesses
+from derive.nodes import accesses
 from derive.operations import elementwise
 from derive.program import Equation, Program, Tensor
 from derive.simplify import opaque_atoms
@@ -131,28 +131,37 @@ def stopped_parameters(program: Program) -> tuple[str, ...]:
 
 
 def hold_stopped(
-    program: Program, values: Mapping[str, Any], sizes: Mapping[str, int] | None = None
+    program: Program, values: Mapping[str, Any]
 ) -> tuple[Program, dict[str, Any]]:
-    """The program in which what stands under a `stop_gradient` is given, and the values with it.
+    """The program in which what stands under a `stop_gradient` is held, and the values with it.
 
-    The derived gradient is that of this program: numeric differentiation computes what is stopped
-    once, at the point, and holds it there. Without a `stop_gradient` both come back as they are.
+    The derived gradient is that of this program: numeric differentiation moves a tensor and not
+    the copy of it, ``_held_…``, from which what is stopped is computed, in as many digits as the
+    rest. Without a `stop_gradient` both come back as they are.
     """
-    from derive.reference import evaluate
-
-    names = Names(set(program.tensors))
-    held: list[Equation] = []
-    rest: list[Equation] = []
-    for eq in program.equations:
-        there: dict[Expr, Expr] = {}
-        for node in opaque_atoms(eq.body, (stop_gradient,)):
-            free = sorted(node.free_symbols & node.atoms(Index), key=lambda i: i.name)
-            tensor = Tensor(names.new(f"_held_{eq.name.lstrip('_')}"), tuple(free))
-            held.append(Equation(tensor, tensor.indices, node.args[0], "stopped", eq.where))
-            there[node] = tensor.access
-        rest.append(replace(eq, body=eq.body.xreplace(there)) if there else eq)
-    if not held:
+    stopped_accesses = [
+        access for eq in program.equations
+        for node in opaque_atoms(eq.body, (stop_gradient,)) for access in accesses(node)]
+    if not stopped_accesses:
         return program, dict(values)
-    known = evaluate(program.with_equations(held), values, [eq.name for eq in held], sizes)
-    tensors = {**program.tensors, **{eq.name: eq.tensor for eq in held}}
-    return replace(program, tensors=tensors, equations=tuple(rest)), {**values, **known}
+    names, below = Names(set(program.tensors)), program.only(*{a.name for a in stopped_accesses})
+    copies = {
+        name: Tensor(names.new(f"_held_{name.lstrip('_')}"), t.indices,
+                     role="intermediate" if name in below.defined else "input")
+        for name, t in below.tensors.items() if t.dtype == "float"}
+
+    def held(body: Expr) -> Expr:
+        return body.xreplace({a: copies[a.name].at(*a.where)
+                              for a in accesses(body) if a.name in copies})
+
+    def still(eq: Equation) -> Equation:
+        nodes = opaque_atoms(eq.body, (stop_gradient,))
+        return replace(eq, body=eq.body.xreplace({node: held(node.args[0]) for node in nodes}))
+
+    equations = (
+        *(replace(eq, tensor=copies[eq.name], body=held(still(eq).body), why="stopped")
+          for eq in below.equations),
+        *(still(eq) for eq in program.equations))
+    tensors = {**program.tensors, **{t.name: t for t in copies.values()}}
+    known = {t.name: values[name] for name, t in copies.items() if name in values}
+    return replace(program, tensors=tensors, equations=equations), {**values, **known}

@@ -9,7 +9,6 @@ step never crosses a kink: the sign pattern of everything that can jump is compa
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,10 +20,11 @@ from derive.data import check_values, resolve_sizes
 from derive.points import kink_program
 from derive.program import Program
 from derive.reference import evaluate
-from derive.scalar import DIGITS, Elements
+from derive.scalar import DIGITS, Elements, fifty_digits
 
 _STEP = mpmath.mpf(10) ** -20
 _LEVELS = 24
+_UNDEFINED = 4  # in a pattern of signs: what has none
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -78,6 +78,8 @@ class Slopes:
         if not np.isfinite(float(self.base[0])):
             return Estimate(float("nan"), float("inf"), "the scalar is not finite here")
         if self.digits == DIGITS:
+            if _UNDEFINED in self.base[1]:
+                return Estimate(float("nan"), float("inf"), "inf - inf on the way to the scalar")
             return self._central(name, direction)
         return self._richardson(name, direction)
 
@@ -89,20 +91,16 @@ class Slopes:
             got = evaluate(self.program, values, (self.of, *self.kinks), self.given_sizes)
             signs = [np.sign(got[k]).astype(np.int8).tobytes() for k in self.kinks]
             return float(got[self.of]), b"".join(signs)
-        limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(max(limit, 20_000))  # a chain of layers is a chain of calls
-        try:
-            with mpmath.workdps(DIGITS):
-                elements = Elements(self.program, values, self.sizes)
-                signs = [self._signs(elements, k) for k in self.kinks]
-                return elements.element(self.of), b"".join(signs)
-        finally:
-            sys.setrecursionlimit(limit)
+        with fifty_digits():
+            elements = Elements(self.program, values, self.sizes)
+            signs = [self._signs(elements, k) for k in self.kinks]
+            return elements.element(self.of), b"".join(signs)
 
     def _signs(self, elements: Elements, kink: str) -> bytes:
         shape = [elements.size(i) for i in self.program.tensors[kink].indices]
         found = (elements.element(kink, tuple(place)) for place in np.ndindex(*shape))
-        return bytes(3 if f is None else int(mpmath.sign(f)) + 1 for f in found)
+        return bytes(3 if f is None else _UNDEFINED if mpmath.isnan(f)
+                     else int(mpmath.sign(f)) + 1 for f in found)
 
     # -- the two methods ----------------------------------------------------------------------
     def _central(self, name: str, direction: np.ndarray) -> Estimate:

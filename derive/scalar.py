@@ -7,7 +7,9 @@ function by its definition (not its stable form). Slow, and therefore for small 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import singledispatchmethod
 from typing import Any
 
@@ -38,6 +40,18 @@ from derive.randomness import uniform, uniform_value
 
 DIGITS = 50
 Point = dict[Index, int]
+
+
+@contextmanager
+def fifty_digits() -> Iterator[None]:
+    """What `Elements` needs around it: a chain of layers is a chain of calls."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 20_000))
+    try:
+        with mpmath.workdps(DIGITS):
+            yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 class Elements:

@@ -6,7 +6,10 @@ built from sizes 1, 2, 3, 5 and two run-time sizes; bodies from affine accesses 
 their bounds, quotients and remainders, gathers (also of gathers), every reduction, selections by
 indices and by values, elementary functions, softmax, stopped gradients, random numbers, states
 with updates, recurrences in both directions (alone and mutual), and tensors that are read several
-times. There are one or two losses. `tests.judge` says whether the gradients of one are right.
+times. There are one or two losses. With ``quotients`` factors are also divided: by elements of
+tensors that keep away from zero, their powers, and expressions that do; it changes what a seed
+means, so programs without have the seeds that they always had. `tests.judge` says whether the
+gradients of one are right.
 """
 
 from __future__ import annotations
@@ -64,6 +67,8 @@ class _Maker:
     floats: list[Handle] = field(default_factory=list)
     whole: list[Handle] = field(default_factory=list)
     seed: Handle | None = None
+    quotients: bool = False
+    positive: list[Handle] = field(default_factory=list)  # at least 1 wherever they are
 
     def chance(self, one_in: int) -> bool:
         return self.choose(range(one_in)) == one_in - 1
@@ -132,6 +137,33 @@ class _Maker:
 
     # -- bodies -------------------------------------------------------------------------------
     def factor(self, scope: list[Index], bound: list[Index]) -> Expr:
+        if self.quotients and self.chance(3):
+            return self._factor(scope, bound) / self.denominator(scope, bound)
+        return self._factor(scope, bound)
+
+    def denominator(self, scope: list[Index], bound: list[Index]) -> Expr:
+        """What is never near zero: no access in it leaves its bounds without being squared."""
+        if self.positive and self.chance(2):
+            tensor = self.choose(self.positive)
+            where = [self.within(size, scope, bound) for size in tensor.shape]
+            base = tensor[tuple(where)] if where else tensor.tensor.access
+        else:
+            inner = self.access(scope, bound)
+            base = self.choose((2 + inner**2, dr.exp(dr.tanh(inner)), 1 + dr.sigmoid(inner)))
+        return base ** self.choose((1, 1, 2, 2, 3, Rational(1, 2), Rational(3, 2)))
+
+    def within(self, size: Expr, scope: list[Index], bound: list[Index]) -> Expr:
+        """An index expression that stays inside a dim of that size."""
+        fitting = [i for i in (*scope, *bound) if i.size == size]
+        if size.is_Integer and self.chance(4):
+            return sympy.Integer(self.choose(range(int(size))))
+        if not fitting:
+            bound.append(fresh(Index("r", size), {i.name for i in (*scope, *bound)}))
+            fitting = bound[-1:]
+        index = self.choose(fitting)
+        return size - 1 - index if self.chance(4) else index
+
+    def _factor(self, scope: list[Index], bound: list[Index]) -> Expr:
         kind = self.choose(("access",) * 6 + ("function",) * 2 + ("number", "index", "random",
                                                                "softmax"))
         if kind == "random" and self.seed is not None:
@@ -223,9 +255,9 @@ class _Maker:
 _ORDERS = (("i", "j", "k"), ("j", "i", "k"), ("b", "i", "j"), ("t", "b", "i"))
 
 
-def random_network(choose: Choose) -> Network:
+def random_network(choose: Choose, quotients: bool = False) -> Network:
     """A network with one to eight equations and one or two scalar losses, L and perhaps L2."""
-    make = _Maker(choose, Network("random"))
+    make = _Maker(choose, Network("random"), quotients=quotients)
     net = make.net
     for n in range(choose((1, 2, 3))):
         dims = [make.size() for _ in range(choose((0, 1, 2, 2, 3)))]
@@ -240,6 +272,11 @@ def random_network(choose: Choose) -> Network:
         state = net.state("s0", *(choose(SIZES) for _ in range(choose((0, 1, 2)))))
         make.floats.append(state)
     targets: list[Handle] = []
+    for n in range(choose((0, 1, 2)) if quotients else 0):
+        free = make.indices(choose((0, 1, 2)))
+        body = make.choose((lambda e: 1 + e**2, lambda e: 2 + dr.sin(e)))(make.body(free, 0))
+        make.positive.append(net.define(f"q{n}", free, body))
+        targets += make.positive[-1:]
     for n in range(choose((1, 2, 3, 4))):
         if make.chance(4):
             made = make.recurrence(n)
@@ -334,4 +371,7 @@ def _of_node(node: Expr) -> set[str]:
         return {"Piecewise"}
     if isinstance(node, (stop_gradient, uniform)):
         return {type(node).__name__}
+    if isinstance(node, sympy.Pow) and node.exp.could_extract_minus_sign() and accesses(node.base):
+        by = "an element" if isinstance(node.base, Access) else "an expression"
+        return {f"quotient by {by}"} | ({"quotient by a power"} if node.exp != -1 else set())
     return {"elementary function"} if isinstance(node, sympy.Function) else set()

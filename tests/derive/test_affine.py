@@ -120,6 +120,15 @@ def test_two_remainders_range_apart():
     assert not implied(sympy.Lt(i % 2, size), [sympy.Eq(j % 2, 0)])
 
 
+def test_the_bound_of_a_quotient_may_be_a_quotient_of_sizes():
+    """A seed of the random programs that recurred without end: -t // 2 + 1 for t < T."""
+    t = dr.indices("t:T")
+    low, high = bounds(sympy.floor(-t / 2) + 1)
+    assert high == 1
+    assert [low.xreplace({t.size: sympy.Integer(n)}) for n in (1, 2, 3, 5)] == [1, 0, 0, -1]
+    assert sympy.Ge(sympy.floor(-t / 2) + 1, 0) in inside(sympy.floor(-t / 2) + 1, t.size)
+
+
 def test_equal_names_of_different_sizes_are_different_indices():
     assert Index("p", 3) != Index("p", 4)
 

@@ -135,3 +135,12 @@ def test_at_a_critical_point_the_bar_holds_what_the_third_derivative_does():
     net.loss(dr.prod(r[k], k) ** 2)
     report = dr.check(dr.derive(net), {"r": np.array([0.0, 1.0, 2.0])}, directions=5)
     assert report.ok, report
+
+
+def test_a_kink_without_a_value_is_no_crash():
+    """inf - inf has no sign; the slope is undecided, and says so."""
+    net = dr.Network("n")
+    x = net.parameter("x", 2)
+    net.loss(dr.relu(x[0] - x[1]))
+    slopes = Slopes(net.program(), "L", {"x": np.array([np.inf, np.inf])}, digits=50)
+    assert slopes.along("x", np.ones(2)).trouble == "inf - inf on the way to the scalar"

@@ -11,8 +11,10 @@ import sympy
 
 import derive as dr
 from derive.conventions import CONVENTIONS
+from derive.custom import hold_stopped
 from derive.functions import REGISTRY, Elementary, sample_settings, sign, step
 from derive.network import Network
+from derive.numeric import Slopes
 from derive.points import random_values
 from derive.program import Program
 from derive.reference import evaluate
@@ -346,3 +348,15 @@ def test_the_checker_holds_what_is_stopped():
     net.loss(dr.sum(dr.straight_through(value, dr.tanh(w[i])) * (1 + i), i))
     report = dr.check(dr.derive(net))
     assert report.ok, str(report)
+
+
+def test_what_is_held_has_as_many_digits_as_the_rest():
+    """A seed of the random programs: w + (w³ - w) is 1e-24 of w here, below the last digit of
+    what float64 would hold; the slope of its square is right or wrong by these digits."""
+    net = Network("n")
+    w = net.parameter("w")
+    x = w.tensor.access
+    net.loss(dr.straight_through(x**3, x) ** 2)
+    still, held = hold_stopped(net.program(), {"w": np.array(1e-12)})
+    slope = Slopes(still, "L", held, digits=50).along("w", np.array(1.0))
+    assert np.isclose(slope.value, 2e-36, rtol=1e-12)
