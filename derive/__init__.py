@@ -31,7 +31,8 @@ _HOME = {
         "upsample",
     ],
     "derive.custom": ["elementary", "stopped", "straight_through"],
-    "derive.netfile": ["read_network", "parse_network", "write_network"],
+    "derive.netfile": ["read_network", "parse_network"],
+    "derive.netwrite": ["write_network"],
     "derive.conventions": ["ledger", "with_convention"],
     "derive.jacobians": ["jacobian", "hessian", "hessian_vector", "gauss_newton_vector"],
     "derive.losses": [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
@@ -14,12 +14,12 @@ from derive.functions import REGISTRY, Elementary, native, stop_gradient
 from derive.lift import Names
 from derive.naming import check_name
 from derive.network import Handle
-from derive.nodes import accesses
+from derive.nodes import Reduction, accesses, contains, exact
 from derive.operations import elementwise
 from derive.program import Equation, Program, Tensor
 from derive.simplify import opaque_atoms
 
-_X = Symbol("x", real=True)
+X, Y = Symbol("x", real=True), Symbol("y", real=True)
 _TRIED = tuple(Rational(n, 7) for n in (-23, -11, -5, -2, 1, 3, 8, 19))
 
 
@@ -47,65 +47,124 @@ def elementary(
         A function of a scalar expression or of a tensor, like ``dr.tanh``.
 
     Raises:
-        DeclarationError: the name is taken, or the derivative is another, with a counterexample.
+        DeclarationError: the name is taken by another function, or the derivative is another,
+            with a counterexample.
     """
     check_name(name, "function")
-    if name in REGISTRY or hasattr(sympy, name):
-        raise DeclarationError(f"the function {name!r} exists already", mend="use a new name")
-    body = native(sympy.sympify(definition(_X)))
-    if body.free_symbols - {_X}:
-        raise DeclarationError(
-            f"the definition of {name!r} has other variables than its argument",
-            got=", ".join(sorted(map(str, body.free_symbols - {_X}))),
-        )
-    slope = sympy.diff(body, _X)
-    points = tuple(sympy.nsimplify(k) for k in kinks)
-    if derivative is not None:
-        _prove(name, slope, derivative(_X, body), points)
-
-    def derive(cls: type[Elementary], x: Expr, y: Expr, *settings: Expr) -> Expr:
-        if derivative is None:
-            return slope.xreplace({_X: x})
-        return native(sympy.sympify(derivative(x, y)))
-
-    def define(cls: type[Elementary], x: Expr, *settings: Expr) -> Expr:
-        return body.xreplace({_X: x})
-
-    members: dict[str, object] = {
-        "define": classmethod(define),
-        "derive": classmethod(derive),
-        "symbol": symbol or rf"\operatorname{{{name}}}",
-        "kinks": points,
-        "subgradient": f"{name}' at a kink is that of the branch taken there",
-        "monotone": False,
-        "__doc__": f"{name}(x) = {body}",
-    }
-    if stable is not None:
-        form = native(sympy.sympify(stable(_X)))
-        members["stable"] = classmethod(lambda cls, x, *settings: form.xreplace({_X: x}))
-    function = type(name, (Elementary,), members)
+    function = given_function(name, Given(
+        _given(name, definition(X)),
+        None if derivative is None else _given(name, derivative(X, Y)),
+        None if stable is None else _given(name, stable(X)),
+        tuple(sympy.nsimplify(k) for k in kinks), symbol))
 
     def apply(x: Expr | Handle) -> Expr:
         return elementwise(function, x)
 
-    apply.__name__, apply.__doc__ = name, f"{name}(x) = {body}"
+    apply.__name__, apply.__doc__ = name, function.__doc__
     return apply
 
 
+@dataclass(frozen=True)
+class Given:
+    """What the user gave of a function, in terms of x and, in the derivative, its value y."""
+
+    definition: Expr
+    derivative: Expr | None = None
+    stable: Expr | None = None
+    kinks: tuple[Expr, ...] = ()
+    symbol: str | None = None
+
+    def parts(self) -> list[tuple[Expr, set[Symbol]]]:
+        """Each expression that is given, and the variables that it may have."""
+        every = ((self.definition, {X}), (self.derivative, {X, Y}), (self.stable, {X}))
+        return [(expr, variables) for expr, variables in every if expr is not None]
+
+
+def given_function(name: str, given: Given) -> type[Elementary]:
+    """The class of a function of the user's, made at its first use.
+
+    Raises:
+        DeclarationError: as `elementary` says.
+    """
+    check_name(name, "function")
+    for expr, variables in given.parts():
+        other = {*(expr.free_symbols - variables), *accesses(expr)}
+        if other or contains(expr, Reduction):
+            raise DeclarationError(
+                f"the definition of {name!r} has other variables than its argument",
+                got=", ".join(sorted(map(str, other))) or str(expr),
+            )
+    there = REGISTRY.get(name)
+    taken = hasattr(sympy, name) if there is None else getattr(there, "given", None) != given
+    if taken:
+        raise DeclarationError(f"the function {name!r} exists already", mend="use a new name")
+    return there or _made(name, given)
+
+
+def given_functions(exprs: Iterable[Expr]) -> dict[str, Given]:
+    """The functions of users that expressions are made of; one stands behind those it uses."""
+    found: dict[str, Given] = {}
+    for expr in exprs:
+        for node in expr.atoms(Elementary):
+            given = getattr(node.func, "given", None)
+            if given is not None and node.func.__name__ not in found:
+                found |= given_functions(part for part, _ in given.parts())
+                found[node.func.__name__] = given
+    return found
+
+
+def _given(name: str, expr: object) -> Expr:
+    try:
+        return native(exact(expr))
+    except (sympy.SympifyError, TypeError) as error:
+        raise DeclarationError(
+            f"what {name!r} is given by is no expression",
+            expected="SymPy, such as x/(1 + dr.abs(x))", got=repr(expr)) from error
+
+
+def _made(name: str, given: Given) -> type[Elementary]:
+    """The class of a function; its derivative is proved first."""
+    slope = sympy.diff(given.definition, X)
+    if given.derivative is not None:
+        _prove(name, slope, given.derivative.xreplace({Y: given.definition}), given.kinks)
+    rate = slope if given.derivative is None else given.derivative
+
+    def derive(cls: type[Elementary], x: Expr, y: Expr, *settings: Expr) -> Expr:
+        return rate.xreplace({X: x, Y: y})
+
+    def define(cls: type[Elementary], x: Expr, *settings: Expr) -> Expr:
+        return given.definition.xreplace({X: x})
+
+    members: dict[str, object] = {
+        "define": classmethod(define),
+        "derive": classmethod(derive),
+        "given": given,
+        "symbol": given.symbol or rf"\operatorname{{{name}}}",
+        "kinks": given.kinks,
+        "subgradient": f"{name}' at a kink is that of the branch taken there",
+        "monotone": False,
+        "__doc__": f"{name}(x) = {given.definition}",
+    }
+    if given.stable is not None:
+        form = given.stable
+        members["stable"] = classmethod(lambda cls, x, *settings: form.xreplace({X: x}))
+    return type(name, (Elementary,), members)
+
+
 def _prove(name: str, slope: Expr, given: Expr, kinks: Sequence[Expr]) -> None:
-    difference = slope - native(sympy.sympify(given))
+    difference = slope - given
     if sympy.simplify(difference) == 0:
         return
     for point in _TRIED:
         if point in kinks:
             continue
-        error = sympy.N(difference.xreplace({_X: point}), 30)
+        error = sympy.N(difference.xreplace({X: point}), 30)
         if not error.is_number or abs(error) > Rational(1, 10**20):
             raise DeclarationError(
                 f"the derivative given for {name!r} is another",
                 expected=f"{slope}", got=f"{given}",
-                mend=f"at x = {point} they are {sympy.N(slope.xreplace({_X: point}), 8)} and "
-                f"{sympy.N((slope - difference).xreplace({_X: point}), 8)}",
+                mend=f"at x = {point} they are {sympy.N(slope.xreplace({X: point}), 8)} and "
+                f"{sympy.N((slope - difference).xreplace({X: point}), 8)}",
             )
 
 

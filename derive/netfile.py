@@ -13,31 +13,38 @@ index where it is introduced, ``j:32``, or once in a line ``index``. Words: netw
 parameter, state, constant, random, with ``int``, ``distribution``, ``initial ones``; ``recurrent
 h[t:T, j:4] first h0`` for a tensor that is read before its equation stands; ``name[…] = …``;
 ``loss L = …`` or ``loss L`` with ``of W, c`` for a loss that changes these only; ``update m = …``.
+A gradient that the network takes of itself is named and used like any tensor; a function of the
+user's own stands with what is known of it:
+
+    gradient slope = total by x
+    function soft(x) = x/(1 + abs(x)) derivative(y) = (1 - abs(y))**2 kinks 0 symbol "s"
+    y[b, i] = soft(slope[b, i])
 
 `read_network` and `parse_network` make a `Network` through the same calls as Python does.
-`write_network` is their inverse: what it wrote reads back with the same equations and hash.
+`derive.netwrite.write_network` is their inverse: what it wrote reads back with the same equations
+and hash.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
 from pathlib import Path
 from typing import Any, cast
 
 from sympy import Expr
 
-from derive.errors import DeclarationError, nearest
+from derive.custom import Given, X, Y, given_function
+from derive.errors import ChainruleError, nearest
 from derive.initialisation import PLAIN, SCHEMES, WITH_NUMBER
 from derive.naming import as_size
 from derive.netparse import KEYWORDS, NetFileError, Reader, Source, Token
-from derive.netprint import expression, index_list
 from derive.network import Handle, Network
 from derive.nodes import Index
-from derive.program import Program, Role, Tensor, as_program
+from derive.program import Role
 
 MAX_LENGTH = 2_000_000  # characters
 _ROLES: tuple[Role, ...] = ("input", "parameter", "state", "constant", "random")
-WORDS = ("network", "index", "recurrent", "loss", "update", *_ROLES)
+WORDS = ("network", "index", "function", "recurrent", "gradient", "loss", "update", *_ROLES)
 
 
 def read_network(path: str | Path) -> Network:
@@ -98,7 +105,7 @@ class Statements:
                 reader.fail("the expression is nested too deeply")
             except NetFileError:
                 raise
-            except DeclarationError as error:
+            except ChainruleError as error:
                 expected = None if error.expected is None else str(error.expected)
                 reader.fail(error.what, expected, error.mend, at=token.at)
             reader.scope = {}
@@ -117,7 +124,15 @@ class Statements:
             self._equation(token)
 
     def _network(self) -> None:
-        self.net.name = self.reader.need_kind("text", 'a name such as "digits"').text[1:-1]
+        self.net.name = self._text('a name such as "digits"')
+
+    def _text(self, expected: str) -> str:
+        token = self.reader.need_kind("text", expected)
+        try:
+            return str(json.loads(token.text))
+        except json.JSONDecodeError:
+            self.reader.fail("a backslash stands before what it cannot escape",
+                             r'\" or \\ or \n', r"two for one: \\sigma", at=token.at)
 
     def _index(self) -> None:
         while self.reader.now.kind == "name":
@@ -203,94 +218,49 @@ class Statements:
         new = self.net.update(state, self.reader.choice())
         self.handles[new.name] = new
 
+    def _gradient(self) -> None:
+        token = self.reader.need_kind("name", "the name of the gradient")
+        if token.text in self.handles or token.text in KEYWORDS:
+            self.reader.fail(f"the name {token.text!r} is used twice", "a new name", at=token.at)
+        self.reader.need("=", "the name of the gradient")
+        of = self._handle()
+        self.reader.need("by", "the scalar")
+        self.handles[token.text] = self.net.gradient(of, self._handle())
+
+    def _function(self) -> None:
+        """``function f(x) = …`` and what else is known of it."""
+        reader = self.reader
+        token = reader.need_kind("name", "the name of the function")
+        if token.text in reader.functions or token.text in KEYWORDS:
+            reader.fail(f"the function {token.text!r} exists already", "a new name", at=token.at)
+        argument = self._argument(token.text)
+        reader.scope = {argument: X}
+        reader.need("=", "the argument")
+        definition, kinks, settings = reader.choice(), [], {}
+        while clause := reader.take("derivative", "stable", "kinks", "symbol"):
+            if clause == "symbol":
+                settings[clause] = self._text('LaTeX, such as "\\\\sigma"')
+            elif clause == "kinks":
+                kinks = [reader.sum()]
+                while reader.take(","):
+                    kinks.append(reader.sum())
+            else:
+                if clause == "derivative":
+                    reader.scope = {argument: X, self._argument("derivative"): Y}
+                reader.need("=", clause)
+                settings[clause] = reader.choice()
+                reader.scope = {argument: X}
+        reader.functions[token.text] = given_function(
+            token.text, Given(definition, kinks=tuple(kinks), **settings))
+
+    def _argument(self, after: str) -> str:
+        self.reader.need("(", after)
+        name = self.reader.need_kind("name", "the name of the argument").text
+        self.reader.need(")", "the argument")
+        return name
+
     def _handle(self) -> Handle:
         token = self.reader.need_kind("name", "the name of a tensor")
         if token.text not in self.handles:
             self.reader._unknown(token)
         return self.handles[token.text]
-
-
-# -- writing --------------------------------------------------------------------------------------
-def write_network(program: Program | Network, path: str | Path | None = None) -> str:
-    """The `.net` text of a program, also into a file where a path is given.
-
-    Raises:
-        DeclarationError: a derived program: write the network, and derive again after reading.
-    """
-    program = as_program(program)
-    generated = [n for n in program.tensors if n.startswith("_")]
-    if generated:
-        raise DeclarationError(
-            f"{generated[0]!r} is a generated tensor, and a .net text declares by hand",
-            mend="write the network that was declared, and derive it again",
-        )
-    text = "\n".join(_Writer(program).lines()) + "\n"
-    if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
-    return text
-
-
-class _Writer:
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        sizes: dict[str, dict[Expr, None]] = defaultdict(dict)
-        for index in self._introduced():
-            sizes[index.name][index.size] = None
-        self.common = {name: next(iter(s)) for name, s in sizes.items() if len(s) == 1}
-
-    def _introduced(self) -> list[Index]:
-        found = [i for t in self.program.tensors.values() for i in t.indices]
-        for eq in self.program.equations:
-            found += [*eq.indices, *sorted(eq.body.atoms(Index), key=str)]
-        return found
-
-    def lines(self) -> list[str]:
-        p = self.program
-        out = [f'network "{p.name.translate(str.maketrans("", "", chr(34) + chr(10)))}"']
-        if self.common:
-            out.append("index " + " ".join(f"{n}:{s}" for n, s in self.common.items()))
-        ahead, place = self._read_ahead(), {name: n for n, name in enumerate(p.tensors)}
-        waiting = [t for t in p.tensors.values() if t.name not in p.defined or t.name in ahead]
-        updated = {new: state for state, new in p.updates.items()}
-        for eq in p.equations:
-            own = [] if eq.name in ahead else [place[eq.name]]
-            needed = [place[r] for r in eq.reads if r not in p.defined or r in ahead]
-            last = max([*own, *needed], default=-1)
-            out += [self.declaration(t) for t in waiting if place[t.name] <= last]
-            waiting = [t for t in waiting if place[t.name] > last]
-            if eq.name in updated and eq.name == f"{updated[eq.name]}_next":
-                out.append(f"update {updated[eq.name]} = {expression(eq.body, self.common)}")
-            else:
-                target = eq.name + self.bracket(eq.indices)
-                out.append(f"{target} = {expression(eq.body, self.common)}")
-        out += [self.declaration(t) for t in waiting]
-        for name in p.losses:
-            subjects = p.subjects.get(name)
-            out.append(f"loss {name}" + (f" of {', '.join(subjects)}" if subjects else ""))
-        return out
-
-    def _read_ahead(self) -> list[str]:
-        """Targets that an equation before their own (or their own) reads."""
-        seen, ahead = {t.name for t in self.program.given}, []
-        for eq in self.program.equations:
-            ahead += [n for n in eq.reads if n not in seen and n not in ahead]
-            seen.add(eq.name)
-        return ahead
-
-    def bracket(self, indices: tuple[Index, ...]) -> str:
-        return f"[{index_list(indices, self.common)}]" if indices else ""
-
-    def target(self, tensor: Tensor) -> str:
-        return tensor.name + self.bracket(tensor.indices)
-
-    def declaration(self, t: Tensor) -> str:
-        if t.name in self.program.defined:
-            return f"recurrent {self.target(t)}"
-        words = [t.role, self.target(t)]
-        words += ["int"] if t.dtype == "int" and t.role != "random" else []
-        words += ["distribution"] if t.distribution else []
-        usual = "zeros" if t.role == "state" else "auto"
-        if t.initial != usual:
-            value = t.initial if isinstance(t.initial, str) else expression(t.initial, {})
-            words += ["initial", value]
-        return " ".join(words)

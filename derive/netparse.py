@@ -21,6 +21,7 @@ from typing import NoReturn, Protocol
 
 import sympy
 from sympy import Add, Expr, Mul, Rational, S
+from sympy.codegen.cfunctions import expm1, log1p
 
 from derive import functions
 from derive.affine import bounds
@@ -33,7 +34,7 @@ MAX_DEPTH = 60  # nested parentheses
 MAX_EXPONENT = 64  # of a number: 9**9**9 would not end
 _TOKEN = re.compile(
     r"(?P<space>[ \t\r]+|\#[^\n]*)|(?P<newline>\n)|(?P<number>\d+(\.\d*)?([eE][+-]?\d{1,3})?)"
-    r"|(?P<name>[^\W\d]\w*)|(?P<text>\"[^\"\n]*\")"
+    r"|(?P<name>[^\W\d]\w*)|(?P<text>\"(?:[^\"\\\n]|\\.)*\")"
     r"|(?P<sign>\*\*|//|<=|>=|==|!=|[-+*/%<>=()\[\],:])"
 )
 
@@ -94,19 +95,30 @@ class Names(Protocol):
     def index(self, name: str) -> Index | None: ...
 
 
+# what bodies may say that is no function of ours
+KNOWN: dict[str, Callable[..., Expr]] = {
+    **{name: getattr(sympy, name) for name in (
+        "exp", "log", "tanh", "sinh", "cosh", "sin", "cos", "tan", "asin", "acos", "atan",
+        "asinh", "acosh", "atanh", "atan2", "erf", "erfc", "sqrt", "gamma", "loggamma")},
+    "log1p": log1p, "expm1": expm1, "uniform": uniform,
+}
+CONSTANTS: dict[str, Expr] = {
+    "pi": sympy.pi, "inf": S.Infinity, "EulerGamma": S.EulerGamma, "Catalan": S.Catalan,
+    "GoldenRatio": S.GoldenRatio,
+}
+
+
 def _known_functions() -> dict[str, Callable[..., Expr]]:
-    plain = ("exp", "log", "tanh", "sinh", "cosh", "sin", "cos", "tan", "asin", "acos", "atan",
-             "asinh", "acosh", "atanh", "atan2", "erf", "erfc", "sqrt", "gamma", "loggamma")
-    return {name: getattr(sympy, name) for name in plain} | dict(REGISTRY) | {
-        "abs": functions.absolute, "maximum": functions.maximum,
-        "minimum": functions.minimum, "uniform": uniform,
-    }
+    """Ours and SymPy's; one that a user gave is known where the text itself gives it."""
+    ours = {name: f for name, f in REGISTRY.items() if not hasattr(f, "given")}
+    return KNOWN | ours | {
+        "abs": functions.absolute, "maximum": functions.maximum, "minimum": functions.minimum}
 
 
 _REDUCTIONS: dict[str, type[Reduction]] = {node.op: node for node in REDUCTIONS}
 _COMPARE = {"<": sympy.Lt, "<=": sympy.Le, ">": sympy.Gt, ">=": sympy.Ge, "==": sympy.Eq,
             "!=": sympy.Ne}
-KEYWORDS = ("if", "else", "and", "or", "not", "mean", "pi", "inf", *_REDUCTIONS)
+KEYWORDS = ("if", "else", "and", "or", "not", "mean", *CONSTANTS, *_REDUCTIONS)
 
 
 class Reader:
@@ -115,7 +127,7 @@ class Reader:
     def __init__(self, source: Source, names: Names) -> None:
         self.source, self.names = source, names
         self.stream, self.place = tokens(source), 0
-        self.scope: dict[str, Index] = {}
+        self.scope: dict[str, Expr] = {}
         self.functions = _known_functions()
         self.depth = 0
 
@@ -285,8 +297,8 @@ class Reader:
         if token.kind != "name" or token.text in ("if", "else", "and", "or"):
             self.fail(f"unexpected {self._seen()}", "a number, a name or a parenthesis")
         self.place += 1
-        if token.text in ("pi", "inf"):
-            return sympy.pi if token.text == "pi" else S.Infinity
+        if token.text in CONSTANTS:
+            return CONSTANTS[token.text]
         if token.text in _REDUCTIONS or token.text == "mean":
             return self.reduction(token)
         if self.take("("):

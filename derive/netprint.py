@@ -10,7 +10,8 @@ from sympy import Expr, Integer, Rational
 
 from derive.affine import quotient_parts
 from derive.errors import DeclarationError
-from derive.functions import Elementary
+from derive.functions import REGISTRY, Elementary
+from derive.netparse import CONSTANTS, KNOWN
 from derive.nodes import Access, Index, Reduction, Select
 
 
@@ -60,9 +61,14 @@ def _(expr: sympy.Rational, common: dict[str, Expr]) -> tuple[str, int]:
 
 @_form.register(sympy.core.numbers.Infinity)
 @_form.register(sympy.core.numbers.NegativeInfinity)
-@_form.register(sympy.core.numbers.Pi)
+@_form.register(sympy.NumberSymbol)
 def _(expr: Expr, common: dict[str, Expr]) -> tuple[str, int]:
-    return {sympy.oo: ("inf", 4), -sympy.oo: ("-inf", 1), sympy.pi: ("pi", 4)}[expr]
+    if expr is sympy.E:
+        return "exp(1)", 4
+    for name, constant in CONSTANTS.items():
+        if expr in (constant, -constant):
+            return (name, 4) if expr == constant else (f"-{name}", 1)
+    raise DeclarationError(f"the .net format has no form for {expr}")
 
 
 @_form.register
@@ -148,6 +154,13 @@ def _(expr: sympy.Function, common: dict[str, Expr]) -> tuple[str, int]:
         sign = "//" if isinstance(expr, sympy.floor) else "%"
         left, right = (_put(a, 3, common) for a in quotient_parts(expr))
         return f"{left} {sign} {right}", 2
+    name = expr.func.__name__
     if isinstance(expr, Elementary):
-        return _call(type(expr).__name__, expr.args, common)
-    return _call(expr.func.__name__, expr.args, common)
+        own = hasattr(expr.func, "given") or expr.func.__module__.startswith("derive.")
+        known = own and REGISTRY.get(name) is expr.func
+    else:
+        known = name in KNOWN
+    if not known:
+        raise DeclarationError(f"the .net format has no form for the function {name}: {expr}",
+                               mend="give a function of your own by dr.elementary")
+    return _call(name, expr.args, common)

@@ -16,7 +16,7 @@ from derive.functions import native
 from derive.initialisation import checked_initial
 from derive.naming import as_size, check_name, names_text, shape_text
 from derive.nodes import Access, Index, IntegerAccess, accesses, exact
-from derive.program import DType, Equation, Program, Role, Step, Tensor
+from derive.program import DType, Equation, Inner, Program, Role, Step, Tensor
 
 _LETTERS = "ijklmnopqrsuvwxyz"
 
@@ -114,6 +114,7 @@ class Network:
         self.name = name
         self._handles: dict[str, Handle] = {}
         self._equations: list[Equation] = []
+        self._declared: list[Equation | Inner] = []
         self._initial: dict[str, Expr | Handle] = {}
         self._losses: list[str] = []
         self._subjects: dict[str, tuple[str, ...]] = {}
@@ -239,6 +240,7 @@ class Network:
                 del self._handles[handle.name]
             raise
         self._equations.append(Equation(handle.tensor, free, expr, where=user_location()))
+        self._declared.append(self._equations[-1])
         self._defined.add(handle.name)
         return handle
 
@@ -301,7 +303,9 @@ class Network:
         for name, tensor in derived.tensors.items():
             self._handles.setdefault(name, Handle(self, tensor))
         self._defined.update(derived.defined)
-        return self._handles[derived.gradients[wrt.name]]
+        name = derived.gradients[wrt.name]
+        self._declared.append(Inner(name, of.name, wrt.name))
+        return self._handles[name]
 
     def update(self, state: Handle, body: Expr) -> Handle:
         """The next value of a state, in the state's own indices: ``m' = …``."""
@@ -334,6 +338,7 @@ class Network:
             updates=dict(self._updates),
             steps=self._steps,
             subjects=dict(self._subjects),
+            declared=tuple(self._declared) if self._steps else (),
         )
         _ = program.groups  # a cycle shows now, at the user's own line
         return program

@@ -101,6 +101,15 @@ class Equation:
 
 
 @dataclass(frozen=True)
+class Inner:
+    """A gradient that a network takes of itself: ``name`` is the adjoint of ``wrt`` for ``of``."""
+
+    name: str
+    of: str
+    wrt: str
+
+
+@dataclass(frozen=True)
 class Step:
     """One step of a derivation, recorded while it is made.
 
@@ -167,6 +176,8 @@ class Program:
     ``losses`` are scalar targets, ``subjects`` the tensors that a loss is to change where these
     are not all parameters; ``gradients`` maps a tensor to the name of its adjoint; ``jacobians``
     names, for each adjoint in ``gradients`` that is a whole Jacobian, the tensor it is of;
+    ``declared`` is what the user wrote, in order, where gradients are taken inside the network
+    (their equations stand among the others then, and these are in normal form);
     ``updates`` maps a state (or parameter) to the tensor that holds its next value; ``steps`` is
     the record of the derivation.
     """
@@ -180,6 +191,7 @@ class Program:
     steps: tuple[Step, ...] = ()
     subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     jacobians: Mapping[str, str] = field(default_factory=dict)
+    declared: tuple[Equation | Inner, ...] = ()
 
     # -- looking things up ------------------------------------------------------------------
     @cached_property
@@ -248,6 +260,7 @@ class Program:
             subjects={n: s for n, s in self.subjects.items() if n in needed},
             jacobians={n: of for n, of in self.jacobians.items()
                        if self.gradients.get(n) in needed},
+            declared=tuple(one for one in self.declared if one.name in needed),
         )
 
     # -- order ------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ import codegen
 from codegen.loading import load_model
 from derive.check import check
 from derive.differentiate import derive
+from derive.netfile import parse_network
+from derive.netwrite import write_network
 from derive.points import smooth_point
 from tests.codegen.support import interpreted
 
@@ -36,6 +38,17 @@ def test_example_runs(script: Path, tmp_path: Path):
 DECLARED = [p for p in sorted(EXAMPLES.glob("*.py"))
             if "\nnet = dr.Network(" in p.read_text() or "\ndef network(training" in p.read_text()]
 SLOW_TO_COMPILE = ("resnet_block.py",)  # and compiled when the example runs
+
+
+@pytest.mark.parametrize("path", DECLARED, ids=lambda p: p.name)
+def test_examples_as_text(path: Path):
+    program = load_model(path).program
+    text = write_network(program)
+    again = parse_network(text).program()
+    assert again.equations == program.equations and again.hash == program.hash
+    assert {again.tensors[n] == t for n, t in program.tensors.items()} == {True}
+    assert (again.losses, again.subjects, again.updates, again.declared, write_network(again)) == (
+        program.losses, program.subjects, program.updates, program.declared, text)
 
 
 @pytest.mark.parametrize("path", DECLARED, ids=lambda p: p.name)

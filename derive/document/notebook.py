@@ -13,7 +13,7 @@ from typing import Any
 
 from derive.document import tree as t
 from derive.document.markdown import _block, plain
-from derive.netfile import write_network
+from derive.netwrite import write_network
 from derive.nodes import Access
 from derive.program import Program
 
@@ -112,4 +112,4 @@ def _nameable(program: Program) -> Program:
         replace(eq, tensor=tensors[names.get(eq.name, eq.name)], body=renamed(eq.body))
         for eq in program.equations
     )
-    return replace(program, tensors=tensors, equations=equations)
+    return replace(program, tensors=tensors, equations=equations, declared=())

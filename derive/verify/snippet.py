@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from derive.errors import ChainruleError
-from derive.netfile import write_network
+from derive.netwrite import write_network
 from derive.verify.claim import Claim
 from derive.verify.counterexample import Drawn, Entry, Smaller
 from derive.verify.hand import Hand

@@ -12,7 +12,8 @@ import codegen
 import derive as dr
 from derive.errors import DeclarationError
 from derive.initialisation import SCHEMES
-from derive.netfile import parse_network, write_network
+from derive.netfile import parse_network
+from derive.netwrite import write_network
 from tests.codegen.support import interpreted
 
 
