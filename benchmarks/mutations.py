@@ -2,6 +2,11 @@
 
     python benchmarks/mutations.py                       # everything, the table at the end
     python benchmarks/mutations.py --share 0.1 --jobs 2 --json /tmp/found.jsonl
+    python benchmarks/mutations.py --located 0 --json /tmp/found.jsonl    # verdicts only
+    python benchmarks/mutations.py --read /tmp/found.jsonl                # the tables
+
+With ``--json`` each case is written down when it is done; the same command again goes on where it
+was stopped. Asked for places, the same file gets those cases anew, and the later ones count.
 
 Every right gradient of the tests (tests/derive/verify_gradients*.py) is changed by every kind of
 `mutation_catalogue` at every place, at a gradient scale between 1e-8 and 1e8, and handed to
@@ -20,14 +25,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import json
 import multiprocessing
 import re
+import statistics
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -61,6 +68,7 @@ verifying = import_module("derive.verify")
 _SEARCH = "_findings"
 
 SCALES = ((0, -4, 6), (-2, 4, -8), (2, -6, 8))  # powers of ten; each network gets three of them
+Key = tuple[str, int, bool]  # network, number of the case, whether its place was asked for
 _CLUELESS = re.compile(r"entries differ$|in no pattern|no single change|undecided")
 
 
@@ -135,22 +143,26 @@ def verdict_only(on: bool) -> Iterator[None]:
             setattr(verifying, _SEARCH, before)
 
 
-def mutation_records(one: Hand, part: float, searched: float = 1.0) -> Iterator[dict[str, Any]]:
+def mutation_records(one: Hand, part: float, searched: float = 1.0,
+                     done: frozenset[Key] = frozenset()) -> Iterator[dict[str, Any]]:
     """What becomes of each mutant of one right gradient; of a part of them with its place."""
-    chosen = share(list(mutants(one.tree)), part, len(one.name))
-    with_place = set(map(id, share(chosen, searched, len(one.name))))
-    for number, mutant in enumerate(chosen):
+    chosen = share(list(enumerate(mutants(one.tree))), part, len(one.name))
+    with_place = {n for n, _ in share(chosen, searched, len(one.name))} if searched else set()
+    for number, mutant in chosen:
+        place = number in with_place
+        if (one.name, number, place) in done or (one.name, number, True) in done:
+            continue
         found = effect(mutant.tree, one)
         power = _power(one, number)
-        record = {"network": one.name, "kind": mutant.kind, "effect": found.kind,
-                  "size": found.size, "line": mutant.line, "before": mutant.before[:120],
-                  "after": mutant.after[:120], "scale": power}
+        record = {"network": one.name, "number": number, "asked": place, "kind": mutant.kind,
+                  "effect": found.kind, "size": found.size, "line": mutant.line,
+                  "before": mutant.before[:120], "after": mutant.after[:120], "scale": power}
         if found.kind in ("equal", "unclear"):
             yield record
             continue
         function = compiled(source_of(mutant.tree, power), one.main, power)
         start = time.process_time()
-        with verdict_only(id(mutant) not in with_place):
+        with verdict_only(not place):
             record["verdict"], report = verdict_of(scaled(one.name, power), function)
         record["seconds"] = time.process_time() - start
         if found.kind == "differs":
@@ -158,7 +170,7 @@ def mutation_records(one: Hand, part: float, searched: float = 1.0) -> Iterator[
             plain = compiled(source_of(mutant.tree), one.main)
             given = values(plain, one.parameters, points(one.name)[0])
             record.update(rules(one.name).detects(given, 10.0**power))
-            if record["verdict"] == "wrong" and id(mutant) in with_place:
+            if record["verdict"] == "wrong" and place:
                 record["located"], record["said"] = located(
                     report, changed_lines(mutant, one), found)
             elif record["verdict"] != "wrong":
@@ -170,7 +182,8 @@ def _power(one: Hand, number: int) -> int:
     return SCALES[sum(map(ord, one.name)) % 3][number % 3]
 
 
-def variant_records(one: Hand, count: int) -> Iterator[dict[str, Any]]:
+def variant_records(one: Hand, count: int, done: frozenset[Key] = frozenset()
+                    ) -> Iterator[dict[str, Any]]:
     """What becomes of right gradients that are written differently."""
     seen: set[str] = set()
     for seed in range(4 * count):
@@ -181,11 +194,14 @@ def variant_records(one: Hand, count: int) -> Iterator[dict[str, Any]]:
         if source in seen or effect(tree, one).kind != "equal":
             continue
         seen.add(source)
+        if (one.name, -1 - seed, False) in done:
+            continue
         power = _power(one, seed)
         function = compiled(source_of(tree, power), one.main, power)
         start = time.process_time()
         verdict, report = verdict_of(scaled(one.name, power), function)
-        record = {"network": one.name, "kind": "right", "effect": "equal", "seed": seed,
+        record = {"network": one.name, "number": -1 - seed, "asked": False, "kind": "right",
+                  "effect": "equal", "seed": seed,
                   "scale": power, "verdict": verdict, "said": str(report)[:600],
                   "seconds": time.process_time() - start,
                   "exactly": getattr(report, "verdict", "")}
@@ -196,12 +212,37 @@ def variant_records(one: Hand, count: int) -> Iterator[dict[str, Any]]:
         yield record
 
 
-def measure(task: tuple[str, float, float, int]) -> list[dict[str, Any]]:
-    """All records of one right gradient."""
-    name, part, searched, variants = task
+def measure(task: tuple[str, float, float, int, Path | None]
+            ) -> list[dict[str, Any]]:
+    """All cases of one right gradient that are not in the file yet; each is written when done."""
+    name, part, searched, variants, path = task
     checking.Slopes = OnceSlopes
-    one = hand(name)
-    return [*mutation_records(one, part, searched), *variant_records(one, variants)]
+    one, done, found = hand(name), frozenset(_known(path)), []
+    for record in itertools.chain(mutation_records(one, part, searched, done),
+                                  variant_records(one, variants, done)):
+        found.append(record)
+        if path:
+            with path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+    return found
+
+
+def _known(path: Path | None) -> dict[Key, dict[str, Any]]:
+    """The cases of a file by network, number and whether the place was asked for; the last line of
+    a run that was killed may be half a line."""
+    found = {}
+    for line in path.read_text().splitlines() if path and path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            record = json.loads(line)
+            found[record["network"], record["number"], record["asked"]] = record
+    return found
+
+
+def _latest(path: Path) -> list[dict[str, Any]]:
+    """Each case once: with its place, where that was asked for."""
+    known = _known(path)
+    return [r for (name, number, asked), r in known.items()
+            if asked or (name, number, True) not in known]
 
 
 # -- the tables -------------------------------------------------------------------------------
@@ -227,7 +268,7 @@ def summary(records: list[dict[str, Any]]) -> str:
         f", {sum(r['verdict'] == 'undecided' for r in wrong)} undecided; refused as they should: "
         f"{sum(r['verdict'] == 'refused' for r in refused)} of {len(refused)}",
         _localisation("localised", wrong),
-        _localisation("localised, of the kinds and networks held out", held),
+        _localisation("localised, of the kinds and networks held out", held), _times(wrong),
         f"rewritten right gradients: {len(right)}, "
         f"{sum(r['verdict'] in ('wrong', 'refused') for r in right)} called wrong, "
         f"{sum(r['verdict'] == 'undecided' for r in right)} undecided, "
@@ -249,6 +290,15 @@ def _localisation(title: str, wrong: list[dict[str, Any]]) -> str:
     return (f"{title}: {named} of {len(judged)} ({_percent(named, len(judged))}): "
             f"{places['line']} by line, {places['change']} by the change; only the parameters "
             f"{places['parameter']}, wrong parameters {places['nothing']}")
+
+
+def _times(wrong: list[dict[str, Any]]) -> str:
+    seconds = sorted(r["seconds"] for r in wrong if "located" in r)
+    if not seconds:
+        return "no place was asked for"
+    return (f"CPU seconds of a report: median {statistics.median(seconds):.1f}, mean "
+            f"{statistics.mean(seconds):.1f}, 95 % below {seconds[int(0.95 * len(seconds))]:.1f}, "
+            f"at most {seconds[-1]:.1f}")
 
 
 _CHECKERS = ("torch", "jax", "pytensor")
@@ -302,23 +352,18 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     options = _arguments()
     if options.read:
-        print(summary([json.loads(s) for s in options.read.read_text().splitlines()]))
+        print(summary(_latest(options.read)))
         return
-    tasks = [(one.name, options.share, options.located, options.variants)
+    tasks = [(one.name, options.share, options.located, options.variants, options.json)
              for one in hands(tuple(options.only))]
     records: list[dict[str, Any]] = []
-    start = time.process_time()
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        for found in pool.imap_unordered(measure, tasks):
+        for task, found in zip(tasks, pool.imap(measure, tasks), strict=True):
             records += found
-            if options.json:
-                with options.json.open("a") as file:
-                    file.writelines(json.dumps(r) + "\n" for r in found)
             bad = [r for r in found if r["kind"] != "right" and r["effect"] == "differs"
                    and not _detected(r)]
-            print(f"{found[0]['network']}: {len(found)} cases, {len(bad)} undetected", flush=True)
-    print(summary(records))
-    print(f"{time.process_time() - start:.0f} CPU seconds in this process")
+            print(f"{task[0]}: {len(found)} cases, {len(bad)} undetected", flush=True)
+    print(summary(_latest(options.json) if options.json else records))
 
 
 if __name__ == "__main__":
