@@ -75,11 +75,12 @@ def evaluate(
     arrays = dict(checked)
     with np.errstate(all="ignore"):
         for group in needed.groups:
-            _evaluate_group(group, arrays, known)
+            evaluate_group(group, arrays, known)
     return {name: arrays[name] for name in names}
 
 
-def _evaluate_group(group: Group, arrays: dict[str, Array], sizes: dict[Symbol, int]) -> None:
+def evaluate_group(group: Group, arrays: dict[str, Array], sizes: Mapping[Symbol, int]) -> None:
+    """Put the targets of an equation, or of a recurrence's equations, among the arrays."""
     if not group.recurrent:
         eq = group.equations[0]
         arrays[eq.name] = evaluate_equation(eq, arrays, sizes, {})

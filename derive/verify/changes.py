@@ -8,6 +8,7 @@ replaced by other variables, another axis, another index. `derive.verify.repair`
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from derive.verify.probe import After, Elsewhere, Event, Record
+from derive.verify.events import After, Elsewhere, Event, Record
 
 Make = Callable[[Event, "There"], Any]
 Array = np.ndarray
@@ -44,9 +45,26 @@ class Edit:
 @lru_cache(maxsize=4096)
 def _parsed(text: str) -> ast.expr | None:
     try:
-        return ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None  # a statement such as p /= n
+        statement = ast.parse(text).body[0]
+    except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
+        return None
+    if isinstance(statement, ast.AugAssign):  # p /= n computes p / n
+        place = copy.copy(statement.target)
+        node = ast.BinOp(place, statement.op, statement.value)
+        return ast.copy_location(node, statement)
+    return statement.value if isinstance(statement, ast.Expr) else None
+
+
+def assigned_to(text: str) -> str:
+    """``p = `` of an operation in place such as ``p /= n``, which is put before what is right;
+    "" of an expression."""
+    try:
+        statement = ast.parse(text).body[0]
+    except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
+        return ""
+    if not isinstance(statement, ast.AugAssign):
+        return ""
+    return f"{ast.get_source_segment(text, statement.target)} = "
 
 
 def whole_text(text: str) -> str:
@@ -54,6 +72,8 @@ def whole_text(text: str) -> str:
     node = _parsed(text)
     if node is None:
         return ""
+    if assigned_to(text):
+        text = f"{ast.unparse(node)}"
     loose = isinstance(node, ast.BinOp | ast.UnaryOp | ast.Compare | ast.IfExp | ast.Lambda)
     return f"({text})" if loose else text
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from derive.verify.changes import Array, Edit, Make, There, is_values, operand_said, whole_text
-from derive.verify.probe import Event, Record
+from derive.verify.events import Event, Record
+from derive.verify.tape import Linear
 
 
 def variable_edits(record: Record, there: There) -> Iterator[Edit]:
@@ -100,6 +101,18 @@ def _replaced(event: Event, text: str, n: int, old: Any, names: list[str]) -> It
             yield Edit(f"{old:g} is wrong: {right} belongs there",
                        text.replace(said, right) if text.count(said) == 1 else "",
                        into(lambda e, x, c=factor: c * x))  # type: ignore[misc]
+
+
+def scaled_edits(record: Record, judge: Linear | None) -> Iterator[Edit]:
+    """The one number by which an operation's results are to be multiplied, if there is one."""
+    if judge is None:
+        return
+    factor = judge.factor()
+    if factor is not None:
+        whole = whole_text(record.site.text)
+        shown = f"{factor:.10g}"
+        yield Edit(f"the factor {shown} is missing", f"{shown} * {whole}" if whole else "",
+                   lambda e, t: factor * e.result())
 
 
 def derived_edits(record: Record, there: There) -> Iterator[Edit]:

@@ -10,14 +10,16 @@ hand-written function is written, so it works for any that can be called.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import sympy
 from sympy import Add, Expr, Integer, Mul
 
+from derive.data import resolve_sizes
 from derive.differentiate import derive
 from derive.functions import Elementary, sigmoid
 from derive.matrix import matrix_form
@@ -25,7 +27,9 @@ from derive.nodes import Access, Index, IntegerAccess, Reduction, Select, SumOve
 from derive.program import Equation, Program
 from derive.reference import evaluate
 from derive.text import expression_text, node_text
+from derive.verify.deadline import Deadline
 from derive.verify.report import Finding
+from derive.verify.rerun import Base
 
 Point = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 _CLOSE = 1e-9
@@ -43,8 +47,10 @@ class Edit:
     words: str
 
 
-def explain_differences(program: Program, names: list[str], points: list[Point]) -> list[Finding]:
-    """The findings for wrong gradients, given hand-made gradients at two points.
+def explain_differences(program: Program, names: list[str], points: list[Point],
+                        seconds: float = 3.0) -> list[Finding]:
+    """The findings for wrong gradients, given hand-made gradients at two points; changes are tried
+    for some seconds of processor time.
 
     The gradients nearest to the loss come first: a mistake that explains one of them is taken
     along when those further back are looked at, where another one may have been added to it.
@@ -52,34 +58,37 @@ def explain_differences(program: Program, names: list[str], points: list[Point])
     order = {eq.name: n for n, eq in enumerate(program.equations)}
     known: list[Edit] = []
     found = {}
+    deadline = Deadline(seconds)
+    networks = cache(lambda: list(forward_changes(program)))
     for name in sorted(names, key=lambda n: order[program.gradients[n]]):
-        found[name], edit = _explain(program, name, points, known)
+        found[name], edit = _explain(program, name, points, known, networks, deadline)
         known += [edit] if edit is not None and edit not in known else []
     return [found[name] for name in names]
 
 
 def _explain(
-    program: Program, name: str, points: list[Point], known: list[Edit]
+    program: Program, name: str, points: list[Point], known: list[Edit],
+    networks: Callable[[], list[tuple[str, Program]]], deadline: Deadline,
 ) -> tuple[Finding, Edit | None]:
     gradient = program.gradients[name]
     hand = [given[name] for _, given in points]
     places = [point for point, _ in points]
-    right = _values(program, gradient, places)
+    base = Base(program, gradient, places)
+    right = base.values
     worst = _counterexample(name, right[0], hand[0])
     shown = (str(program[name]), worst, _matrix(program[name]))
     constant = _constant_factor(program, right, hand, places)
     if constant is not None:
         return Finding(name, constant, "", *shown), None
-    for words, changed in forward_changes(program):
-        if all(_same(g, h) for g, h in zip(_values(changed, changed.gradients[name], places), hand,
-                                           strict=True)):
+    for words, changed in networks():
+        target = changed.gradients[name]
+        if all(_same(evaluate(changed, p, (target,))[target], h)
+               for p, h in zip(places, hand, strict=True)):
             return Finding(name, words, "", *shown), None
-    for edit, changed in _candidates(program, gradient, known):
-        got = _values(changed, gradient, places)
-        if all(_same(g, r) for g, r in zip(got, right, strict=True)):
-            continue
-        also = "" if all(_same(g, h) for g, h in zip(got, hand, strict=True)) else (
-            _constant_factor(program, got, hand, places))
+    for edit, values in _candidates(base, known):
+        if deadline.passed():
+            break
+        also = _explains(program, values, right, hand, places)
         if also is not None:
             words = edit.words + (f"; and {also}" if also else "")
             eq = program.defined[edit.equation]
@@ -87,6 +96,22 @@ def _explain(
             return Finding(name, words, as_if, str(eq), worst, _matrix(eq)), edit
     words = _unnamed_factor(right, hand) or _pattern(program, name, right[0], hand[0])
     return Finding(name, words, "", *shown), None
+
+
+def _explains(program: Program, values: Iterator[np.ndarray], right: list[np.ndarray],
+              hand: list[np.ndarray], places: list[dict[str, np.ndarray]]) -> str | None:
+    """"" where a change gives the gradient that was handed in, words where a factor comes on top;
+    None where it does not, or changes nothing."""
+    got: list[np.ndarray] = []
+    for value, mine in zip(values, hand, strict=True):
+        if not (_same(mine, value) or _ratio(value, mine) is not None):
+            return None
+        got.append(value)
+    if all(_same(g, r) for g, r in zip(got, right, strict=True)):
+        return None
+    if all(_same(g, h) for g, h in zip(got, hand, strict=True)):
+        return ""
+    return _constant_factor(program, got, hand, places)
 
 
 def _matrix(eq: Equation) -> str:
@@ -98,29 +123,25 @@ def _matrix(eq: Equation) -> str:
     return text if len(text) <= len(str(eq)) else ""
 
 
-def _candidates(
-    program: Program, gradient: str, known: list[Edit]
-) -> Iterator[tuple[Edit, Program]]:
+def _candidates(base: Base, known: list[Edit]) -> Iterator[tuple[Edit, Iterator[np.ndarray]]]:
     """Single changes, then those that come on top of a mistake that is known already."""
     # a factor left out explains more to a person than the tensor that it happens to equal then
-    single = sorted(all_edits(program, gradient), key=lambda edit: _EXCHANGED in edit.words)
+    single = sorted(all_edits(base.program, base.gradient),
+                    key=lambda edit: _EXCHANGED in edit.words)
     for edit in (*known, *single):
-        yield edit, _changed(program, edit)
+        yield edit, base.changed(edit.equation, edit.body)
     for first in known:
-        base = _changed(program, first)
-        for edit in sorted(all_edits(base, gradient), key=lambda edit: _EXCHANGED in edit.words):
+        then = Base(_changed(base.program, first), base.gradient, base.places)
+        for edit in sorted(all_edits(then.program, base.gradient),
+                           key=lambda edit: _EXCHANGED in edit.words):
             both = Edit(edit.equation, edit.body, f"{first.words}; and then {edit.words}")
-            yield both, _changed(base, edit)
+            yield both, then.changed(edit.equation, edit.body)
 
 
 def _changed(program: Program, edit: Edit) -> Program:
     return replace(program, equations=tuple(
         replace(eq, body=edit.body) if eq.name == edit.equation else eq
         for eq in program.equations))
-
-
-def _values(program: Program, name: str, places: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
-    return [evaluate(program, place, (name,))[name] for place in places]
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -280,13 +301,16 @@ def _constant_factor(program: Program, right: list[np.ndarray], hand: list[np.nd
 
 def _ratios(right: list[np.ndarray], hand: list[np.ndarray]) -> list[float] | None:
     """The factor between the two arrays at each point, where there is one."""
-    ratios = []
-    for r, h in zip(right, hand, strict=True):
-        ratio = float(np.vdot(r, h) / np.vdot(r, r)) if np.any(r) else 0.0
-        if not np.any(r) or not _same(h, ratio * r):
-            return None
-        ratios.append(ratio)
-    return ratios
+    ratios = [_ratio(r, h) for r, h in zip(right, hand, strict=True)]
+    return None if None in ratios else [r for r in ratios if r is not None]
+
+
+def _ratio(right: np.ndarray, hand: np.ndarray) -> float | None:
+    """The factor that makes one array the other, where there is one."""
+    if not np.any(right):
+        return None
+    ratio = float(np.vdot(right, hand) / np.vdot(right, right))
+    return ratio if _same(hand, ratio * right) else None
 
 
 def _unnamed_factor(right: list[np.ndarray], hand: list[np.ndarray]) -> str | None:
@@ -301,8 +325,6 @@ def _unnamed_factor(right: list[np.ndarray], hand: list[np.ndarray]) -> str | No
 def _candidate_factors(
     program: Program, points: list[dict[str, np.ndarray]]
 ) -> Iterator[tuple[str, list[float]]]:
-    from derive.data import resolve_sizes
-
     known = [resolve_sizes(program, point) for point in points]
     named: list[tuple[str, list[float]]] = [
         (s.name, [float(k[s]) for k in known]) for s in program.sizes]

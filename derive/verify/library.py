@@ -24,7 +24,7 @@ class Library:
         self.derived = derived
         self.adjoints = {t.name for t in derived.tensors.values() if t.role == "gradient"}
         self.parts = [(expression_text(p.body), p) for p in parts_of(derived)]
-        self.keys: dict[int, dict[Any, list[np.ndarray]]] = {}
+        self.keys: dict[int, dict[int, np.ndarray]] = {}
 
     def at(self, given: Mapping[str, np.ndarray]) -> tuple[
             dict[str, np.ndarray], dict[str, int], dict[str, np.ndarray]]:
@@ -51,17 +51,20 @@ class Library:
         if table is None:
             table = self.keys[id(there)] = self._table(there)
         ordered = np.sort(np.ravel(array))
+        others = table.get(array.size)
+        if others is None or not np.isfinite(ordered).all():
+            return False
         size = float(np.max(np.abs(ordered)))
-        return any(np.max(np.abs(ordered - other)) <= 1e-10 * size
-                   for other in table.get(array.size, ()))
+        return bool((np.abs(others - ordered).max(axis=1) <= 1e-10 * size).any())
 
-    def _table(self, there: There) -> dict[Any, list[np.ndarray]]:
-        found: dict[Any, list[np.ndarray]] = {}
+    def _table(self, there: There) -> dict[int, np.ndarray]:
+        """By size, the ordered elements of everything, a row each."""
+        found: dict[int, list[np.ndarray]] = {}
         for name, value in there.values.items():
             for array in (value, *self._steps(name, value)):
                 if array.size >= _SMALL and np.isfinite(array).all():
                     found.setdefault(array.size, []).append(np.sort(np.ravel(array)))
-        return found
+        return {size: np.array(rows) for size, rows in found.items()}
 
     def _steps(self, name: str, value: np.ndarray) -> Iterator[np.ndarray]:
         """The steps of a recurrence's tensor."""

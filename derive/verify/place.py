@@ -75,7 +75,7 @@ class _Part:
 
 
 def wrong_line(claim: Claim, derived: Program, wrong: Sequence[str], seed: int = 0,
-               seconds: float = 5.0) -> Place | None:
+               seconds: float = 3.0) -> Place | None:
     """Where a traced function goes wrong.
 
     Args:
