@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from derive.nodes import Index
     from derive.program import Equation, Program
 
-_LETTERS = {
+LETTERS = {
     "α": r"\alpha", "β": r"\beta", "γ": r"\gamma", "δ": r"\delta", "ε": r"\varepsilon",
     "ζ": r"\zeta", "η": r"\eta", "θ": r"\theta", "ι": r"\iota", "κ": r"\kappa", "λ": r"\lambda",
     "μ": r"\mu", "ν": r"\nu", "ξ": r"\xi", "ο": "o", "π": r"\pi", "ρ": r"\rho", "σ": r"\sigma",
@@ -33,7 +33,7 @@ _LETTERS = {
     "Ψ": r"\Psi", "Ω": r"\Omega", "∂": r"\partial", "∞": r"\infty", "⊤": r"\top", "ℓ": r"\ell",
     "ı": r"\imath", "ȷ": r"\jmath",
 }  # fmt: skip
-_OPERATORS = {
+OPERATORS = {
     "−": "-", "·": r"\cdot", "≠": r"\neq", "≤": r"\leq", "≥": r"\geq", "≡": r"\equiv",
     "∑": r"\sum", "∏": r"\prod", "⊙": r"\odot", "∨": r"\lor", "¬": r"\lnot", "×": r"\times",
     "→": r"\to", "∗": r"\ast", "⋆": r"\star", "∈": r"\in", "…": r"\dots", "⟹": r"\implies",
@@ -92,26 +92,26 @@ def _(box: b.Token) -> str:
     if box.kind == "text":
         return rf"\text{{{escape(text)}}}"
     if box.kind in ("op", "punct"):
-        return _OPERATORS.get(text, text)
+        return OPERATORS.get(text, text)
     if set(text) == {"′"}:
         return r"\prime" * len(text)
     if box.kind == "number":
         return text.replace("−", "-")
     if box.kind == "upright" and text in _FUNCTIONS:
         return rf"\{text}"
-    if box.kind == "upright" and text in _LETTERS:
-        return _LETTERS[text]
+    if box.kind == "upright" and text in LETTERS:
+        return LETTERS[text]
     return _letters(text, box.kind)
 
 
 def _letters(text: str, kind: str) -> str:
-    if len(text) == 1 and text in _LETTERS:
-        return rf"\boldsymbol{{{_LETTERS[text]}}}" if kind == "bold" else _LETTERS[text]
+    if len(text) == 1 and text in LETTERS:
+        return rf"\boldsymbol{{{LETTERS[text]}}}" if kind == "bold" else LETTERS[text]
     if not text.isascii():
-        known = all(c.isascii() or c in _LETTERS for c in text)
+        known = all(c.isascii() or c in LETTERS for c in text)
         if not known:
             return rf"\text{{{escape(text)}}}"
-        text = "".join(f"{_LETTERS[c]} " if c in _LETTERS else c for c in text)
+        text = "".join(f"{LETTERS[c]} " if c in LETTERS else c for c in text)
     else:
         text = escape(text)
     if kind == "bold":

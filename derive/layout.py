@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
 from functools import singledispatchmethod
-from typing import Any
 
 from derive import notation as n
 from derive.boxes import (
@@ -31,7 +30,9 @@ from derive.boxes import (
     starts_with_digit,
     tall,
 )
+from derive.notate import Builder
 from derive.notation import Node
+from derive.omitted import first_value, is_bounds
 from derive.symbols import Symbol, Symbols
 
 _SUM, _PRODUCT, _POWER, _ATOM = range(4)
@@ -78,16 +79,20 @@ class Setter:
         letter: Box = Token(symbol.letter, "bold" if bold else self._kind(symbol.letter))
         for accent in symbol.accents:
             letter = Accent(accent, letter)
-        own = [
-            self.symbol(s) if isinstance(s, Symbol)
-            else Token(s, "number" if s.isdigit() else self._kind(s))
-            for s in symbol.subs
-        ]
+        own = [self.symbol(s) if isinstance(s, Symbol) else self._subscript(s)
+               for s in symbol.subs]
         sub: Box | None = comma_separated(own) if own else None
         if where is not None:
             sub = row(sub, Token(";", "punct"), where) if sub else where
         sup = Token("′" * symbol.primes, "upright") if symbol.primes else None
         return Script(letter, sub, sup) if sub or sup else letter
+
+    def _subscript(self, text: str) -> Box:
+        """A part of a name; ``ℓ−1``, the layer before, is a difference."""
+        for sign in (MINUS, "+"):
+            if text.startswith(f"ℓ{sign}"):
+                return row(Token("ℓ"), op(sign), Token(text[2:], "number"))
+        return Token(text, "number" if text.isdigit() else self._kind(text))
 
     @staticmethod
     def _kind(letter: str) -> Kind:
@@ -123,16 +128,17 @@ class Setter:
     def _indexed(self, symbol: Symbol, where: tuple[Node | None, ...], bold: bool
                  ) -> tuple[Box, int]:
         """A symbol with indices; None stands for a dim that is whole."""
-        parts = [tuple(w for w in part if w is not None)
-                 for part in (where[: symbol.rows], where[symbol.rows :])]
-        rows, rest = (self.subscript(part) if part else None for part in parts)
+        if not any(isinstance(w, n.Number) for w in where):  # a letter says which dim it is of
+            where = tuple(w for w in where if w is not None)
+        rows, rest = (self.subscript(part) if part else None
+                      for part in (where[: symbol.rows], where[symbol.rows :]))
         box = self.symbol(symbol, rest, bold, rows)
         return box, _POWER if symbol.loss is not None else _ATOM
 
-    def subscript(self, where: tuple[Node, ...]) -> Box:
+    def subscript(self, where: tuple[Node | None, ...]) -> Box:
         """Indices side by side where each is one letter, else with commas."""
         was, self.small = self.small, True
-        boxes = [self.set(w) for w in where]
+        boxes = [Token(":", "punct") if w is None else self.set(w) for w in where]
         self.small = was
         plain = all(isinstance(b, Token) and len(b.text) == 1 and b.kind == "var" for b in boxes)
         return row(*boxes) if plain else comma_separated(boxes)
@@ -215,6 +221,9 @@ class Setter:
     def _(self, node: n.Big) -> tuple[Box, int]:
         bound = comma_separated([self.set(b) for b in node.bound])
         lines = [bound]
+        limits = [row(self.set(b), op("<"), self.set(size))
+                  for b, size in zip(node.bound, node.limits, strict=False) if size is not None]
+        lines += [comma_separated(limits)] if limits else []
         if node.condition is not None:
             parts = node.condition.parts if isinstance(node.condition, n.Junction) \
                 and node.condition.op == "and" else (node.condition,)
@@ -231,7 +240,7 @@ class Setter:
 
     @_set.register
     def _(self, node: n.Choice) -> tuple[Box, int]:
-        if node.no == n.ZERO and is_bounds(node):
+        if node.no == n.ZERO and is_bounds(node, self._shape(node.yes)):
             assert isinstance(node.yes, n.Element)
             self.padded[node.yes.name] = None
             return self._set(node.yes)
@@ -250,6 +259,11 @@ class Setter:
             rest = rest.no
         rows.append((self.set(rest), Token(self.otherwise, "text")))
         return Cases(tuple(rows)), _SUM
+
+    def _shape(self, node: Node) -> tuple[Node, ...] | None:
+        """The sizes of the tensor that an element is of, where they are known."""
+        tensor = self.symbols.tensors.get(node.name.code) if isinstance(node, n.Element) else None
+        return None if tensor is None else tuple(Builder().build(size) for size in tensor.shape)
 
     @_set.register
     def _(self, node: n.Bracket) -> tuple[Box, int]:
@@ -339,50 +353,3 @@ def has_array(node: object) -> bool:
     if isinstance(node, tuple):
         return any(map(has_array, node))
     return is_dataclass(node) and any(has_array(getattr(node, f.name)) for f in fields(node))
-
-
-def is_bounds(node: n.Choice) -> bool:
-    """Whether a choice says only that an element outside the bounds of its tensor reads 0."""
-    if not isinstance(node.yes, n.Element):
-        return False
-    condition = node.condition
-    parts = condition.parts if isinstance(condition, n.Junction) and condition.op == "and" \
-        else (condition,)
-    return all(
-        isinstance(p, n.Relation) and set(p.ops) <= {"<", "<=", ">", ">="}
-        and any(w in p.parts for w in node.yes.where)
-        and all(w in node.yes.where or isinstance(w, n.Number | n.Name) for w in p.parts)
-        for p in parts
-    )
-
-
-def first_value(node: n.Choice) -> tuple[n.Statement, n.Relation] | None:
-    """Of a recurrence's ``h[t-1] if t >= 1 else h0``: ``h[t] = h0`` and ``t < 0``.
-
-    Such a choice is printed as h[t-1], with the first value stated beside the formula.
-    """
-    yes, no, condition = node.yes, node.no, node.condition
-    if isinstance(yes, n.Transposed) and isinstance(no, n.Transposed):
-        yes, no = yes.body, no.body
-    if not isinstance(yes, n.Element | n.Whole) or not isinstance(condition, n.Relation):
-        return None
-    if len(condition.ops) != 1 or not isinstance(no, n.Element | n.Number | n.Whole):
-        return None
-    where = yes.where if isinstance(yes, n.Element) else yes.at
-    shifted = [
-        k for k, w in enumerate(where)
-        if isinstance(w, n.Sum) and len(w.terms) == 2 and isinstance(w.terms[1][1], n.Number)
-    ]
-    if len(shifted) != 1:
-        return None
-    moved = where[shifted[0]]
-    assert isinstance(moved, n.Sum)
-    index = moved.terms[0][1]
-    if not isinstance(index, n.Name) or condition.parts[0] not in (index, moved):
-        return None
-    plain: tuple[Any, ...] = tuple(
-        index if k == shifted[0] else w for k, w in enumerate(where))
-    before = condition.ops[0] in (">=", ">")
-    limit = n.ZERO if before else condition.parts[1]
-    left = replace(yes, where=plain) if isinstance(yes, n.Element) else replace(yes, at=plain)
-    return n.Statement(left, no), n.Relation((index, limit), ("<" if before else ">=",))

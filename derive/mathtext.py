@@ -10,10 +10,10 @@ import re
 from functools import lru_cache
 
 from derive.boxes import Accent, Box, Fence, Frac, Radical, Row, Script, Space, Token, Under, row
-from derive.latex import _ACCENTS, _FUNCTIONS, _LETTERS, _OPERATORS
+from derive.latex import _ACCENTS, _FUNCTIONS, LETTERS, OPERATORS
 
-_WORDS = {v[1:]: k for k, v in _LETTERS.items() if v.startswith("\\")}
-_SIGNS = {v[1:]: k for k, v in _OPERATORS.items() if v.startswith("\\")}
+_WORDS = {v[1:]: k for k, v in LETTERS.items() if v.startswith("\\")}
+_SIGNS = {v[1:]: k for k, v in OPERATORS.items() if v.startswith("\\")}
 _TOKENS = re.compile(r"\\[A-Za-z]+|\\.|[{}_^']|\d+(?:\.\d+)?|\s+|.")
 _BIG = {"sum": Token("∑", "op"), "prod": Token("∏", "op"), "max": Token("max", "upright")}
 

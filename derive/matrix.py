@@ -16,6 +16,7 @@ from sympy import Add, Expr, Mul, Pow, S
 
 from derive import notation as n
 from derive.functions import Elementary
+from derive.matrix_choices import at_label, delta, deltas_apart, is_delta, select
 from derive.matrix_sums import (
     Edge,
     NoFormError,
@@ -31,7 +32,6 @@ from derive.matrix_sums import (
 from derive.nodes import (
     Access,
     Index,
-    IntegerAccess,
     LogSumExpOver,
     MaxOver,
     MinOver,
@@ -104,23 +104,12 @@ def _sliced_form(eq: Equation, orientation: Orientation, kept: tuple[int, ...]
     turned = bool(kept) and orientation.turned(eq.name, kept[0])
     edges = (col, row) if turned else (row, col)
     try:
-        right = recogniser.form(_deltas_apart(eq.body, row, col), *edges)
+        right = recogniser.form(deltas_apart(eq.body, row, col), *edges)
     except NoFormError:
         return None
     left = recogniser.slice(eq.target)
     return MatrixForm(n.Statement(left, right), tuple(dict.fromkeys(recogniser.shapes)),
                       tuple(dict.fromkeys(recogniser.transposed)))
-
-
-def _deltas_apart(body: Expr, row: Edge, col: Edge) -> Expr:
-    """Products with ``[row = col]`` multiplied out: ``([i = k] - p) p`` is ``diag(p) - p pᵀ``."""
-    deltas = any(_is_delta(s, row, col) for s in body.atoms(Select))
-    return sympy.expand_mul(body) if deltas else body
-
-
-def _is_delta(expr: Expr, row: Edge, col: Edge) -> bool:
-    return None not in (row, col) and isinstance(expr, Select) and expr.no == 0 \
-        and expr.condition in (sympy.Eq(row, col), sympy.Eq(col, row))
 
 
 def whole(name: str, rank: int) -> n.Whole:
@@ -176,7 +165,7 @@ class Recogniser:
         if isinstance(expr, Reduction):
             return self.reduction(expr, row, col)
         if isinstance(expr, Select):
-            return self.select(expr, row, col)
+            return select(self, expr, row, col)
         if isinstance(expr, sympy.Function):
             symbol = type(expr).symbol if isinstance(expr, Elementary) else ""
             first = self.form(expr.args[0], row, col)
@@ -217,62 +206,10 @@ class Recogniser:
             return flip(node)
         if plain and where == (row, row) and col is None:
             return n.Call("diag", (node,))
-        if len(where) == 2 and where[0] == row and col is None \
-                and expr.name in self.orientation.tensors:
-            labels = self.labels(where[1], row)
-            if labels is not None:
-                # the element at the label of each row: all but it made zero, then summed
-                last = self.orientation.tensors[expr.name].indices[free[1]]
-                return n.Chain((n.Hadamard((node, n.Call("onehot", (labels,)))), self.ones(last)))
+        picked = at_label(self, expr, node, free, row) if col is None else None
+        if picked is not None:
+            return picked
         raise NoFormError
-
-    def labels(self, expr: Expr, row: Edge) -> n.Whole | None:
-        """``t[b]`` as the column of the labels of all rows."""
-        if not isinstance(expr, IntegerAccess):
-            return None
-        free = [w for w in expr.where if not self.is_fixed(w)]
-        return self.slice(expr) if free == [row] else None
-
-    def select(self, expr: Select, row: Edge, col: Edge) -> Node:
-        condition = expr.condition
-        if indices(condition) and self.is_fixed(condition):
-            for branch in (expr.yes, expr.no):
-                if branch != 0 and not {row, col} - {None} <= branch.free_symbols:
-                    raise NoFormError  # one number for many entries
-            return n.Choice(Builder(self.eq.indices).condition(condition),
-                            self.form(expr.yes, row, col), self.form(expr.no, row, col))
-        if expr.no != 0:
-            raise NoFormError
-        if _is_delta(expr, row, col):
-            return self.delta(expr.yes, row, col)
-        if not isinstance(condition, sympy.core.relational.Relational):
-            raise NoFormError
-        sides = (condition.lhs, condition.rhs)
-        hot = self.one_hot(condition, sides, row, col)
-        bracket = hot or n.Bracket(n.Relation(
-            (self.form(sides[0], row, col), self.form(sides[1], row, col)),
-            (Builder().condition(condition).ops[0],),  # type: ignore[union-attr]
-        ))
-        if expr.yes == 1:
-            return bracket
-        inside = self.form(expr.yes, row, col)
-        if not condition.free_symbols & {row, col}:
-            return n.product((bracket, inside))
-        scalar = not expr.yes.free_symbols & {row, col}
-        return n.product((inside, bracket)) if scalar else n.Hadamard((bracket, inside))
-
-    def one_hot(self, condition: Expr, sides: tuple[Expr, Expr], row: Edge, col: Edge
-                ) -> Node | None:
-        """``[k = t[b]]``: a row of zeros with a one at the label."""
-        if not isinstance(condition, sympy.Eq):
-            return None
-        for index, label in (sides, sides[::-1]):
-            for down, across in ((row, col), (col, row)):
-                labels = self.labels(label, down)
-                if labels is not None and down is not None and index == across:
-                    node = n.Call("onehot", (labels,))
-                    return node if down == row else n.Transposed(node)
-        return None
 
     # -- algebra --------------------------------------------------------------------------------
     def sum(self, expr: Add, row: Edge, col: Edge) -> Node:
@@ -286,10 +223,10 @@ class Recogniser:
     def product(self, expr: Mul, row: Edge, col: Edge) -> Node:
         if expr.as_coeff_Mul()[0].is_negative:
             return n.Sum(((True, self.form(-expr, row, col)),))
-        deltas = [f for f in expr.args if _is_delta(f, row, col)]
+        deltas = [f for f in expr.args if is_delta(f, row, col)]
         if deltas:
             rest = Mul(*(f for f in expr.args if f not in deltas), *(f.yes for f in deltas))
-            return self.delta(rest, row, col)
+            return delta(self, rest, row, col)
         scalars: list[Expr] = []
         arrays: list[Expr] = []
         for factor in expr.args:
@@ -305,16 +242,6 @@ class Recogniser:
             tall = isinstance(body, n.Chain | n.Hadamard | n.Product)
             return n.Product((scalar, body)) if tall else n.Fraction(body, scalar.below)
         return n.Product((scalar, body))
-
-    def delta(self, rest: Expr, row: Edge, col: Edge) -> Node:
-        """``[row = col]`` times ``rest``: a diagonal matrix, of what ``rest`` is there."""
-        assert row is not None and col is not None
-        there = rest.xreplace({col: row})
-        if row in there.free_symbols:
-            return diagonal(self.form(there, row, None))
-        scalar = self.form(there, None, None)
-        identity = diagonal(self.ones(row))
-        return identity if there == 1 else n.product((scalar, identity))
 
     def scalar_product(self, factors: list[Expr]) -> Node | None:
         if not factors:

@@ -19,7 +19,16 @@ import sympy
 from sympy import Add, Expr, Mul, Pow, Rational, S
 
 from derive.functions import Elementary
-from derive.nodes import Access, Index, IntegerAccess, LogSumExpOver, Reduction, Select, SumOver
+from derive.nodes import (
+    Access,
+    Index,
+    IntegerAccess,
+    LogSumExpOver,
+    Reduction,
+    Select,
+    SumOver,
+    accesses,
+)
 from derive.notation import (
     ONE,
     Big,
@@ -241,7 +250,9 @@ class Builder:
                 and body.no is S.NegativeInfinity:
             body, condition = body.yes, inner.condition(body.condition)
         bound = tuple(Name(i.name, "index") for i in expr.bound)
-        return Big(expr.op, bound, inner.build(body), condition)
+        plain = {w for a in accesses(expr.body) for w in a.where}
+        limits = tuple(None if i in plain else self.build(i.size) for i in expr.bound)
+        return Big(expr.op, bound, inner.build(body), condition, limits if any(limits) else ())
 
     @build.register
     def _(self, expr: Select) -> Node:

@@ -77,12 +77,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Big:
-    """A reduction; ``condition`` restricts the values of the bound indices."""
+    """A reduction; ``condition`` restricts the values of the bound indices. ``limits``: the size of
+    each index that stands alone at no tensor, so that nothing else tells its range."""
 
     op: str
     bound: tuple[Name, ...]
     body: Node
     condition: Node | None = None
+    limits: tuple[Node | None, ...] = ()
 
 
 @dataclass(frozen=True)

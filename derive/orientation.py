@@ -33,5 +33,8 @@ class Orientation:
         tensor = self.tensors.get(name)
         if tensor is None or tensor.dtype == "int":
             return False
-        column = self.columns and tensor.shape[position] == self.batch
-        return column != (self.numerator and name in self.gradients)
+        return self.across(name, position) != (self.numerator and name in self.gradients)
+
+    def across(self, name: str, position: int) -> bool:
+        """Whether the samples that a dim of a tensor counts are columns."""
+        return self.columns and self.tensors[name].shape[position] == self.batch

@@ -224,7 +224,9 @@ class ArrayValues(Values):
             return np.diag(first[:, 0]) if square else np.diag(first).reshape(-1, 1)
         if node.function == "onehot":
             labels = first[:, 0].astype(int)
-            return np.eye(self.width(node.args[0].name.code))[labels]
+            name, at = node.args[0].name.code, node.args[0].at or (None,)
+            hot = np.eye(self.width(name))[labels]
+            return hot.T if self.orientation.across(name, at.index(None)) else hot
         special = {"tr": np.trace, "norm": np.linalg.norm, "max": np.max, "min": np.min,
                    "rowmax": lambda a: np.max(a, axis=1, keepdims=True),
                    "rowmin": lambda a: np.min(a, axis=1, keepdims=True)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from derive.boxes import Token, row
 from derive.document.combined import combined
 from derive.document.forms import Maker
 from derive.document.record import Entry, Helper, Use
@@ -172,14 +171,10 @@ class _Told:
             return
         variables = (*use.source.indices, *use.chain.bound)
         plan = index_plan(where, variables, entry.indices)
-        builder, setter = Builder(variables), maker.setter()
-        relations: list[Spans] = []
-        for index, value in plan.mapping.items():
-            left, right = builder.build(index), builder.index(value)
-            box = row(setter.set(left), Token("→", "op"), setter.set(right))
-            relations.append((Math(box, f"{maker.text(left)} -> {maker.text(right)}"),))
+        relations: list[Spans] = [(maker.arrow(index, value, variables),)
+                                  for index, value in plan.mapping.items()]
         if plan.guard != True:  # noqa: E712  (SymPy's true)
-            relations.append((maker.node(builder.condition(plan.guard)),))
+            relations.append((maker.node(Builder(variables).condition(plan.guard)),))
         tensor = maker.program.tensors[entry.of]
         place = maker.expr(tensor.at(*entry.indices), entry.indices)
         self.blocks.append(Paragraph(maker.words(

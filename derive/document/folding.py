@@ -153,6 +153,7 @@ class LayerSymbols(Symbols):
     def __init__(self, plain: Symbols, folding: Folding, fold: Fold) -> None:
         self.plain, self.folding, self.fold = plain, folding, fold
         self.index_names = plain.index_names
+        self.tensors = plain.tensors
         self.style = plain.style
 
     def tensor(self, name: str) -> Symbol:

@@ -157,6 +157,21 @@ class Maker:
             items += [Token("=", "op"), setter.set(node)] if k else [setter.set(node)]
         return Math(row(*items), " = ".join(map(self.text, nodes)))
 
+    def arrow(self, index: Index, value: Expr, variables: Iterable[Index]) -> Math:
+        """``p → (m - r)/2``: what stands in the place of an index."""
+        builder, setter = Builder(variables), self.setter()
+        left, right = builder.build(index), builder.index(value)
+        box = row(setter.set(left), Token("→", "op"), setter.set(right))
+        return Math(box, f"{self.text(left)} -> {self.text(right)}")
+
+    def shape(self, shape: tuple[Expr, ...]) -> Math:
+        """``B × 64``."""
+        items: list[Box] = []
+        for k, size in enumerate(shape):
+            box = self.setter().set(Builder().build(size))
+            items += [Token("×", "op"), box] if k else [box]
+        return Math(row(*items) if items else Row(()), " x ".join(map(str, shape)))
+
     # -- references ---------------------------------------------------------------------------
     def ref(self, name: str) -> Span:
         number = self.number_of(name)
@@ -279,21 +294,8 @@ def _orientation(program: Program, style: Style) -> Orientation:
                        style.layout == "numerator", gradients, times)
 
 
-def size_math(maker: Maker, size: Expr) -> Math:
-    return maker.node(Builder().build(size))
-
-
-def shape_math(maker: Maker, shape: tuple[Expr, ...]) -> Math:
-    """``B × 64``."""
-    items: list[Box] = []
-    for k, size in enumerate(shape):
-        box = maker.setter().set(Builder().build(size))
-        items += [Token("×", "op"), box] if k else [box]
-    return Math(row(*items) if items else Row(()), " x ".join(map(str, shape)))
-
-
 def is_number(expr: Expr) -> bool:
     return isinstance(expr, sympy.Expr) and bool(expr.is_number)
 
 
-__all__ = ["Maker", "is_number", "replace", "shape_math", "size_math"]
+__all__ = ["Maker", "is_number", "replace"]

@@ -11,7 +11,7 @@ from sympy import Expr, S
 from derive.boxes import Box, Token
 from derive.cost import Cost, equation_cost, pretty_count, stored_bytes, total_cost
 from derive.document.backward import layers_alike
-from derive.document.forms import Maker, batch_size, shape_math, size_math
+from derive.document.forms import Maker, batch_size
 from derive.document.tree import (
     Block,
     Boxed,
@@ -71,7 +71,7 @@ def notation_section(maker: Maker) -> Section:
             meaning = (*meaning, ", ", *maker.layer_note(tensor.name))
         rows.append((
             (maker.symbol(tensor.name),), meaning,
-            (shape_math(maker, tensor.shape),) if tensor.rank else words("scalar"),
+            (maker.shape(tensor.shape),) if tensor.rank else words("scalar"),
             role, _code_name(maker, tensor.name),
         ))
         maker.fold = None
@@ -132,7 +132,7 @@ def _index_table(maker: Maker) -> list[Block]:
             size - 1)
         span: Spans = (Math(Token("0", "number"), "0"), ", …, ", upper)
         rows.append((listed([(maker.index(name),) for name in names]), span,
-                     (size_math(maker, size),)))
+                     (maker.shape((size,)),)))
     words = maker.words
     blocks: list[Block] = [Table(
         (words("notation.index"), words("notation.range"), words("notation.size")),
@@ -157,7 +157,7 @@ def conventions_section(maker: Maker) -> Section:
     if any(b.has(Select) for b in bodies):
         blocks.append(Paragraph(words("convention.iverson")))
     if any(t.dtype == "int" for t in program.tensors.values()):
-        blocks.append(Paragraph(words("convention.onehot")))
+        blocks.append(Paragraph(words(f"convention.onehot.{maker.style.samples}")))
     for what in _kinks(maker, bodies):
         blocks.append(Paragraph(words("convention.kink", what=what)))
     if any(b.has(MaxOver, MinOver) for b in bodies):

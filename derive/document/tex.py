@@ -25,15 +25,16 @@ from derive.boxes import (
 from derive.document import tree as t
 from derive.document.template import render
 from derive.graph import picture_tikz
-from derive.latex import box_latex, escape
+from derive.latex import LETTERS, OPERATORS, box_latex, escape
 
 _SIDES = {"l": r"\raggedright", "r": r"\raggedleft", "c": r"\centering"}
 _LINE = 64.0  # letters of a formula that fit a line
 _SIGNS = {
     "×": r"$\times$", "·": r"$\cdot$", "…": r"\dots{}", "−": r"$-$", "“": "``", "”": "''",
     **{c: rf"\textsuperscript{{{k}}}" for k, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-    "\u202f": r"\,", "ℓ": r"$\ell$", "→": r"$\to$", "’": "'", "–": "--", "≤": r"$\leq$",
+    "\u202f": r"\,", "’": "'", "–": "--", "‖": r"$\|$",
 }  # fmt: skip
+_FORMULAS = {c: f"${command}$" for c, command in {**LETTERS, **OPERATORS}.items()}
 
 
 def tex_text(document: t.Document) -> str:
@@ -47,7 +48,7 @@ def tex_text(document: t.Document) -> str:
 
 def text(words: str) -> str:
     """Running text, with signs that pdfTeX does not have as formulas."""
-    return "".join(_SIGNS.get(c, c) for c in escape(words))
+    return "".join(_SIGNS.get(c) or _FORMULAS.get(c, c) for c in escape(words))
 
 
 def _spans(spans: t.Spans) -> str:
@@ -249,7 +250,7 @@ def width(box: Box | None) -> float:
 
 def broken(box: Box) -> str:
     """A formula, broken at the signs of its outermost sum where it is too long for a line."""
-    if width(box) <= _LINE or not isinstance(box, Row):
+    if width(box) <= 0.85 * _LINE or not isinstance(box, Row):
         return _fitted(box)
     lines: list[list[Box]] = [[]]
     for item in box.items:
@@ -257,16 +258,18 @@ def broken(box: Box) -> str:
         if sign and lines[-1] and width(Row(tuple(lines[-1]))) > 0.45 * _LINE:
             lines.append([])
         lines[-1].append(item)
-    if len(lines) == 1:
-        return _fitted(box)
     rows = [_fitted(Row(tuple(line))) for line in lines]
+    if len(rows) == 1:
+        return rows[0]
     body = "\\\\\n&\\qquad {}".join(rows)
     return f"\\begin{{aligned}}[t]\n&{body}\n\\end{{aligned}}"
 
 
 def _fitted(box: Box) -> str:
-    """What cannot be broken is made smaller where it must."""
-    source = box_latex(box)
+    """What cannot be broken is made smaller where it must, and what stands left of it is not."""
     if width(box) <= 0.85 * _LINE:
-        return source
-    return rf"\crfit{{{source}}}"
+        return box_latex(box)
+    items = box.items if isinstance(box, Row) else (box,)
+    cut = max((k + 1 for k, item in enumerate(items[:-1]) if item == Token("=", "op")), default=0)
+    left, right = (box_latex(Row(part)) for part in (items[:cut], items[cut:]))
+    return f"{left} " * bool(cut) + rf"\crfit{{{right}}}"

@@ -65,14 +65,17 @@ MESSAGES = {
     "with respect to that element in every layout.",
     "convention.samples.rows": "The samples of a batch are the rows of a matrix.",
     "convention.samples.columns": "In matrix form the samples of a batch are the columns: "
-    "such a matrix is the transpose of what the code stores.",
+    "such a matrix is the transpose of what the code stores, and a vector with an entry for each "
+    "sample is a row.",
     "convention.vectors": "In matrix form vectors are columns, $\\mathbf{1}_n$ is a column of $n$ "
     "ones, $\\odot$ multiplies entry by entry, and functions, powers and quotients act on each "
     "entry. A scalar that is added is added to every entry.",
     "convention.iverson": "A condition in brackets, $[k = t_b]$, is 1 where it holds and 0 "
     "elsewhere; it is a strong zero: $[\\text{false}]\\,x = 0$ even where $x$ has no value.",
-    "convention.onehot": "$\\operatorname{onehot}(t)$ has in row $b$ a one at column $t_b$ and "
-    "zeros elsewhere.",
+    "convention.onehot.rows": "$\\operatorname{onehot}(t)$ has in row $b$ a one at column "
+    "$t_b$ and zeros elsewhere.",
+    "convention.onehot.columns": "$\\operatorname{onehot}(t)$ has in column $b$ a one at row "
+    "$t_b$ and zeros elsewhere.",
     "convention.batch": "The first index, {index}, counts the samples of a batch.",
     "convention.reduction": "The loss is divided by {count}, and so is every gradient.",
     "convention.kink": "Where the derivative jumps, one value is chosen: {what}.",
@@ -117,7 +120,7 @@ MESSAGES = {
     "the adjoint is 0",
     "forward.recursion": "a recursion in {index}, worked from {first} to {last}",
     "convention.slices": "A bold symbol with indices is what is left when these are held: "
-    "$\\mathbf{H}_t$ is the matrix at $t$.",
+    "$\\mathbf{H}_t$ is the matrix at $t$, and $\\mathbf{H}_{:,0}$ that at 0 of the second dim.",
     "backward.title": "The adjoint of {symbol}",
     "backward.gradient": "The gradient with respect to {symbol}",
     "backward.helper": "A quantity for the derivative: {symbol}",

@@ -57,12 +57,16 @@ MESSAGES = {
     "下降一步时要转置。分量形式中，$\\frac{\\partial L}{\\partial W_{i j}}$ "
     "在任何布局下都是对该元素的导数。",
     "convention.samples.rows": "批次中的样本是矩阵的行。",
-    "convention.samples.columns": "矩阵形式中，批次的样本是列：这样的矩阵是代码所存矩阵的转置。",
+    "convention.samples.columns": "矩阵形式中，批次的样本是列：这样的矩阵是代码所存矩阵的转置；"
+    "每个样本一个元素的向量是行向量。",
     "convention.vectors": "矩阵形式中，向量是列向量，$\\mathbf{1}_n$ 是 $n$ 个 1 的列向量，"
     "$\\odot$ 逐元素相乘；函数、幂和商逐元素作用；加上标量即加到每个元素上。",
     "convention.iverson": "方括号中的条件，如 $[k = t_b]$，成立时为 1，否则为 0；这是强零："
     "即使 $x$ 没有值，条件不成立时乘积仍为 0。",
-    "convention.onehot": "$\\operatorname{onehot}(t)$ 的第 $b$ 行在第 $t_b$ 列为 1，其余为 0。",
+    "convention.onehot.rows": "$\\operatorname{onehot}(t)$ 的第 $b$ 行"
+    "在第 $t_b$ 列为 1，其余为 0。",
+    "convention.onehot.columns": "$\\operatorname{onehot}(t)$ 的第 $b$ 列"
+    "在第 $t_b$ 行为 1，其余为 0。",
     "convention.batch": "第一个下标 {index} 是批次中样本的编号。",
     "convention.reduction": "损失除以 {count}，所以每个梯度也是。",
     "convention.kink": "导数有跳跃之处取定一个值：{what}。",
@@ -98,7 +102,7 @@ MESSAGES = {
     "backward.recursion": "关于 {index} 的递推，从 {first} 算到 {last}：超出末端伴随为 0",
     "forward.recursion": "关于 {index} 的递推，从 {first} 算到 {last}",
     "convention.slices": "带下标的粗体符号是固定这些下标后剩下的部分："
-    "$\\mathbf{H}_t$ 是 $t$ 处的矩阵。",
+    "$\\mathbf{H}_t$ 是 $t$ 处的矩阵，$\\mathbf{H}_{:,0}$ 是第二维取 0 时的部分。",
     "backward.title": "{symbol} 的伴随",
     "backward.gradient": "对 {symbol} 的梯度",
     "backward.helper": "求导所需的量：{symbol}",

@@ -35,7 +35,7 @@ def big_values(reader: Reader, sign: t.Scripted, rest: Sequence[t.Node | t.Op]) 
     """A big sign over what follows it."""
     mark = sign.base
     assert isinstance(mark, t.Mark)
-    below = _below(sign)
+    below = _below(sign, reader.letters)
     if not rest:
         raise MisfitError(f"nothing follows the {mark.text}", "what is summed over", at=sign.at)
     outer = set(reader.letters)
@@ -60,11 +60,11 @@ def _as_node(pieces: Sequence[t.Node | t.Op]) -> t.Node:
     return t.Seq(tuple(pieces), first.at)
 
 
-def _below(sign: t.Scripted) -> _Below:
+def _below(sign: t.Scripted, around: set[str]) -> _Below:
     found = _Below(upper=sign.sups[0] if sign.sups else None)
     for sub in sign.subs:
         for part in _rows(sub):
-            _take(found, part)
+            _take(found, part, around)
     if not found.letters:
         raise MisfitError("no index stands below this sign", r"\sum_{i}", at=sign.at)
     if found.upper is not None and len(found.letters) > 1:
@@ -78,10 +78,12 @@ def _rows(node: t.Node) -> list[t.Node]:
     return list(node.parts) if isinstance(node, t.Listed) else [node]
 
 
-def _take(found: _Below, part: t.Node) -> None:
+def _take(found: _Below, part: t.Node, around: set[str]) -> None:
     if isinstance(part, t.Relation):
         first = node_key(part.parts[0])
-        if part.ops == ("=",) and first is not None and first not in found.letters:
+        condition = bool(found.letters) and first in around  # of an index that is in use already
+        if part.ops == ("=",) and first is not None and first not in found.letters \
+                and not condition:
             found.letters.append(first)
             found.lower[first] = part.parts[1]
             return
@@ -121,7 +123,11 @@ def _reduced(reader: Reader, kind: type[Reduction], below: _Below,
         body = Select(body, S.One)
     bound: dict[Index, Index] = {}
     for letter in below.letters:
-        size = _size(reader, letter, body, upper, lower.get(letter))
+        limit = next((c.rhs for c in conditions if isinstance(c, sympy.StrictLessThan)
+                      and c.lhs == Index(letter, UNKNOWN) and not c.rhs.has(Index)), None)
+        size = _size(reader, letter, body, upper, lower.get(letter), limit)
+        if size == limit:
+            conditions.remove(sympy.StrictLessThan(Index(letter, UNKNOWN), limit))
         index = Index(letter, size)
         conditions = [settled(c, letter, size) for c in conditions]
         conditions += _bounds(reader, index, upper, lower.get(letter))
@@ -144,7 +150,8 @@ def _called(bodies: Sequence[Expr], letter: str) -> list[Index]:
             if isinstance(s, Index) and s.name == letter]
 
 
-def _size(reader: Reader, letter: str, body: Expr, upper: Expr | None, lower: Expr | None) -> Expr:
+def _size(reader: Reader, letter: str, body: Expr, upper: Expr | None, lower: Expr | None,
+          limit: Expr | None) -> Expr:
     """The size of an index: by the tensors that it is at, or by its bounds."""
     sizes = {i.size for i in _called((body,), letter)} - {UNKNOWN}
     if len(sizes) > 1:
@@ -160,6 +167,8 @@ def _size(reader: Reader, letter: str, body: Expr, upper: Expr | None, lower: Ex
         return known
     if known is not None:
         return known
+    if limit is not None:
+        return limit
     if upper is not None and lower is not None:
         size = sympy.expand(upper - lower + 1)
         if not size.atoms(Index):

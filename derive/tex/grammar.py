@@ -41,6 +41,8 @@ _GRAMMAR = r"""
     ?factor: atom
            | atom script+                     -> scripted
     script: SUP arg | SUB arg | PRIME
+          | SUP PRIME                         -> primed
+          | SUP LBRACE PRIME+ RBRACE          -> primed
     ?arg: simple
         | LBRACE several RBRACE                  -> braces
     ?atom: simple
@@ -60,11 +62,11 @@ _GRAMMAR = r"""
          | CASES case (ROW case)* ROW? ENDCASES  -> cases
          | SUBSTACK LBRACE several (ROW several)* RBRACE  -> stack
     case: several (AMP several)?
-    simple: LETTER | WORD | NUMBER | FUNC | BIG | TOP | PARTIAL | NABLA | ONE | INFTY | DOTS
+    simple: LETTER | WORD | NUMBER | FUNC | BIG | TOP | PARTIAL | NABLA | ONE | INFTY | DOTS | ALL
 
     %declare COMMA OR AND NOT REL ADD OP SUP SUB PRIME LBRACE RBRACE LPAR RPAR LBRACK RBRACK
     %declare LSET RSET LVERT RVERT LNORM RNORM LFLOOR RFLOOR FRAC SQRT ACCENT FONT CASES ENDCASES
-    %declare SUBSTACK ROW AMP LETTER WORD NUMBER FUNC BIG TOP PARTIAL NABLA ONE INFTY DOTS
+    %declare SUBSTACK ROW AMP LETTER WORD NUMBER FUNC BIG TOP PARTIAL NABLA ONE INFTY DOTS ALL
 """
 _KINDS = {"LPAR": "(", "LBRACK": "[", "LBRACE": "{", "LSET": r"\{", "LVERT": "|", "LNORM": "‖",
           "LFLOOR": "⌊"}
@@ -173,7 +175,12 @@ class _Builder(Transformer):
         return None
 
     def script(self, parts: list[Any]) -> tuple[str, Any]:
+        if parts[0].type == "PRIME":
+            return self.primed(parts)
         return parts[0].type, parts[-1]
+
+    def primed(self, parts: list[Any]) -> tuple[str, Any]:
+        return "PRIME", [p for p in parts if p.type == "PRIME"]
 
     def scripted(self, parts: list[Any]) -> t.Node:
         base, *scripts = parts
@@ -182,7 +189,7 @@ class _Builder(Transformer):
         return t.Scripted(
             base, tuple(a for kind, a in scripts if kind == "SUB"),
             tuple(a for kind, a in scripts if kind == "SUP"),
-            sum(kind == "PRIME" for kind, _ in scripts), base.at)
+            sum(len(a) for kind, a in scripts if kind == "PRIME"), base.at)
 
     def braces(self, parts: list[Any]) -> t.Node:
         return parts[1]

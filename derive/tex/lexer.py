@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from lark import Token
 
 from derive.errors import nearest
-from derive.latex import _LETTERS as WRITTEN
+from derive.latex import LETTERS as WRITTEN
 from derive.tex.source import MAX_DEPTH, Source
 
 GREEK = {command[1:]: letter for letter, command in WRITTEN.items()
@@ -32,7 +32,7 @@ _SIGNS = {
     "=": "REL", "<": "REL", ">": "REL", "≤": "REL", "≥": "REL", "≠": "REL", "(": "LPAR",
     ")": "RPAR", "[": "LBRACK", "]": "RBRACK", "{": "LBRACE", "}": "RBRACE", "^": "SUP",
     "_": "SUB", ",": "COMMA", ";": "COMMA", "'": "PRIME", "’": "PRIME", "&": "AMP", "⊤": "TOP",
-    "∂": "PARTIAL", "∇": "NABLA",
+    "∂": "PARTIAL", "∇": "NABLA", ":": "ALL",
 }  # fmt: skip
 _COMMANDS = {
     **dict.fromkeys(("cdot", "times", "odot", "circ", "star", "ast", "otimes", "bullet"), "OP"),
@@ -142,10 +142,10 @@ class MathLexer:
             return self._number()
         if char == "|":
             return self._bar(1, "LVERT", "RVERT")
-        if char in _SIGNS:
-            return self._token(_SIGNS[char], _SAME.get(char, char), 1)
         if char == ":" and text[at + 1 : at + 2] == "=":
             return self._token("REL", "=", 2)
+        if char in _SIGNS:
+            return self._token(_SIGNS[char], _SAME.get(char, char), 1)
         if char.isalpha():
             return self._token("LETTER", char, 1)
         self.fail(f"unexpected character {char!r}", "a formula")

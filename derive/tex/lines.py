@@ -18,8 +18,8 @@ _INNER = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|split|gathered|alignedat|" 
                     + r")\*?\}(?:\[[tcb]\]|\{\d+\})?")
 _TOKEN = re.compile(r"\\begin\s*\{d?cases\}|\\end\s*\{d?cases\}|\\substack|\\\\(\[[^\]\n]*\])?"
                     r"|\\[A-Za-z]+|\\.|[{}()\[\]&\n=]|.", re.DOTALL)
-_GOES_ON = re.compile(r"\s*(=|\+|-|<|>|\\(cdot|times|odot|circ|equiv|le|leq|ge|geq|neq)(?![A-Za-z])"
-                      r"|\*|/)")
+_GOES_ON = re.compile(r"\s*(?:\{\}\s*)?(=|\+|-|<|>|\*|/"
+                      r"|\\(cdot|times|odot|circ|equiv|le|leq|ge|geq|neq)(?![A-Za-z]))")
 _HANGS = re.compile(r"(=|\+|-|,|\\(cdot|times|odot|circ|equiv|,|;)|\*|/)\s*$")
 _WORDS = re.compile(r"\s*(\\(Rightarrow|implies|therefore|Longrightarrow|iff|quad|qquad|,|;|boxed)"
                     r"(?![A-Za-z])|\\text\s*\{[^{}]*\}|\\bullet(?![A-Za-z])|\\item)")

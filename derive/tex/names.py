@@ -6,8 +6,8 @@ behind it. Which of the items are part of the name, and which are indices, the d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sympy
@@ -54,17 +54,22 @@ def symbol_key(symbol: Symbol) -> str:
 @dataclass(frozen=True)
 class Item:
     """Something at a symbol that may be part of its name or an index: ``text`` as part of a
-    name (None: it can be none), ``group``: items of one group may be letters of one word."""
+    name (None: it can be none), ``group``: items of one group may be letters of one word.
+    ``behind``: whether a semicolon stands before it, so that it is an index (True), or after it,
+    so that it is part of the name (False)."""
 
     node: t.Node
     text: str | None
     group: int
+    behind: bool | None = None
 
 
 def items(node: t.Node, group: int) -> list[Item]:
     """What stands in a subscript: by commas, or letter by letter."""
     if isinstance(node, t.Listed):
-        return [i for n, part in enumerate(node.parts) for i in items(part, 100 * group + n)]
+        cut = node.signs.index(";") if ";" in node.signs else None
+        return [replace(i, behind=i.behind if cut is None else n > cut)
+                for n, part in enumerate(node.parts) for i in items(part, 100 * group + n)]
     if isinstance(node, t.Seq) and _is_row(node):
         return [i for piece in node.pieces if not isinstance(piece, t.Op)
                 for i in items(piece, group)]
@@ -91,6 +96,8 @@ def node_key(node: t.Node) -> str | None:
         return node.text
     if isinstance(node, t.Mark) and node.kind == "FUNC":
         return node.text
+    if isinstance(node, t.Sum):
+        return _layer_key(node)
     if not isinstance(node, t.Scripted) or not isinstance(node.base, t.Sym | t.Word):
         return None
     found = [i for n, part in enumerate((*node.sups, *node.subs)) for i in items(part, n + 1)]
@@ -101,13 +108,39 @@ def node_key(node: t.Node) -> str | None:
     return base + key("", (), [x for x in texts if x], node.primes)
 
 
+def named(base: t.Node, names: Sequence[str], primes: int = 0) -> str:
+    """The key of a symbol with these parts of a name at it."""
+    return (node_key(base) or "") + key("", (), names, primes)
+
+
+def _layer_key(node: t.Sum) -> str | None:
+    """``ℓ−1`` in the name of what belongs to the layer before."""
+    letter, *rest = (term for _, term in node.terms)
+    if not isinstance(letter, t.Sym) or letter.letter != "ℓ" or len(rest) != 1 \
+            or not isinstance(rest[0], t.Num):
+        return None
+    return f"ℓ{'−' if node.terms[1][0] else '+'}{rest[0].text}"
+
+
 def splits(found: Sequence[Item]) -> Iterator[tuple[tuple[str, ...], tuple[Item, ...]]]:
     """Every way to read items as parts of the name, first, and indices, then."""
     for count in range(min(len(found), MAX_ITEMS) + 1):
         if any(i.text is None for i in found[:count]):
             return
+        if any(i.behind for i in found[:count]) or any(i.behind is False for i in found[count:]):
+            continue
         for parts in _words(found[:count]):
             yield parts, tuple(found[count:])
+
+
+def ways(found: Sequence[Item], known: Callable[[tuple[str, ...]], bool]
+         ) -> list[tuple[tuple[str, ...], tuple[Item, ...]]]:
+    """`splits`; but what ends in a number and is a name as it stands is that name, and not an
+    element of something else at a number."""
+    every = list(splits(found))
+    numbered = bool(found) and (found[-1].text or "").isdigit()
+    exact = [way for way in every if numbered and not way[1] and known(way[0])]
+    return exact or every
 
 
 def _words(found: Sequence[Item]) -> Iterator[tuple[str, ...]]:

@@ -12,7 +12,7 @@ from sympy import Expr, S
 
 from derive.nodes import Index, Select
 from derive.tex import tree as t
-from derive.tex.names import Entry, Item, items, key, node_key, splits
+from derive.tex.names import Entry, Item, items, key, named, node_key, ways
 from derive.tex.values import (
     UNKNOWN,
     Axis,
@@ -122,10 +122,10 @@ def _bare(reader: Reader, base: t.Node, found: list[Item], primes: int) -> list[
         return [Value(Index(whole, UNKNOWN) + reader.base)]
     values: list[Value] = []
     trouble: MisfitError | None = None
-    for names, indices in splits(found):
-        for used in ({primes, 0} if primes else {0}):
-            entries = reader.lookup(_key(base, names, used))
-            for entry in entries:
+    for names, indices in ways(found, lambda n: bool(reader.lookup(named(base, n, primes)))):
+        for used in dict.fromkeys((primes, 0)):
+            entries = reader.lookup(named(base, names, used))
+            for entry in entries if used or not values else ():
                 try:
                     made = tensor_values(reader, entry, indices)
                     values += [_primed(v, primes - used) for v in made]
@@ -139,10 +139,6 @@ def _bare(reader: Reader, base: t.Node, found: list[Item], primes: int) -> list[
     if values:
         return values
     raise trouble or unknown(reader, base, found, primes)
-
-
-def _key(base: t.Node, names: Sequence[str], primes: int) -> str:
-    return (node_key(base) or "") + key("", (), names, primes)
 
 
 def _primed(value: Value, primes: int) -> Value:
@@ -187,11 +183,23 @@ def tensor_values(reader: Reader, entry: Entry, found: Sequence[Item]) -> list[V
             f"{entry.tensor.name} has {len(indices)} dims, and {len(found)} indices here",
             "(" + ", ".join(str(i.size) for i in indices) + ")", at=found[0].node.at)
     values = []
+    every = _dims(entry, found)
+    if any(map(_is_whole, found)):  # A_{:,j}
+        if len(found) < len(indices):
+            raise MisfitError(f"a colon stands at {entry.tensor.name}, and {len(found)} of its "
+                              f"{len(indices)} dims", "all dims where one is a colon",
+                              at=found[0].node.at)
+        every = [tuple(k for k, item in enumerate(found) if not _is_whole(item))]
+        found = [item for item in found if not _is_whole(item)]
     choices = [index_readings(reader, item) for item in found]
-    for dims in _dims(entry, found):
+    for dims in every:
         for chosen in product(*choices):
             values.append(_access(reader, entry, dims, chosen))
     return values
+
+
+def _is_whole(item: Item) -> bool:
+    return isinstance(item.node, t.Mark) and item.node.kind == "ALL"
 
 
 def index_readings(reader: Reader, item: Item) -> list[Expr]:
@@ -255,8 +263,8 @@ def _access(reader: Reader, entry: Entry, dims: tuple[int, ...], chosen: Sequenc
 
 def _placed(reader: Reader, entry: Entry, rest: list[int], axes: list[Index]) -> tuple[Axis, ...]:
     if len(axes) == 1:
-        turned_ = entry.adjoint and reader.layout.gradients == "numerator"
-        row = entry.row if not entry.declared else (reader.layout.vectors == "row") != turned_
+        row = entry.row if not entry.declared else (reader.layout.vectors == "row") != (
+            entry.tensor.dtype != "int" and turned(reader, entry, rest[0]))
         return (None, axes[0]) if row else (axes[0], None)
     if len(axes) == 2 and entry.declared and turned(reader, entry, rest[0]):
         return axes[1], axes[0]
@@ -276,7 +284,7 @@ def turned(reader: Reader, entry: Entry, first: int) -> bool:
 def _other(reader: Reader, base: t.Node, names: Sequence[str], indices: Sequence[Item],
            primes: int) -> list[Value]:
     """What a symbol may mean that is no tensor."""
-    symbol = _key(base, names, primes)
+    symbol = named(base, names, primes)
     if symbol in reader.names.labels:
         return [_indexed(reader, v, indices) for v in reader.onehot(
             reader.names.labels[symbol])]
@@ -351,7 +359,7 @@ def adjoint_stem(reader: Reader, base: t.Node, names: Sequence[str]) -> str | No
     if isinstance(base, t.Sym | t.Word) and base.accents and base.accents[-1] == "bar":
         plain = t.Sym(base.letter, base.at, base.accents[:-1]) if isinstance(base, t.Sym) \
             else t.Word(base.text, base.at, base.accents[:-1])
-        return reader.target(_key(plain, names, 0))
+        return reader.target(named(plain, names))
     if isinstance(base, t.Sym) and base.letter == "δ" and not base.accents and names:
         return reader.target(names[0] + key("", (), names[1:])) if not names[0].isdigit() else None
     return None

@@ -18,7 +18,7 @@ from derive.functions import absolute
 from derive.nodes import Index, Select
 from derive.tex import tree as t
 from derive.tex.calls import call
-from derive.tex.names import FUNCTIONS, Entry, Layout, Names, items, node_key, splits
+from derive.tex.names import FUNCTIONS, Entry, Layout, Names, items, named, node_key, ways
 from derive.tex.sequence import sequence_values
 from derive.tex.source import MAX_EXPONENT, Source
 from derive.tex.symbols import index_readings, symbol_values, tensor_values
@@ -224,9 +224,9 @@ class Reader:
             raise MisfitError("this is no symbol", "a tensor", at=node.at)
         below = [i for n, s in enumerate(subs) for i in items(s, -n - 1)]
         for reading in above(sups):
-            for names, rest in splits([*reading.found, *below]):
-                key = (node_key(base) or "") + (f"_{{{','.join(names)}}}" if names else "")
-                name = self.target(key)
+            for names, rest in ways([*reading.found, *below],
+                                    lambda n: self.target(named(base, n)) is not None):
+                name = self.target(named(base, names))
                 if name is not None and reading.power is None:
                     return name, rest
         raise unknown(self, base, below)

@@ -36,8 +36,8 @@ class Word:
 
 @dataclass(frozen=True)
 class Mark:
-    """A sign without parts: ``kind`` is FUNC, BIG, TOP, PARTIAL, NABLA, ONE, INFTY or DOTS,
-    ``text`` which of these."""
+    """A sign without parts: ``kind`` is FUNC, BIG, TOP, PARTIAL, NABLA, ONE, INFTY, DOTS or ALL
+    (the colon of a whole dim), ``text`` which of these."""
 
     kind: str
     text: str

@@ -1,0 +1,115 @@
+"""What stands in a document's LaTeX is read again, and means what was derived."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import derive as dr
+from derive.document.tex import tex_text
+from derive.document.tree import Math
+from derive.errors import ChainruleError
+from derive.latex import equation_latex
+from derive.layout import Setter
+from derive.symbols import Symbols
+from derive.tex.values import MisfitError
+from tests.networks import NETWORKS
+from tests.reread import CHECKED, Different, Proofreader, check_all, printed
+
+COLUMNS = dr.Style(samples="columns", layout="numerator", adjoint="delta")
+PARTIAL = dr.Style(adjoint="partial", names={"c1": "b1", "h": "a_hat"}, indices={"j": "m"})
+
+
+def pooled() -> dr.Network:
+    net = dr.Network("convolution and a maximum over windows")
+    x = net.input("x", "B", 2, 6, 6)
+    y = dr.max_pool(dr.conv2d(x, 3, 3, dr.relu), 2)
+    net.loss(dr.mean(y[y.indices] ** 2, *y.indices))
+    return net
+
+
+def deep() -> dr.Network:
+    net = dr.Network("layers alike")
+    h = net.input("x", "B", 3)
+    for _ in range(6):
+        h = dr.dense(h, 3, dr.tanh)
+    net.loss(dr.squared_error(h, net.input("y", "B", 3)))
+    return net
+
+
+def lstm() -> dr.Network:
+    net = dr.Network("lstm")
+    x, t = net.input("x", "B", 3, 2), net.input("t", "B", 3, dtype=int)
+    net.loss(dr.cross_entropy(dr.dense(dr.lstm(x, 4), 5), t))
+    return net
+
+
+def attention() -> dr.Network:
+    net = dr.Network("attention")
+    x, t = net.input("x", "B", 3, 4), net.input("t", "B", 3, dtype=int)
+    net.loss(dr.cross_entropy(dr.dense(dr.multi_head_attention(x, 2, causal=True), 5), t))
+    return net
+
+
+MORE = {f.__name__: f for f in (pooled, deep, lstm, attention)}
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *MORE])
+def test_every_printed_formula_has_the_values_of_the_program(name):
+    program = dr.derive((NETWORKS | MORE)[name]())
+    document, found = printed(program, detail="full", optimizer=dr.adam())
+    assert check_all(program, found) > 20
+    file = tex_text(document)
+    assert not [item.latex for item in found if item.latex not in file]
+
+
+@pytest.mark.parametrize("style", [COLUMNS, PARTIAL], ids=["columns", "partial"])
+@pytest.mark.parametrize("name", ["softmax_classifier", "sigmoid_regression"])
+def test_in_a_reader_s_own_notation_too(name, style):
+    program = dr.derive(NETWORKS[name]())
+    known = replace(style, names={a: b for a, b in style.names.items() if a in program.tensors})
+    _, found = printed(program, style=known)
+    assert check_all(program, found, known) > 20
+
+
+def test_a_blackboard_adds_up():
+    net = dr.Network("one three one")
+    x, t = net.input("x", 1), net.input("t", 1)
+    net.loss(dr.squared_error(dr.dense(dr.dense(x, 3, dr.sigmoid), 1, dr.sigmoid), t))
+    program = dr.derive(net)
+    values = {p.name: np.linspace(-1, 1, int(np.prod([int(s) for s in p.shape]))).reshape(
+        [int(s) for s in p.shape]) for p in program.given}
+    _, found = printed(program, values=values)
+    assert sum(item.kind == "board" for item in found) > 10
+    check_all(program, found, values=values)
+
+
+def test_what_says_something_else_is_found():
+    """Each formula in the place of another one of its kind is different, or is not read."""
+    program = dr.derive(NETWORKS["softmax_classifier"]())
+    _, found = printed(program, detail="full")
+    reader = Proofreader(program)
+    for kind in ("index form", "matrix form", "local derivative", "symbol", "shape"):
+        items = {item.latex: item for item in found if item.kind == kind}
+        first, *others = items.values()
+        for other in others:
+            with pytest.raises((Different, ChainruleError, MisfitError)):
+                reader.check(replace(first, math=Math(other.math.box, "")))
+
+
+def test_a_guard_that_is_no_bound_is_printed():
+    """``[t ≥ 1] f[t]`` is no element outside its tensor: ∂s[t]/∂s[t-1] of an LSTM's cell."""
+    net = dr.Network("guard")
+    t = dr.indices("t:4")
+    f = net.parameter("f", t)
+    y = net.define("y", (t,), dr.where(t >= 1, f[t], 0))
+    net.loss(dr.sum(y[t] ** 2, t))
+    program = net.program()
+    assert r"[t \geq 1]" in equation_latex(program.defined["y"], symbols=Symbols(program))
+
+
+def test_the_layer_before_is_a_difference():
+    assert Setter()._subscript("ℓ−1") != Setter()._subscript("ℓ")
+    assert CHECKED >= {"index form", "matrix form", "step"}
