@@ -77,13 +77,13 @@ def _explain(
     right = base.values
     worst = _counterexample(name, right[0], hand[0])
     shown = (str(program[name]), worst, _matrix(program[name]))
-    constant = _constant_factor(program, right, hand, places)
+    constant = _constant_factor(program, right, right, hand, places)
     if constant is not None:
         return Finding(name, constant, "", *shown), None
     for words, changed in networks():
         target = changed.gradients[name]
-        if all(_same(evaluate(changed, p, (target,))[target], h)
-               for p, h in zip(places, hand, strict=True)):
+        if all(_accounts(evaluate(changed, p, (target,))[target], r, h)
+               for p, r, h in zip(places, right, hand, strict=True)):
             return Finding(name, words, "", *shown), None
     for edit, values in _candidates(base, known):
         if deadline.passed():
@@ -109,9 +109,9 @@ def _explains(program: Program, values: Iterator[np.ndarray], right: list[np.nda
         got.append(value)
     if all(_same(g, r) for g, r in zip(got, right, strict=True)):
         return None
-    if all(_same(g, h) for g, h in zip(got, hand, strict=True)):
+    if all(_accounts(g, r, h) for g, r, h in zip(got, right, hand, strict=True)):
         return ""
-    return _constant_factor(program, got, hand, places)
+    return _constant_factor(program, got, right, hand, places)
 
 
 def _matrix(eq: Equation) -> str:
@@ -147,6 +147,19 @@ def _changed(program: Program, edit: Edit) -> Program:
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     scale = float(np.max(np.abs(b))) if b.size else 0.0
     return bool(np.all(np.abs(a - b) <= _CLOSE * scale)) if np.all(np.isfinite(a)) else False
+
+
+def _accounts(value: np.ndarray, right: np.ndarray, hand: np.ndarray) -> bool:
+    """Whether a value is the gradient that was handed in, and not only near it: of its difference
+    from the right one a thousandth is left at most, or what rounding leaves.
+
+    Beside a gradient that is right but for 1e-9, the right one itself is near.
+    """
+    if not _same(hand, value):
+        return False
+    rounding = 1e-13 * float(np.max(np.abs(hand), initial=0.0))
+    difference = float(np.max(np.abs(hand - right), initial=0.0))
+    return float(np.max(np.abs(hand - value), initial=0.0)) <= max(1e-3 * difference, rounding)
 
 
 # -- changes ------------------------------------------------------------------------------------
@@ -285,16 +298,18 @@ def forward_changes(program: Program) -> Iterator[tuple[str, Program]]:
 
 
 # -- when a constant, or nothing, explains it -----------------------------------------------------
-def _constant_factor(program: Program, right: list[np.ndarray], hand: list[np.ndarray],
-                     points: list[dict[str, np.ndarray]]) -> str | None:
-    """"too large by the factor B" where one factor explains the gradient at both points."""
-    ratios = _ratios(right, hand)
+def _constant_factor(program: Program, got: list[np.ndarray], right: list[np.ndarray],
+                     hand: list[np.ndarray], points: list[dict[str, np.ndarray]]) -> str | None:
+    """"too large by the factor B" where one factor on ``got`` explains the gradient at both
+    points."""
+    ratios = _ratios(got, hand)
     if ratios is None:
         return None
     if ratios == [0.0, 0.0]:
         return "it is zero everywhere: the gradient is not computed"
     for text, values in _candidate_factors(program, points):
-        if np.allclose(ratios, values, rtol=1e-9):
+        if all(_accounts(v * g, r, h)
+               for v, g, r, h in zip(values, got, right, hand, strict=True)):
             return text
     return None
 
