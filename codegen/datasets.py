@@ -13,6 +13,7 @@ from codegen.loading import ModelFile
 from codegen.rows import Rows
 from codegen.tables import read_table, table_arrays
 from derive.errors import DataError, MissingError
+from derive.functions import softplus
 from derive.nodes import Access, IntegerAccess, accesses
 from derive.program import Program
 
@@ -58,7 +59,7 @@ def split(rows: Rows, test_share: float, seed: int, validation_share: float = 0.
     if labels_of == "":
         labels_of = next((n for n, a in rows.arrays.items()
                           if a.dtype.kind in "iu" and a.ndim == 1), None)
-    labels = np.asarray(rows.arrays[labels_of]) if labels_of else None
+    labels = np.asarray(rows.arrays[labels_of]).reshape(-1) if labels_of else None
     classes = np.zeros(len(rows), int)
     if labels is not None:
         _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -126,9 +127,7 @@ def load_data(model: ModelFile, source: str, *, test_share: float, validation_sh
         arrays = _shipped(program, source)
     else:
         arrays = _read(program, Path(source), columns or {})
-    pair = class_scores(program)
-    classes = pair[1] if pair and program.tensors[pair[1]].rank == 1 else None
-    parts = split(Rows(arrays), test_share, seed, validation_share, classes)
+    parts = split(Rows(arrays), test_share, seed, validation_share, _classes(program, arrays))
     if standardise is None:
         standardise = source in SHIPPED
     if standardise:
@@ -137,6 +136,22 @@ def load_data(model: ModelFile, source: str, *, test_share: float, validation_sh
             if tensor.dtype == "float" and tensor.name not in targets:
                 parts = standardised(parts, tensor.name)
     return parts
+
+
+def _classes(program: Program, arrays: Mapping[str, np.ndarray]) -> str | None:
+    """The input that holds a row's class: labels that the loss picks by, or one number of 0 or 1
+    for each row that a loss of log-odds compares."""
+    pair = class_scores(program)
+    if pair is not None:
+        return pair[1] if program.tensors[pair[1]].rank == 1 else None
+    targets = _targets(program)
+    for eq in program.equations:
+        for name in (n for n in eq.reads if n in targets and eq.body.has(softplus)):
+            values = arrays.get(name)
+            if values is not None and values.size == len(values) and (
+                    ((values == 0) | (values == 1)).all()):
+                return name
+    return None
 
 
 def _targets(program: Program) -> set[str]:

@@ -38,11 +38,13 @@ class Health:
     keeps what was measured.
 
     Ranks that train together all look, at the same rows and the same weights, for nobody waits
-    then; `ready` comes before, so that no rank compiles while others wait.
+    then; `ready` comes before, so that no rank compiles while others wait. Steps on ``all_rows``
+    have a gradient without noise.
     """
 
-    def __init__(self, model: Model, rows: Rows, say: Callable[[str], object]) -> None:
-        self.model, self.say = model, say
+    def __init__(self, model: Model, rows: Rows, say: Callable[[str], object],
+                 all_rows: bool = False) -> None:
+        self.model, self.say, self._all_rows = model, say, all_rows
         count = min(ROWS, len(rows))
         places = np.unique(np.linspace(0, len(rows) - 1, count).astype(np.int64))
         self._rows, self._places = rows, places
@@ -100,7 +102,9 @@ class Health:
         noise = self._noise(self._probe, batch)
         self._keep(epoch, batch, readings, weights, noise)
         found = [*_of_units(readings), *_of_adjoints(readings), *_of_weights(weights)]
-        return found + (_of_noise(noise, len(self._places)) if stuck and noise else [])
+        if not stuck or noise is None or self._all_rows:
+            return found
+        return found + _of_noise(noise, len(self._places))
 
     def _noise(self, probe: Probe, batch: dict[str, np.ndarray]) -> NoiseScale | None:
         """The gradient noise scale, from four quarters of the batch."""

@@ -100,7 +100,8 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
                                  notes=notes, warn=made.messages.append, team=team)
         made.training.warm_up()
         evaluator()
-        made.health = Health(model, parts.train, made.messages.append)
+        made.health = Health(model, parts.train, made.messages.append,
+                             all_rows=plan.batch * plan.accumulate >= len(parts.train))
         if team is not None:
             made.health.ready()
             if team.first:

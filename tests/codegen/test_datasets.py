@@ -144,6 +144,27 @@ def test_whole_numbers_that_no_loss_picks_by_are_no_classes(tmp_path: Path):
     assert len(load(tmp_path / "d.npz", net.program()).test) == 10
 
 
+def binary(columns: int) -> Program:
+    net = dr.Network("log-odds")
+    x, t = net.input("x", "B", 2), net.input("t", "B", columns)
+    net.loss(dr.binary_cross_entropy(dr.dense(x, columns), t))
+    return net.program()
+
+
+def test_targets_of_0_and_1_are_classes_of_a_loss_of_log_odds(tmp_path: Path):
+    t = np.repeat([0.0, 1.0], [92, 8])[:, None]
+    np.savez(tmp_path / "d.npz", x=np.zeros((100, 2)), t=t)
+    for seed in range(5):
+        assert load(tmp_path / "d.npz", binary(1), seed=seed).test.take()["t"].sum() == 2
+    np.savez(tmp_path / "d.npz", x=np.zeros((100, 2)), t=np.where(t == 1, 0.7, t))  # no classes
+    assert len(load(tmp_path / "d.npz", binary(1)).test) == 25
+    np.savez(tmp_path / "d.npz", x=np.zeros((100, 2)), t=np.hstack([t, 1 - t]))  # nor these
+    assert len(load(tmp_path / "d.npz", binary(2)).test) == 25
+    np.savez(tmp_path / "d.npz", x=np.zeros((100, 2)), t=np.ones((100, 1)))
+    with pytest.raises(DataError, match="of one class"):
+        load(tmp_path / "d.npz", binary(1))
+
+
 def test_an_empty_or_single_class_split_is_refused():
     with pytest.raises(DataError, match="of one class"):
         split(Rows({"x": np.zeros((9, 2)), "t": np.full(9, 1)}), 0.2, seed=0)

@@ -106,6 +106,9 @@ def test_noise_is_spoken_of_where_the_loss_no_longer_falls(made):
     model.parameters["W3"][:] = 0
     (text,) = said(model, rows, (1.1, 1.1, 1.1, 1.1))
     assert "mostly noise" in text
+    texts: list[str] = []  # steps on all rows have none
+    Health(model, rows, texts.append, all_rows=True).look((1.1, 1.1, 1.1, 1.1))
+    assert texts == []
 
 
 def test_looking_takes_a_small_share_of_the_time(made):
