@@ -17,6 +17,7 @@ import derive as dr
 from codegen.checkpoint import Store
 from codegen.health import read_looks
 from codegen.mpi.share import rows_apart, share
+from derive.bounds import gradient_magnitudes
 from derive.differentiate import derive
 from derive.errors import DataError, DerivationError
 
@@ -99,6 +100,41 @@ def test_two_three_and_four_ranks_take_the_steps_of_one_process(tmp_path: Path):
         assert [[e["epoch"] for e in looks] for looks in seen] == [[0, 2]] * 2
         for one, other in zip(*(looks[-1]["layers"].values() for looks in seen), strict=True):
             assert one["adjoint"] == pytest.approx(other["adjoint"], rel=1e-9)
+
+
+def test_ranks_in_single_precision_are_take_the_exact_step_within_the_bound_of_rounding(tmp_path: Path):
+    folder = place(tmp_path, epochs=1)
+    text = (folder / "net.py").read_text().replace("if training else h", "if False else h")
+    (folder / "net.py").write_text(text)
+    (folder / "run.toml").write_text("""
+model = "net.py"
+[train]
+epochs = 1
+batch = 29
+threads = 1
+[data]
+test_share = 0
+[optimizer]
+rule = "sgd"
+lr = 1.0
+""")
+    space: dict = {}
+    exec(text, space)  # the same network and rows, here
+    program, batch = derive(space["network"]()), space["data"]()
+    start = codegen.compile(program, threads=1).initialize(0)
+    at = {**batch, **start.parameters, **start.states}
+    exact = dr.evaluate(program, at, tuple(program.gradients.values()))
+    sizes, eps = gradient_magnitudes(program, at), float(np.finfo(np.float32).eps)
+    for ranks in (2, 4):
+        code, said = finish(folder, "train", "run.toml", "--out", f"r{ranks}",
+                            "--ranks", str(ranks))
+        assert code == 0, said
+        got = parameters(folder / f"r{ranks}")
+        for name, adjoint in program.gradients.items():
+            value = start.parameters[name].astype(float)
+            bar = 64 * eps * sizes[name] + eps * (np.abs(value) + np.abs(exact[adjoint]))
+            off = np.abs(value - exact[adjoint] - got[f"parameter/{name}"])
+            assert (off <= bar).all(), (ranks, name, (off / bar).max())
 
 
 def test_sharded_ranks_go_on_as_another_number_of_ranks(tmp_path: Path):
