@@ -102,7 +102,7 @@ def test_two_three_and_four_ranks_take_the_steps_of_one_process(tmp_path: Path):
             assert one["adjoint"] == pytest.approx(other["adjoint"], rel=1e-9)
 
 
-def test_ranks_in_single_precision_are_take_the_exact_step_within_the_bound_of_rounding(tmp_path: Path):
+def test_ranks_in_single_precision_step_within_the_bound_of_rounding(tmp_path: Path):
     folder = place(tmp_path, epochs=1)
     text = (folder / "net.py").read_text().replace("if training else h", "if False else h")
     (folder / "net.py").write_text(text)
