@@ -12,6 +12,7 @@ import numpy as np
 from codegen.loading import ModelFile
 from codegen.rows import Rows
 from codegen.tables import read_table, table_arrays
+from derive.data import check_values
 from derive.errors import DataError, MissingError
 from derive.functions import softplus
 from derive.nodes import Access, IntegerAccess, accesses
@@ -127,7 +128,10 @@ def load_data(model: ModelFile, source: str, *, test_share: float, validation_sh
         arrays = _shipped(program, source)
     else:
         arrays = _read(program, Path(source), columns or {})
-    parts = split(Rows(arrays), test_share, seed, validation_share, _classes(program, arrays))
+    rows = Rows(arrays)
+    if rows.resident and len(rows):  # while rows have the numbers that the user knows them by
+        check_values(program, arrays, names=[t.name for t in program.inputs])
+    parts = split(rows, test_share, seed, validation_share, _classes(program, arrays))
     if standardise is None:
         standardise = source in SHIPPED
     if standardise:

@@ -12,6 +12,7 @@ from pathlib import Path
 _OWN_FOLDERS = tuple(
     str(Path(__file__).resolve().parent.parent / room) for room in ("derive", "codegen")
 )
+_COMMAND = ("chainrule", "chainrule-script.py")
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Location:
 
 
 def user_location() -> Location | None:
-    """The innermost frame that is not inside this project: the line that the user wrote."""
+    """The innermost frame that is neither inside this project nor the script that an installer
+    made of the command: the line that the user wrote."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_OWN_FOLDERS) and not file.startswith("<frozen"):
+        own = file.startswith((*_OWN_FOLDERS, "<frozen")) or Path(file).name in _COMMAND
+        if not own:
             return Location(file, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None

@@ -144,6 +144,18 @@ def test_whole_numbers_that_no_loss_picks_by_are_no_classes(tmp_path: Path):
     assert len(load(tmp_path / "d.npz", net.program()).test) == 10
 
 
+def test_a_bad_row_has_the_number_that_it_has_in_the_file(tmp_path: Path):
+    x, t = np.zeros((30, 2)), np.arange(30) % 3
+    x[17, 1] = np.nan
+    np.savez(tmp_path / "d.npz", x=x, t=t)
+    with pytest.raises(DataError, match="nan at b=17, i=1"):
+        load(tmp_path / "d.npz")
+    t[7] = 3
+    np.savez(tmp_path / "d.npz", x=np.zeros((30, 2)), t=t)
+    with pytest.raises(DataError, match=r"holds 3 at \[7\]"):
+        load(tmp_path / "d.npz")
+
+
 def binary(columns: int) -> Program:
     net = dr.Network("log-odds")
     x, t = net.input("x", "B", 2), net.input("t", "B", columns)
