@@ -7,6 +7,7 @@ missing on this machine; 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -172,8 +173,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         fail(args.json, error)
         return code
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         fail(args.json, DeclarationError(
-            f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")))
+            f"{error.strerror or error}: {error.filename or ''}".rstrip(": "),
+            mend="make room: what was written before is whole" if full else None))
         return USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -136,7 +136,8 @@ def do_deploy(args: argparse.Namespace) -> Outcome:
     from codegen.deployment import deploy, read_trained
     from codegen.loading import load_model
 
-    program = load_model(args.model).program
+    file = load_model(args.model)
+    program = file.evaluation or file.program
     out = args.out or f"{Path(args.model).stem}_inference.py"
     with progress(f"writing {out}"):
         values = read_trained(args.weights, program)

@@ -204,6 +204,22 @@ def test_explain_shows_one_gradient(place: Path, capsys):
     assert "W1" in capsys.readouterr().out
 
 
+def test_what_only_training_needs_is_not_deployed(place: Path, capsys):
+    (place / "drops.py").write_text("""
+import derive as dr
+
+def network(training=True):
+    net = dr.Network("small")
+    x, t = net.input("x", "B", 4), net.input("t", "B", dtype=int)
+    x = dr.dropout(x, 0.3, net.random()) if training else x
+    net.loss(dr.cross_entropy(dr.dense(x, 3), t))
+    return net
+""")
+    np.savez(place / "weights.npz", W1=np.eye(4, 3), c1=np.zeros(3))
+    assert main(["deploy", "drops.py", "weights.npz", "-o", "use.py"]) == 0, capsys.readouterr()
+    assert "seed" not in (place / "use.py").read_text()
+
+
 BAD = [
     (["document", "missing.py"], "no model file 'missing.py'"),
     (["document", "net.py", "-o", "out.docx"], ".docx"),
