@@ -134,12 +134,13 @@ class Algebra:
     def _reduced(self, powers: dict[int, Fraction]) -> Sum | None:
         """One rewrite of a product, if any applies."""
         inside = {n for n in powers if self.kind(n) in "PI"}
+        crossed = self._crossed([n for n in inside if self.kind(n) == "I"])
+        if crossed is not None:
+            return {} if crossed < 0 else self.monomial(
+                (n, e) for n, e in powers.items() if n != crossed)
         for n in sorted(inside):
             factor = self.table.factors[n]
             if factor[0] == "I":
-                if factor[1] == "pos" and (
-                        self.table.number(("I", "zero", factor[2])) in powers):
-                    return {}
                 if factor[1] == "pos":
                     continue
                 terms = dict(factor[2])
@@ -159,12 +160,39 @@ class Algebra:
                     return self.scale(both, 1 / terms[lead])
         return None
 
+    def _crossed(self, indicators: list[int]) -> int | None:
+        """Of two indicators of one quantity, u + a > 0 and u + b > 0, one that the other brings
+        along; -1 where both cannot hold."""
+        known: dict[Frozen, tuple[int, str, Fraction]] = {}
+        for n in sorted(indicators):
+            what, (quantity, edge) = self.table.factors[n][1], self._threshold(n)
+            if quantity not in known:
+                known[quantity] = n, what, edge
+                continue
+            other, kind, there = known[quantity]
+            if what == kind == "pos":
+                return n if edge > there else other
+            if what == kind:
+                return -1 if edge != there else None
+            positive, zero = (edge, there) if what == "pos" else (there, edge)
+            return (n if what == "pos" else other) if positive > zero else -1
+        return None
+
+    def _threshold(self, n: int) -> tuple[Frozen, Fraction]:
+        """The quantity u and the number a of an indicator of u + a, u scaled to a first
+        coefficient of ±1."""
+        terms = dict(self.table.factors[n][2])
+        edge = terms.pop(UNIT, Fraction(0))
+        scale = abs(min(terms.items())[1])
+        return freeze(self.scale(terms, 1 / scale)), edge / scale
+
     def _lead_in(
         self, terms: Sum, powers: dict[int, Fraction]
     ) -> tuple[Monomial, list[tuple[int, Fraction]]] | None:
         """The leading monomial of a sum and what is left of a product that it divides."""
         lead = leading(terms)
-        if lead == UNIT or any(powers.get(n, 0) < e for n, e in lead):
+        if lead == UNIT or any(powers.get(n, 0) < e if e > 0 else powers.get(n, 0) > e
+                               for n, e in lead):
             return None
         self._spend()
         left = dict(powers)
@@ -202,7 +230,9 @@ class Algebra:
         outside: list[tuple[int, Fraction]] = []
         inside: list[tuple[int, Fraction]] = []
         for n, e in m:
-            easy = q.denominator == 1 or e * q == 1 or self.positive(n) or self.kind(n) in "ID"
+            # what stands under a square root itself is not negative where there is a value
+            easy = (q.denominator == 1 or e.denominator % 2 == 0 or self.positive(n)
+                    or self.kind(n) in "ID")
             (outside if easy else inside).append((n, e if self.kind(n) in "ID" else e * q)
                                                  if easy else (n, e))
         if any(self.kind(n) in "ID" for n, _ in outside) and q < 0:
@@ -216,8 +246,10 @@ class Algebra:
             if sign > 0 and len(inside) == 1 and inside[0][1] == 1:
                 outside.append((inside[0][0], q))
             else:
-                frozen = ((tuple(sorted(inside)), Fraction(sign)),)
-                outside.append((self.table.number(("P", frozen)), q))
+                inside.sort()
+                up = 1 if not inside or inside[0][1] > 0 else -1  # (1/x)^q is x^-q
+                under = tuple((n, e * up) for n, e in inside)
+                outside.append((self.table.number(("P", ((under, Fraction(sign)),))), q * up))
         return self.mul(value, self.monomial(outside))
 
     def _number_power(self, c: Fraction, q: Fraction) -> Sum:

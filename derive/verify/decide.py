@@ -2,7 +2,8 @@
 
 First with every index a letter, which proves all sizes at once; then with those indices written
 out that the claim reads at numbers (loops over time or pixels); then modulo kinks. What algebra
-cannot decide is evaluated at 50 digits at random rational points: that is evidence, and called so.
+cannot decide is evaluated at random rational points (`derive.verify.evidence`): that is evidence,
+and called so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import mpmath
 import numpy as np
 import sympy
 
@@ -20,9 +20,9 @@ from derive.errors import ChainruleError
 from derive.points import default_sizes, random_values
 from derive.program import Program
 from derive.reference import evaluate
-from derive.scalar import DIGITS, Elements
 from derive.verify.branches import witness
 from derive.verify.claim import Claim
+from derive.verify.evidence import evidence
 from derive.verify.kinks import kink_words
 from derive.verify.prove import Prover, Values
 from derive.verify.reading import Unrolled
@@ -30,8 +30,6 @@ from derive.verify.terms import Undecided
 from derive.verify.unroll import unrolling
 
 _POINTS = 2
-_SAME = 38  # of 50 digits: what rounding leaves of two formulas that are equal
-_ELEMENTS = 4000  # of claimed tensors that are still evaluated at 50 digits
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,11 @@ def decide(claim: Claim, derived: Program, seconds: float = 20.0) -> tuple[Decis
             left = {p: pair for p, pair in pairs.items() if p not in found}
             if left and time.process_time() < deadline:
                 found |= _prove(both, left, unrolled, values, kinks, trouble, deadline)
-    for parameter, pair in pairs.items():
-        if parameter not in found:
-            found[parameter] = _in_digits(both, parameter, pair, claim,
-                                          trouble[0] if trouble else "")
+    left = {p: pair for p, pair in pairs.items() if p not in found}
+    reason = trouble[0] if trouble else "the normal forms differ, although the numbers agree"
+    for parameter, (verdict, note) in evidence(both, left, sizes_of(both, claim)).items():
+        said = f"{note}; no proof: {reason}" if verdict != "differs" else note
+        found[parameter] = Decision(parameter, verdict, dict(claim.sizes), said)
     when = " and ".join(_relation(c) for c in claim.conditions)
     return tuple(replace(found[p], when=when) for p in pairs)
 
@@ -92,7 +91,7 @@ def _relation(condition: Any) -> str:
     return f"{left} {signs[type(condition)]} {right}"
 
 
-def _sizes(program: Program, claim: Claim, more: int = 0) -> dict[str, int]:
+def sizes_of(program: Program, claim: Claim, more: int = 0) -> dict[str, int]:
     """Sizes at which a claim holds: the default ones, or that many more."""
     sizes = {n: s + more for n, s in default_sizes(program).items()} | dict(claim.sizes)
     return witness(claim.conditions, sizes) or sizes
@@ -108,7 +107,7 @@ def _points(program: Program, claim: Claim) -> Values:
     """The numbers of every tensor at two points with different sizes."""
     found = []
     for seed in range(_POINTS):
-        sizes = _sizes(program, claim, 2 * seed)
+        sizes = sizes_of(program, claim, 2 * seed)
         given = random_values(program, seed + 11, sizes)
         found.append(({**given, **evaluate(program, given, sizes=sizes)}, sizes))
     return found
@@ -146,57 +145,3 @@ def _prove(program: Program, pairs: Mapping[str, tuple[str, str]], unrolled: Unr
     if prover.trouble:
         trouble.append(prover.trouble)
     return found
-
-
-def _in_digits(program: Program, parameter: str, pair: tuple[str, str], claim: Claim,
-               trouble: str) -> Decision:
-    """Both sides at random rational points, to 50 digits."""
-    fixed = claim.sizes
-    reason = trouble or "the normal forms differ, although the numbers agree"
-    worst = 0.0
-    try:
-        for seed in range(_POINTS):
-            off = _relative(program, pair, seed, claim)
-            if off is None:
-                return Decision(parameter, "undecided", dict(fixed),
-                                f"{reason}; and it is too large for {DIGITS} digits")
-            worst = max(worst, off)
-    except (ChainruleError, RecursionError, TypeError, ValueError, ZeroDivisionError) as stopped:
-        return Decision(parameter, "undecided", dict(fixed), f"{reason}; {stopped}")
-    if worst < 10.0**-_SAME:
-        return Decision(parameter, "agrees", dict(fixed),
-                        f"equal to {_SAME} digits at {_POINTS} random rational points; no proof: "
-                        f"{reason}")
-    return Decision(parameter, "differs", dict(fixed),
-                    f"the formulas differ by {worst:.1e} of the largest entry")
-
-
-def _relative(program: Program, pair: tuple[str, str], seed: int, claim: Claim) -> float | None:
-    sizes = _sizes(program, claim)
-    needed = program.only(*pair)
-    given = random_values(needed, seed + 23, sizes)
-    shape = evaluate(program, {**random_values(program, seed + 23, sizes), **given}, pair,
-                     sizes)[pair[0]].shape
-    symbols = {s: sizes[s.name] for s in needed.sizes}
-    count = sum(int(np.prod([int(n.xreplace(symbols)) for n in eq.tensor.shape] or [1]))
-                for eq in needed.equations)
-    if count > _ELEMENTS:
-        return None
-    with mpmath.workdps(DIGITS):
-        values = {n: _rational(a) for n, a in given.items()}
-        elements = Elements(needed, values, symbols)
-        sides: list[list[Any]] = [
-            [elements.element(name, place) for place in np.ndindex(shape)] for name in pair]
-        scale = max((abs(x) for x in sides[1]), default=mpmath.mpf(0))
-        off = max((abs(a - b) for a, b in zip(*sides, strict=True)), default=mpmath.mpf(0))
-        return float(off / scale) if scale else float(off)
-
-
-def _rational(array: np.ndarray) -> np.ndarray:
-    """Numbers with three decimals, exact at 50 digits."""
-    if array.dtype.kind == "i":
-        return array
-    out = np.empty(array.shape, dtype=object)
-    for place in np.ndindex(array.shape):
-        out[place] = mpmath.mpf(round(float(array[place]) * 1000)) / 1000
-    return out

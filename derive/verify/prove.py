@@ -34,6 +34,7 @@ from derive.verify.terms import (
 
 Values = Sequence[tuple[Mapping[str, np.ndarray], Mapping[str, int]]]
 _TERMS = 4000  # terms of a difference that is still written out further
+_FEW = 200  # terms of a side, while only what the other one does not have is written out
 _ROUNDS = 40
 _CLOSE = 1e-7
 
@@ -89,7 +90,7 @@ class Prover:
                 for side in sides:
                     for name in self.forms.table.tensors_of(side):
                         self._visit(name)
-                if not self._vanishes(self._through(self.forms.minus(*sides))):
+                if not self._same(*map(self._through, sides)):
                     return False
         except Undecided as stopped:
             self.trouble = self.trouble or str(stopped)
@@ -176,8 +177,7 @@ class Prover:
         self.defined[name] = made
         look = self._look(name)
         for other, form_of_other in self._candidates(name, variables, look):
-            difference = self.forms.minus(form, form_of_other)
-            if other != name and self._vanishes(difference):
+            if other != name and self._same(form, form_of_other):
                 del self.defined[name]
                 self.merged[name] = Defined(variables, form_of_other, 0)
                 return
@@ -218,6 +218,32 @@ class Prover:
         return self._form_at(name, places) if "I" in kinds and "S" not in kinds else None
 
     # -- differences ------------------------------------------------------------------------------
+    def _same(self, one: Sum, two: Sum) -> bool:
+        """Whether two forms are equal once their tensors are written out: first those that only
+        one of them has, for what both have cancels more often than not."""
+        self.forms.work = 0
+        sides = one, two
+        try:
+            for _ in range(_ROUNDS):
+                if not self.forms.minus(*sides):
+                    return True
+                names = [self._open_names(side) for side in sides]
+                apart = names[0] ^ names[1]
+                if not apart or max(map(len, sides)) > _FEW:
+                    break
+                top = max(self.defined[n].height for n in apart)
+                latest = frozenset(n for n in apart if self.defined[n].height == top)
+                sides = tuple(self.forms.rebuild(s, {}, Expand(latest, self._form_at))
+                              for s in sides)
+        except Undecided:
+            pass  # another order may do
+        return self._vanishes(self.forms.minus(one, two))
+
+    def _open_names(self, form: Sum) -> set[str]:
+        """The tensors in a form that can be written out."""
+        return {n for n in self.forms.table.tensors_of(form)
+                if n in self.defined and self.defined[n].height > 0}
+
     def _vanishes(self, difference: Sum) -> bool:
         """Whether a form is zero once its tensors are written out, the latest first."""
         self.forms.work = 0
@@ -225,8 +251,7 @@ class Prover:
             for _ in range(_ROUNDS):
                 if not difference:
                     return True
-                open_names = [n for n in self.forms.table.tensors_of(difference)
-                              if n in self.defined and self.defined[n].height > 0]
+                open_names = self._open_names(difference)
                 if not open_names or len(difference) > _TERMS:
                     return False
                 top = max(self.defined[n].height for n in open_names)

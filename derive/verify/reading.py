@@ -243,16 +243,22 @@ def _(expr: Elementary, scope: Scope) -> Sum:
     return _read(native(type(expr).define(*expr.args)), scope)
 
 
+BY_EXP: dict[Any, Callable[[Expr], Expr]] = {  # functions by exp, log and each other
+    sympy.tanh: lambda x: 1 - 2 / (1 + sympy.exp(2 * x)),
+    sympy.sinh: lambda x: (sympy.exp(x) - sympy.exp(-x)) / 2,
+    sympy.cosh: lambda x: (sympy.exp(x) + sympy.exp(-x)) / 2,
+    sympy.erfc: lambda x: 1 - sympy.erf(x),
+    log1p: lambda x: sympy.log(1 + x),
+    expm1: lambda x: sympy.exp(x) - 1,
+}
+
+
 def _by_exp(rewrite: Callable[[Expr], Expr]) -> Callable[[Any, Scope], Sum]:
     return lambda expr, scope: _read(rewrite(expr.args[0]), scope)
 
 
-_read.register(sympy.tanh, _by_exp(lambda x: 1 - 2 / (1 + sympy.exp(2 * x))))
-_read.register(sympy.sinh, _by_exp(lambda x: (sympy.exp(x) - sympy.exp(-x)) / 2))
-_read.register(sympy.cosh, _by_exp(lambda x: (sympy.exp(x) + sympy.exp(-x)) / 2))
-_read.register(sympy.erfc, _by_exp(lambda x: 1 - sympy.erf(x)))
-_read.register(log1p, _by_exp(lambda x: sympy.log(1 + x)))
-_read.register(expm1, _by_exp(lambda x: sympy.exp(x) - 1))
+for _function, _rewrite in BY_EXP.items():
+    _read.register(_function, _by_exp(_rewrite))
 
 
 @_read.register
