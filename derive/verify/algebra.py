@@ -40,6 +40,7 @@ class Algebra:
         self.work = 0
         self.deadline = float("inf")  # in processor time
         self.dropped: dict[Frozen, None] = {}
+        self.thresholds: dict[int, tuple[Frozen, Fraction]] = {}
         self.distributions: set[str] = set()
         self.relu_like: Callable[[int], Sum | None] = lambda n: None
 
@@ -134,7 +135,8 @@ class Algebra:
     def _reduced(self, powers: dict[int, Fraction]) -> Sum | None:
         """One rewrite of a product, if any applies."""
         inside = {n for n in powers if self.kind(n) in "PI"}
-        crossed = self._crossed([n for n in inside if self.kind(n) == "I"])
+        indicators = [n for n in inside if self.kind(n) == "I"]
+        crossed = self._crossed(indicators) if len(indicators) > 1 else None
         if crossed is not None:
             return {} if crossed < 0 else self.monomial(
                 (n, e) for n, e in powers.items() if n != crossed)
@@ -181,10 +183,12 @@ class Algebra:
     def _threshold(self, n: int) -> tuple[Frozen, Fraction]:
         """The quantity u and the number a of an indicator of u + a, u scaled to a first
         coefficient of ±1."""
-        terms = dict(self.table.factors[n][2])
-        edge = terms.pop(UNIT, Fraction(0))
-        scale = abs(min(terms.items())[1])
-        return freeze(self.scale(terms, 1 / scale)), edge / scale
+        if n not in self.thresholds:
+            terms = dict(self.table.factors[n][2])
+            edge = terms.pop(UNIT, Fraction(0))
+            scale = abs(min(terms.items())[1])
+            self.thresholds[n] = freeze(self.scale(terms, 1 / scale)), edge / scale
+        return self.thresholds[n]
 
     def _lead_in(
         self, terms: Sum, powers: dict[int, Fraction]

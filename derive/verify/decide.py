@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 import sympy
+from sympy.core.relational import Relational
 
 from derive.errors import ChainruleError
+from derive.functions import Elementary
+from derive.nodes import MaxOver, MinOver, Select, walk
 from derive.points import default_sizes, random_values
 from derive.program import Program
 from derive.reference import evaluate
@@ -30,6 +33,7 @@ from derive.verify.terms import Undecided
 from derive.verify.unroll import unrolling
 
 _POINTS = 2
+_LETTERS = 0.05  # of the time for a proof, where indices are written out after it
 
 
 @dataclass(frozen=True)
@@ -69,18 +73,30 @@ def decide(claim: Claim, derived: Program, seconds: float = 20.0) -> tuple[Decis
         if not all(_close(arrays[mine], arrays[right]) for arrays, _ in values):
             found[parameter] = Decision(parameter, "differs", {})
     trouble: list[str] = []
-    for unrolled in _unrollings(both, claim, values, trouble):
-        for kinks in (False, True):
+    ways = _unrollings(both, claim, values, trouble)
+    for n, unrolled in enumerate(ways):
+        # a claim that reads at numbers is seldom proved in letters
+        end = deadline if n == len(ways) - 1 else time.process_time() + _LETTERS * seconds
+        for kinks in (False, True) if _has_kinks(both) else (False,):
             left = {p: pair for p, pair in pairs.items() if p not in found}
-            if left and time.process_time() < deadline:
-                found |= _prove(both, left, unrolled, values, kinks, trouble, deadline)
+            now = time.process_time()
+            if left and now < end:  # what differs at kinks alone is not to use the time up
+                until = end if kinks or not _has_kinks(both) else now + (end - now) / 3
+                found |= _prove(both, left, unrolled, values, kinks, trouble, until)
     left = {p: pair for p, pair in pairs.items() if p not in found}
-    reason = trouble[0] if trouble else "the normal forms differ, although the numbers agree"
+    reason = trouble[-1] if trouble else "the normal forms differ, although the numbers agree"
     for parameter, (verdict, note) in evidence(both, left, sizes_of(both, claim)).items():
         said = f"{note}; no proof: {reason}" if verdict != "differs" else note
         found[parameter] = Decision(parameter, verdict, dict(claim.sizes), said)
     when = " and ".join(_relation(c) for c in claim.conditions)
     return tuple(replace(found[p], when=when) for p in pairs)
+
+
+def _has_kinks(program: Program) -> bool:
+    """Whether a proof modulo kinks can say more than one without."""
+    return any(isinstance(node, Select | MaxOver | MinOver | Relational)
+               or (isinstance(node, Elementary) and type(node).kinks)
+               for eq in program.equations for node in walk(eq.body))
 
 
 def _relation(condition: Any) -> str:

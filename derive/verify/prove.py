@@ -233,8 +233,9 @@ class Prover:
                     break
                 top = max(self.defined[n].height for n in apart)
                 latest = frozenset(n for n in apart if self.defined[n].height == top)
-                sides = tuple(self.forms.rebuild(s, {}, Expand(latest, self._form_at))
-                              for s in sides)
+                expand = Expand(latest, self._form_at)
+                sides = (self.forms.rebuild(sides[0], {}, expand),
+                         self.forms.rebuild(sides[1], {}, expand))
         except Undecided:
             pass  # another order may do
         return self._vanishes(self.forms.minus(one, two))

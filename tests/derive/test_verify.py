@@ -9,7 +9,9 @@ import pytest
 
 import derive as dr
 from derive.verify import verify
-from derive.verify.hand import HandError
+from derive.verify.decide import Decision, decide
+from derive.verify.hand import Hand, HandError
+from derive.verify.trace import trace
 from tests.derive import verify_gradients_layers, verify_gradients_sequences
 from tests.derive.verify_gradients import CASES
 
@@ -72,14 +74,32 @@ def test_a_right_gradient_is_proved_for_all_sizes():
 
 PROVED = ["softmax_one_hot", "softmax_jacobian", "mean_square", "half_square",
           "batch_norm_staged", "batch_norm_compact", "batch_norm_with_the_term_that_vanishes",
-          "layer_norm", "focal", "kl_divergence", "loop_over_layers", "residual",
-          "tied_autoencoder", "rms_norm", "embedding"]
+          "layer_norm", "focal", "huber", "kl_divergence", "loop_over_layers", "residual",
+          "residual_of_a_hidden_layer", "autoencoder", "tied_autoencoder", "rms_norm", "embedding",
+          "attention", "multi_head_attention", "through_time", "lstm", "gru",
+          "convolution_by_rotated_kernels", "conv1d_with_a_flipped_kernel"]
+
+
+def decisions(name: str, seconds: float = 20.0) -> tuple[Decision, ...]:
+    """What algebra says of a function: without the numeric check, which takes most of the time."""
+    net, function = CASES[name]
+    derived = dr.derive(net())
+    return decide(trace(Hand(function, derived), derived), derived, seconds)
 
 
 @pytest.mark.parametrize("name", PROVED)
 def test_right_gradients_that_look_different_are_proved(name: str):
-    net, function = CASES[name]
-    assert verify(net(), function).verdict == "proved"
+    assert {(d.verdict, *d.sizes.items()) for d in decisions(name)} == {("proved",)}
+
+
+def test_a_loop_over_samples_is_proved_at_the_batch_size_at_which_it_ran():
+    found = decisions("softmax_sample_by_sample")
+    assert {d.verdict for d in found} == {"proved"} and all("B" in d.sizes for d in found)
+
+
+def test_a_pooling_that_sends_all_to_every_tied_element_is_proved_except_at_ties():
+    found = decisions("max_pooling", seconds=6.0)
+    assert {d.verdict for d in found} == {"kinks"} and all("may differ" in d.note for d in found)
 
 
 def rectified(slope_at_zero: float) -> Callable:

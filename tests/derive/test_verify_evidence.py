@@ -25,8 +25,8 @@ def found(claim: Claim, derived: dr.Program) -> dict[str, tuple[str, str]]:
     return evidence(both, pairs, sizes_of(both, claim))
 
 
-@pytest.mark.parametrize("name", ["softmax_jacobian", "batch_norm_staged", "huber", "focal", "lstm",
-                                  "gru", "causal_attention", "max_pooling"])
+@pytest.mark.parametrize("name", ["softmax_jacobian", "batch_norm_staged", "huber", "focal", "gru",
+                                  "causal_attention"])
 def test_right_gradients_agree_with_a_bound_of_the_probability_of_error(name):
     net, function = CASES[name]
     derived = dr.derive(net())
