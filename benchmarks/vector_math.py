@@ -59,6 +59,7 @@ def fits() -> dict[str, list[str]]:
         "LOG": interpolate(lambda f: (mp.log(1 + f) - f + f * f / 2) / f**3,
                            mp.sqrt(0.5) - 1, mp.sqrt(2) - 1, 8),
         "ERF": interpolate(lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z), 0, 1, 6),
+        "ERF_FAR": interpolate(lambda a: mp.log(mp.erfc(a)), 1, 4, 7),
         "ERFC": interpolate(scaled, 1 / (1 + mp.mpf(10.5) / 2), 1, 10),
     }
 

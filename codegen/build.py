@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from codegen.cuda_device import simulated
+from codegen.footprint import footprint_text
+from codegen.memory import Storage
 from codegen.model import Model
 from codegen.module import load, render, render_cuda, write
-from codegen.pipeline import compile_program
+from codegen.pipeline import STORAGE, compile_program
 from derive.errors import DeclarationError, MissingError, nearest
 from derive.jacobians import gauss_newton_vector
 from derive.optimizers import Optimizer, sgd
@@ -24,7 +27,7 @@ DTYPES = ("float32", "float64")
 def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None = None,
             dtype: str = "float32", parallel: bool | Literal["auto"] = "auto",
             threads: int | None = None, directory: str | Path | None = None,
-            device: str = "auto") -> Model:
+            device: str = "auto", storage: Storage = STORAGE) -> Model:
     """Compile a derived program for this machine.
 
     Args:
@@ -38,7 +41,9 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
         directory: where compiled modules are kept; by default the user's cache folder
             (``CHAINRULE_CACHE``, else ``XDG_CACHE_HOME``/chainrule).
         device: of the target "cuda": "auto" takes a GPU where there is one and the CPU else,
-            "cuda" insists on one, "cpu" takes the CPU. ``parallel`` and ``threads`` are the CPU's.
+            "cuda" insists on one, "cpu" takes the CPU. What follows, and ``parallel`` and
+            ``threads``, are the CPU's.
+        storage: how intermediates are stored (`codegen.memory.Storage`); by default as is fastest.
 
     Returns:
         A `Model`; call ``initialize`` or ``load`` before training.
@@ -58,7 +63,8 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
                                    mend='target="cpu", or a rule that reads the gradient itself')
         return _device_model(program, chosen, dtype, directory)
     # settings are handed over at run time: another learning rate finds the same compiled module
-    compiled = compile_program(program, replace(chosen, settings=dict.fromkeys(chosen.settings, 1)))
+    compiled = compile_program(program, replace(chosen, settings=dict.fromkeys(chosen.settings, 1)),
+                               storage=storage)
     count = _threads(threads)
     split = count > 1 if parallel == "auto" else bool(parallel)
     kernels = load(render(compiled, dtype, split, cache=True), directory)
@@ -122,10 +128,12 @@ def _forward_model(part: Program, outputs: tuple[str, ...], optimizer: Optimizer
 
 def emit(program: Program, path: str | Path, target: str = "cpu",
          optimizer: Optimizer | None = None, dtype: str = "float32", force: bool = False,
-         parallel: bool = True) -> Path:
+         parallel: bool = True, storage: Storage = STORAGE,
+         report: Callable[[str], object] = lambda line: None) -> Path:
     """Write a standalone module that trains the network; see `codegen.module` for its interface.
 
-    A module for the target "cuda" is written without a GPU, too.
+    A module for the target "cuda" is written without a GPU, too. ``report`` is told how much memory
+    training takes (of the target "cpu"); ``storage`` is as for `compile`.
 
     Raises:
         DataError: the file exists and was not written by this tool (unless ``force``).
@@ -139,10 +147,14 @@ def emit(program: Program, path: str | Path, target: str = "cpu",
             expected="a rule that reads the gradient itself, such as lbfgs",
             mend="codegen.compile runs it; codegen.emit(dr.gauss_newton_vector(net), …) writes the "
             "products that it solves with")
-    compiled = compile_program(program, optimizer or sgd(), device=target == "cuda")
+    compiled = compile_program(program, optimizer or sgd(), storage=storage,
+                               device=target == "cuda")
     text = (render_cuda(compiled, dtype, path.name) if target == "cuda"
             else render(compiled, dtype, parallel, path.name))
-    return write(text, path, force)
+    written = write(text, path, force)
+    if target == "cpu":
+        report(footprint_text(compiled, dtype))
+    return written
 
 
 def _known(what: str, value: Any, known: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 The indices of ``T[…] = sum over K of A[…]*B[…]`` fall into those of the left factor and the target
 (M), of the right factor and the target (N), of both factors (K), and of all three (batch). Dims of
 one kind that lie behind each other in every tensor count as one; what cannot be merged, and every
-batch index, becomes a loop around the product. Nothing is copied: BLAS takes the strides.
+batch index, becomes a loop around the product. Nothing is copied: products take the strides.
 
 A place may be shifted (``h[t-1, k]``), and a loop may stand around already (``t`` of a recurrence):
 both move the first element only. A guard on the loop around becomes a branch around the product,

@@ -16,6 +16,7 @@ from codegen.optimizer import update_text
 from codegen.phases import PhaseSet
 from codegen.pipeline import Compiled
 from codegen.print_statements import identifier, polynomial
+from codegen.shares import PARTS
 from derive.custom import stopped_parameters
 from derive.data import label_limits
 from derive.program import Program, Tensor
@@ -40,7 +41,8 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
     batch = printers[0].entry.schedule.batch
     return {
         **declared_parts(compiled, batch),
-        "uses_blas": any("gemm(" in text for text in kernels),
+        "uses_products": any("gemm(" in text for text in kernels) or bool(
+            gradient and compiled.optimizer.matrix),
         "functions": function_texts(functions) or ["# none"],
         "kernels": kernels,
         "phases": [p.text() for p in phases.phases],
@@ -166,7 +168,7 @@ def arena_text(printer: EntryPrinter) -> str:
     plan = printer.entry.plan
     lines = [f"def _arena_{printer.entry.name}({', '.join([*printer.sizes.values(), 'parts'])}):"]
     own = {(b.rows, polynomial(b.elements, printer.names)) for b in plan.blocks if b is not None}
-    shared = polynomial(plan.shared, printer.names)
+    shared = polynomial(plan.shared, {**printer.names, PARTS: "parts"})
     if not own or plan.batch is None:
         return "\n".join([*lines, f"    return {shared}"])
     most = ", ".join(f"min({rows}, rows)*({elements})" for rows, elements in sorted(own))
@@ -175,7 +177,7 @@ def arena_text(printer: EntryPrinter) -> str:
 
 
 PARALLEL_FROM = 2_000_000
-PER_PHASE = 300_000  # operations of a phase that pay for threads that wait for each other after it
+PER_PHASE = 100_000  # operations of a phase that pay for threads that wait for each other after it
 
 
 def index_ranges(program: Program) -> dict[str, int]:

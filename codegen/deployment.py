@@ -2,7 +2,7 @@
 
 In: a program and values. Out: ``name.py`` with the forward kernels of the wanted outputs alone (no
 loss, no gradient, no optimizer) and ``name.safetensors`` with what they read. The module needs
-numpy, scipy and numba; it takes batches and single rows, and checks itself against outputs that
+numpy and numba; it takes batches and single rows, and checks itself against outputs that
 are stored with the weights.
 """
 
@@ -125,11 +125,10 @@ def _render(compiled: Compiled, outputs: tuple[str, ...], dtype: str, parallel: 
     axes = {n: next((d for d, s in enumerate(program.tensors[n].shape)
                      if batch is not None and s == batch), None) for n in outputs}
     inputs = [t.name for t in program.given if t.role not in ("parameter", "state")]
-    blas = own.get_template("cpu_blas.py.jinja").render() if parts["uses_blas"] else ""
     weights = path.with_suffix(".safetensors").name
     host = own.get_template("cpu_deploy_host.py.jinja").render().rstrip()
     text = own.get_template("cpu_deploy.py.jinja").render(
-        {**parts, "host": "\n\n\n".join([*tables, host]), "blas": blas.rstrip()},
+        {**parts, "host": "\n\n\n".join([*tables, host])},
         header=f"{one_line(program.name)}: inference, compiled.", network=one_line(program.name),
         network_literal=repr(program.name), hash=program.hash, version=__version__,
         weights=one_line(weights), weights_literal=repr(weights), filename=one_line(path.name),

@@ -8,8 +8,8 @@ from typing import Any
 
 from sympy import Integer, Symbol
 
-from codegen.loops import LO, Kernel, Loop, Product, Store, statements
-from codegen.memory import GIVEN, OWN, Block
+from codegen.loops import LO, Kernel, Loop, Store, written
+from codegen.memory import GIVEN, OWN, SHARE, Block
 from codegen.optimizer import splits
 from codegen.phases import PhaseSet, Use
 from codegen.pipeline import Compiled, Entry
@@ -136,7 +136,7 @@ class SectionPrinter(EntryPrinter):
     def there(self, tensor: str) -> bool:
         """A caller looks between sections too: at what is there from its section to its last
         reader."""
-        return self.entry.plan.slots[tensor].buffer != OWN
+        return self.entry.plan.slots[tensor].buffer not in (OWN, SHARE)
 
     def section_texts(self) -> list[str]:
         """A function that runs part of one section, and what is whole after each."""
@@ -173,8 +173,7 @@ class SectionPrinter(EntryPrinter):
 
 def _targets(kernels: Sequence[Kernel]) -> tuple[str, ...]:
     """The tensors that kernels write."""
-    nodes = [n for k in kernels for n in statements(k.body)]
-    return tuple(sorted({n.target.name for n in nodes if isinstance(n, Store | Product)}))
+    return tuple(sorted({name for k in kernels for name in written(k)}))
 
 
 def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool) -> list[str]:

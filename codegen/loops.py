@@ -79,7 +79,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Product:
-    """``target = beta*target + alpha * left @ right``: a matrix product for BLAS.
+    """``target = beta*target + alpha * left @ right``: a matrix product.
 
     ``places`` are the accesses that it stands for (target, left, right): what is touched in each
     turn of the loops around it.
@@ -141,6 +141,11 @@ def expressions(node: Statement) -> tuple[Expr, ...]:
     matrices = (node.target, node.left, node.right)
     return (node.alpha, *(e for m in matrices for e in (m.start, m.rows, m.columns, m.row,
                                                         m.column)))
+
+
+def written(kernel: Kernel) -> set[str]:
+    """Names of the tensors that a kernel writes."""
+    return {n.target.name for n in statements(kernel.body) if isinstance(n, Store | Product)}
 
 
 def touched(node: Statement) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from codegen.loops import (
     Kernel,
     Let,
     Loop,
+    Op,
     Statement,
     Store,
     expressions,
@@ -35,6 +36,7 @@ from codegen.loops import (
 from codegen.loops import statements as all_statements
 from codegen.ranges import sharpen
 from codegen.schedule import Phase, Task
+from codegen.shares import is_share
 from derive.nodes import (
     Index,
     IntegerAccess,
@@ -138,7 +140,9 @@ class Lowering:
 
     # -- equations --------------------------------------------------------------------------
     def equation(self, eq: Equation, fixed: Sequence[Index] = ()) -> tuple[Statement, ...]:
-        """The nests of one equation; the loops over ``fixed`` stand outside already."""
+        """The nests of one equation; the loops over ``fixed`` stand outside already. A share is
+        added to what it holds."""
+        adds = is_share(eq.tensor)
         free = [i for i in eq.indices if i not in fixed]
         body = alpha_rename(guarded(eq.body), {i.name for i in eq.indices})
         plain: list[Expr] = []
@@ -152,16 +156,17 @@ class Lowering:
         # a product that writes the whole target comes first, and what stands plainly is fused
         # behind it; where there is none, the target starts with what stands plainly
         products.sort(key=lambda p: p.needs_start)
-        late = bool(products) and not products[0].needs_start
+        late = bool(products) and not products[0].needs_start and not adds
         begun: list[Statement] = []
-        if plain or not late:
+        if plain or not (late or adds):
             value = self.scalar(Add(*plain), begun)
-            begun = list(self.nest(free, [*begun, Store(eq.target, value, "+=" if late else "=")]))
+            op: Op = "+=" if late or adds else "="
+            begun = list(self.nest(free, [*begun, Store(eq.target, value, op)]))
         out += [] if late else begun
         for number, product in enumerate(products):
             out += product.statements(accumulate=number > 0 or not late)
         out += begun if late else []
-        if apart and not (plain or products) and not apart[0][2]:
+        if apart and not (plain or products or adds) and not apart[0][2]:
             # nothing is there yet: the sum is complete before its factor multiplies it
             factor, node, _ = apart.pop(0)
             out += self.in_place(eq, free, S.One, node)
@@ -318,7 +323,7 @@ def begins_kernel(task: Task, before: Sequence[Task], shapes: Shapes) -> bool:
         return True
     eq = task.group.equations[0]
     origin = eq.tensor.origin
-    if origin is not None and origin[0] == "packed":
+    if origin is not None and origin[0] in ("packed", "share"):
         return True
     last = before[-1].group.equations[0] if before else None
     if last is not None and last.tensor.origin == ("packed", eq.name):
@@ -334,7 +339,8 @@ def group_tasks(phase: Phase, shapes: Shapes) -> tuple[tuple[Task, ...], ...]:
         return tuple((task,) for task in phase.tasks)
     groups: list[list[Task]] = []
     for task in phase.tasks:
-        alone = groups and groups[-1][0].group.recurrent
+        alone = groups and (groups[-1][0].group.recurrent
+                            or is_share(groups[-1][0].group.equations[0].tensor))
         if not groups or alone or begins_kernel(task, groups[-1], shapes):
             groups.append([])
         groups[-1].append(task)

@@ -1,6 +1,6 @@
 """The part of an optimizer that works on matrices → one function of two-dimensional arrays.
 
-Each equation is a scalar, a sum over all elements, a product of two matrices (BLAS), or a loop over
+Each equation is a scalar, a sum over all elements, a product of two matrices, or a loop over
 elements. A matrix with more rows than columns is handed in turned, where products are smaller.
 """
 
@@ -20,6 +20,14 @@ from derive.nodes import Access, Index, SumOver
 from derive.optimizers import Optimizer
 from derive.program import Equation
 
+MULTIPLY = """\
+@kernel
+def multiply(a, b, c):
+    (ar, ac), (br, bc), (cr, cc) = a.strides, b.strides, c.strides
+    gemm(a.shape[0], b.shape[1], a.shape[1],
+         F(1), at(a, 0), ar//a.itemsize, ac//a.itemsize, at(b, 0), br//b.itemsize, bc//b.itemsize,
+         F(0), at(c, 0), cr//c.itemsize, cc//c.itemsize)"""
+
 
 def matrices(optimizer: Optimizer, layout: Layout, trained: int) -> tuple[str, ...]:
     """The trained parameters that the optimizer's matrix program works on."""
@@ -34,7 +42,7 @@ def matrix_texts(optimizer: Optimizer, layout: Layout, trained: int
                  ) -> tuple[str, dict[str, Any], list[str]]:
     """The function, functions that it uses, and a call of it for each matrix."""
     printer = _MatrixPrinter(optimizer)
-    text = printer.text()
+    text = f"{MULTIPLY}\n\n\n{printer.text()}"
     flat = ["p", "d", *(f"moment_{m}" for m in printer.states)]
     calls = []
     for name in matrices(optimizer, layout, trained):
@@ -87,7 +95,9 @@ class _MatrixPrinter:
             result = self.double.value(eq.body.xreplace({node: Symbol("total", real=True)}))
             return ["    total = 0.0", *inner, f"    {eq.name} = {result}"]
         if sums:
-            return [f"    {eq.name} = np.dot({', '.join(self.factors(eq))})"]
+            left, right = self.factors(eq)
+            return [f"    {eq.name} = np.empty(({left}.shape[0], {right}.shape[1]), DTYPE)",
+                    f"    multiply({left}, {right}, {eq.name})"]
         shape = ", ".join(self.double.index(i.size) for i in eq.indices)
         target = ", ".join(i.name for i in eq.indices)
         return [f"    {eq.name} = np.empty(({shape}), DTYPE)",
@@ -130,6 +140,6 @@ class _MatrixPrinter:
 
     def matrix(self, access: Access, straight: bool) -> str:
         name = self.names.get(access.name, access.name)
-        return name if straight else f"np.ascontiguousarray({name}.T)"
+        return name if straight else f"{name}.T"
 
 

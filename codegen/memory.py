@@ -5,7 +5,8 @@ parameter, aligned to 16 elements (a cache line in single precision). Intermedia
 arena, allocated once, whose offsets are polynomials in the run-time sizes. What lives longer than
 a phase has a place in front that is free again after the last phase that reads it. What lives
 inside one phase over rows is needed for a block of rows only: each thread has a part of its own at
-the end of the arena, in which the tensors of one block follow each other.
+the end of the arena, in which the tensors of one block follow each other. Between the two lie the
+threads' shares of sums over rows.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from sympy import Expr, Integer, Mul, Symbol
 from codegen.memory_blocks import block_rows, blockable
 from codegen.memory_lives import Life, aligned, lay_out
 from codegen.schedule import Schedule, Task
+from codegen.shares import PARTS, is_share
 from derive.errors import DeclarationError
 from derive.program import Tensor
 
 GIVEN = "given "  # the buffer of a tensor that is handed in is its own, whatever its name
 OWN = "o"  # the buffer that is a thread's own part of the arena
+SHARE = "q"  # the part of the arena that holds shares: of a tensor those of all threads in order
+PART = Symbol("_part", integer=True, nonnegative=True)  # the number of the thread
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,12 @@ class Storage:
 
     ``reuse``: places are used again; else every intermediate is there when an entry point returns.
     ``block``: rows that a thread takes through a phase at once (None: chosen for the cache).
+    ``shares``: sums over rows are added up thread by thread (None: where that pays).
     """
 
     reuse: bool = True
     block: int | None = None
+    shares: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,9 @@ class Block:
 @dataclass(frozen=True)
 class Slot:
     """A tensor's place: ``buffer`` is p (parameters), d (their gradients), s (states), n (the
-    states' next values), w (arena), `OWN` (of one row, in the thread's part of the arena), or
-    `GIVEN` and the name of a tensor that is handed in."""
+    states' next values), w (arena), `OWN` (of one row, in the thread's part of the arena), `SHARE`
+    (of one thread; the offset counts from the front of the arena), or `GIVEN` and the name of a
+    tensor that is handed in."""
 
     buffer: str
     offset: Expr
@@ -73,7 +80,8 @@ class Layout:
 @dataclass(frozen=True)
 class Plan:
     """Where everything lies: ``slots`` by tensor, ``shared`` the elements in the front of the
-    arena, ``blocks`` how each phase is cut (None: it is not), ``kept`` what is there at the end."""
+    arena (those of `PARTS` threads' shares among them), ``blocks`` how each phase is cut (None: it
+    is not), ``kept`` what is there at the end."""
 
     slots: dict[str, Slot]
     shared: Expr
@@ -83,11 +91,12 @@ class Plan:
 
     def arena(self, parts: Expr) -> Expr:
         """Elements of the arena for so many parts."""
+        shared = self.shared.subs(PARTS, parts)
         if self.batch is None:
-            return self.shared
+            return shared
         rows = sympy.ceiling(self.batch / parts)
         own = [parts * b.elements * sympy.Min(b.rows, rows) for b in self.blocks if b is not None]
-        return self.shared + sympy.Max(0, *own) if own else self.shared
+        return shared + sympy.Max(0, *own) if own else shared
 
     def __str__(self) -> str:
         width = max((len(n) for n in self.slots), default=0)
@@ -136,6 +145,7 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
             if name not in program.jacobians}
     after = {new: old for old, new in program.updates.items() if old in states.slots}
     stored: set[str] = set()
+    shares: list[str] = []
     for name, tensor in program.tensors.items():
         if name in parameters.slots:
             slots[name] = parameters.slots[name]
@@ -146,6 +156,8 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
             slots[name] = Slot("d", own.offset, tensor.shape)
         elif name in after:
             slots[name] = Slot("n", states.slots[after[name]].offset, tensor.shape)
+        elif name in program.defined and is_share(tensor):
+            shares.append(name)
         elif name in program.defined:
             stored.add(name)
         else:
@@ -154,13 +166,18 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
     shared, own_lives, blocks = _lives(schedule, groups, stored, wanted, storage)
     offsets, length = lay_out(shared)
     slots |= {n: Slot("w", at, program.tensors[n].shape) for n, at in offsets.items()}
+    for name in shares:
+        shape = program.tensors[name].shape
+        count = int(Mul(*shape))
+        slots[name] = Slot(SHARE, length + PART * count, shape)
+        length = sympy.expand(length + PARTS * count)
     made: list[Block | None] = []
     for lives, rows in zip(own_lives, blocks, strict=True):
         offsets, elements = lay_out(lives)
         slots |= {n: Slot(OWN, at, program.tensors[n].shape) for n, at in offsets.items()}
         made.append(Block(rows, elements) if lives else None)
     ordered = {n: slots[n] for n in program.tensors}
-    present = frozenset(n for n in slots if n in wanted or n not in stored)
+    present = frozenset(n for n in slots if n in wanted or n not in {*stored, *shares})
     return Plan(ordered, length, tuple(made), present, schedule.batch)
 
 

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sympy import Expr, Symbol
+from sympy import Expr, Mul, Symbol
 
 from codegen.memory_lives import Life, place_size
 from codegen.schedule import Phase
-from derive.nodes import Access, Index, SumOver, accesses, walk
-from derive.program import Equation, Program
+from codegen.shares import is_share, share_index
+from derive.nodes import Access, Index, SumOver, accesses, bound_indices, walk
+from derive.program import Equation, Group, Program
 
-CACHE = 1 << 18  # elements of a block that are aimed at: half of a common second-level cache
-ROWS = 64  # of a matrix product with a weight, below which it is slow
-LARGE = 1 << 16  # elements of a weight from which on BLAS, which copies it for each product, wants
+CACHE = 1 << 17  # elements of a block that are aimed at: half of a common second-level cache
+ROWS = 16  # of a matrix product with a weight, below which it is slow
+LARGE = 1 << 17  # elements of a weight that does not stay in the cache, so that a product wants
 LARGE_ROWS = 256  # so many rows
+SMALL = 32  # times that a phase's work is more than that of a product which then does not count
 MOST = 512  # rows of a block
 UNKNOWN = 64  # what a size is taken for that is known at run time only
 
@@ -35,6 +37,8 @@ def blockable(phase: Phase, program: Program, batch: Symbol | None) -> bool:
 
 def _leads(eq: Equation, program: Program, batch: Symbol) -> bool:
     """Whether the row stands in front of everything that has rows, and nowhere else."""
+    if is_share(eq.tensor) and isinstance(eq.body, SumOver):
+        return not _bare(eq.body.body, share_index(eq, batch), program, batch)
     row = next(i for i in eq.indices if i.size == batch)
     return eq.indices[0] == row and not _bare(eq.body, row, program, batch)
 
@@ -55,12 +59,24 @@ def block_rows(phase: Phase, program: Program, lives: Sequence[Life]) -> int:
     if not lives:
         return MOST
     each = sum(place_size(x.shape)[0] * _number(place_size(x.shape)[1]) for x in lives)
-    fewest = max((_fewest(eq) for task in phase.tasks for eq in task.group.equations), default=1)
+    groups = [task.group for task in phase.tasks]
+    work = {eq.name: _work(eq) for group in groups for eq in group.equations}
+    fewest = max((_fewest(eq, group) for group in groups for eq in group.equations
+                  if not is_share(eq.tensor) and SMALL*work[eq.name] > sum(work.values())),
+                 default=1)
     return max(fewest, min(MOST, CACHE // max(1, each)), 1)
 
 
-def _fewest(eq: Equation) -> int:
-    """Rows from which on the products of an equation with something that has none are fast."""
+def _work(eq: Equation) -> int:
+    """How often the body of an equation is computed for one row."""
+    sizes = [i.size for i in (*eq.indices, *bound_indices(eq.body))]
+    return _number(Mul(*sizes))
+
+
+def _fewest(eq: Equation, group: Group) -> int:
+    """Rows from which on the products of an equation with something that has none are fast. (The
+    steps of a recurrence are taken one by one.)"""
+    steps = eq.indices[group.axis[eq.name]] if group.recurrent else None
     row = eq.indices[0]
     fewest = 1
     for node in (n for n in walk(eq.body) if isinstance(n, SumOver)):
@@ -68,7 +84,7 @@ def _fewest(eq: Equation) -> int:
         weights = {i for a in found if row not in a.free_symbols for i in _indices(a)}
         if not weights:
             continue
-        beside = [i for i in eq.indices[1:] if i not in weights]
+        beside = [i for i in eq.indices[1:] if i not in weights and i != steps]
         count = 1
         for index in beside:
             count *= _number(index.size)

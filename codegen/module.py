@@ -1,6 +1,6 @@
 """Emitted modules: rendered, written, loaded, cached.
 
-The interface of an emitted module (``kernels.py``), which needs numpy, scipy and numba:
+The interface of an emitted module (``kernels.py``), which needs numpy and numba:
 
 - tables: ``NETWORK, HASH, VERSION, DTYPE, PARAMETERS, STATES, INPUTS, SIZES, BATCH, MOMENTS,
   SETTINGS, INITIAL``, ``P`` (length of the flat parameter array);
@@ -26,25 +26,23 @@ from types import ModuleType
 from typing import Any
 
 from codegen.cpu_parts import module_parts
+from codegen.footprint import footprint_text
 from codegen.kernelset import kernel_texts
 from codegen.pipeline import Compiled
 from derive import __version__
 from derive.errors import DataError, DerivationError, MissingError
 from derive.files import write_atomically
 
-IMPORTS = frozenset({"ctypes", "json", "llvmlite", "math", "numba", "numpy", "pathlib", "scipy",
-                     "sys"})
+IMPORTS = frozenset({"ctypes", "json", "llvmlite", "math", "numba", "numpy", "pathlib", "sys"})
 __all__ = ["cache_folder", "kernel_texts", "load", "render", "write"]
 
 
 def render(compiled: Compiled, dtype: str = "float32", parallel: bool = True,
            filename: str = "kernels.py", cache: bool = False) -> str:
     """The text of an emitted module for the CPU."""
-    parts = module_parts(compiled, parallel)
-    uses_blas = parts["uses_blas"]
-    blas = environment().get_template("cpu_blas.py.jinja").render() if uses_blas else ""
-    return _filled("cpu", compiled, parts, dtype, filename, cache, parallel=parallel,
-                   blas=blas.rstrip())
+    memory = footprint_text(compiled, dtype) if "gradient" in compiled.entries else ""
+    return _filled("cpu", compiled, module_parts(compiled, parallel), dtype, filename, cache,
+                   parallel=parallel, memory=memory)
 
 
 def render_cuda(compiled: Compiled, dtype: str = "float32", filename: str = "kernels.py",

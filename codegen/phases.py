@@ -16,10 +16,11 @@ from functools import cached_property, lru_cache
 
 from sympy import Expr, Integer, Mul, Poly, Symbol
 
-from codegen.loops import Kernel
-from codegen.memory import OWN, Block, Plan
+from codegen.loops import Kernel, written
+from codegen.memory import OWN, PART, SHARE, Block, Plan
 from codegen.print_cpu import shaped
 from codegen.print_statements import polynomial
+from codegen.shares import PARTS
 
 ROWS = "rows"  # of the block
 REPEATS = 3  # from here on a sequence is a loop
@@ -88,13 +89,14 @@ def _longest(keys: Sequence[Hashable], at: int, alike: Callable[[slice, slice], 
 class Place:
     """A tensor as a phase sees it; ``offset`` is what differs from use to use. There is one
     object for each tensor of a phase, so that comparing is cheap. ``rows``: in a phase of blocks,
-    it has rows, of which a kernel sees those of the block."""
+    it has rows, of which a kernel sees those of the block. ``share``: it begins as zeros."""
 
     name: str
     buffer: str
     shape: tuple[Expr, ...]
     offset: Expr
     rows: bool = False
+    share: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +163,7 @@ class Phase:
     def __init__(self, number: int, calls: Sequence[Call], sizes: dict[Symbol, str],
                  block: Block | None, batch: Symbol | None) -> None:
         self.number, self.calls, self.sizes = number, calls, sizes
+        self.symbols = {**sizes, PARTS: "parts", PART: "part"}
         self.block, self.batch = block, batch
         self.rows: dict[tuple[Expr, ...], int] = {}
 
@@ -201,16 +204,18 @@ class Phase:
         for piece in self._pieces(self.calls):
             body, columns = self._body(piece, columns)
             bodies.append(body)
-        used = any(f"{self.table}[" in line for body in bodies for line in body)
+        zeros = self._zeros()
+        used = any(f"{self.table}[" in line for body in (*bodies, zeros) for line in body)
         functions = []
         if self.block is not None and self.batch is not None:
-            inner = [a for a in self.arguments if a not in ("part", "parts")]
-            inner = [*inner, "first", ROWS, "most", OWN]
+            inner = [*self.arguments, "first", ROWS, "most", OWN]
             names = [f"{self.name}_{n}" for n in range(1, len(bodies) + 1)]
             functions = [_function(n, inner, b, "kernel")
                          for n, b in zip(names, bodies, strict=True)]
             calls = [f"    {n}({', '.join(inner)})" for n in names]
-            bodies = [self._loop(self.block, self.sizes[self.batch]) + calls]
+            bodies = [[*zeros, *self._loop(self.block, self.sizes[self.batch]), *calls]]
+        else:
+            bodies[0] = [*zeros, *bodies[0]]
         functions += [_function(self.name, self.arguments, body) for body in bodies]
         return "\n".join(self._table() if used else []) + "\n\n\n".join(functions)
 
@@ -238,6 +243,22 @@ class Phase:
             columns += len(places)*run.times
         return body, columns
 
+    def _zeros(self) -> list[str]:
+        """The lines that begin the shares of a phase."""
+        lines: list[str] = []
+        columns = 0
+        for piece in self._pieces(self.calls):
+            for run in call_runs(piece):
+                places = _places(piece[next(run.turns())])
+                step, indent = (f" + {len(places)}*layer", "    ") if run.times > 1 else ("", "")
+                for n, place in ((n, p) for n, p in enumerate(places) if p.share):
+                    lines += [f"for layer in range({run.times}):"] if indent else []
+                    ends = range(columns + n, columns + run.times*len(places), len(places))
+                    lines += [f"{indent}{self._view(place, ends, step)}",
+                              f"{indent}{place.name}[...] = 0"]
+                columns += len(places)*run.times
+        return lines
+
     def _loop(self, block: Block, batch: str) -> list[str]:
         """The loop over blocks of rows, and this part's own place in the arena."""
         length = f"most*({polynomial(block.elements, {**self.sizes})})"
@@ -255,7 +276,7 @@ class Phase:
         """``z2 = view(w, …, (B, 64))``: a tensor as a part of its flat buffer."""
         every = {row[c] for row in self.rows for c in columns}
         if len(every) == 1:
-            offset = polynomial(place.offset, {**self.sizes})
+            offset = polynomial(place.offset, {**self.symbols})
         else:
             row = "row" if len(self.rows) > 1 else "0"
             needed = {m for e in every for m in self._of(e)}
@@ -263,7 +284,7 @@ class Phase:
                 f"{self.table}[{row}, {columns[0]}{step}, {n}]"
                 + "".join(f"*{t}" for t in self._factors(m))
                 for n, m in enumerate(self._monomials) if m in needed)
-        shape, names = place.shape, {**self.sizes}
+        shape, names = place.shape, {**self.symbols}
         if place.buffer == OWN:
             offset = f"most*({offset})"
         elif place.rows:
@@ -273,11 +294,11 @@ class Phase:
         return f"{place.name} = {shaped(place.buffer, offset, shape, names)}"
 
     def _factors(self, monomial: tuple[int, ...]) -> list[str]:
-        powers = zip(self.sizes.values(), monomial, strict=True)
+        powers = zip(self.symbols.values(), monomial, strict=True)
         return [name for name, power in powers for _ in range(power)]
 
     def _of(self, offset: Expr) -> dict[tuple[int, ...], Expr]:
-        return coefficients(offset, tuple(self.sizes))
+        return coefficients(offset, tuple(self.symbols))
 
     @cached_property
     def _monomials(self) -> list[tuple[int, ...]]:
@@ -321,10 +342,17 @@ class PhaseSet:
             block: Block | None) -> list[Use]:
         """The uses that run ``kernels``, with tensors where ``plan`` puts them; ``flat`` names
         the buffers of what is handed in, ``block`` is how the phase is cut."""
+        made = {name for k in kernels for name in written(k)}
         places = {}
         for tensor in dict.fromkeys(t for k in kernels for t in k.tensors):
-            slot = plan.slots[tensor]
-            places[tensor] = Place(self.names[tensor], flat.get(slot.buffer, slot.buffer),
+            slot, name = plan.slots[tensor], self.names[tensor]
+            if slot.buffer == SHARE:
+                own = tensor in made
+                places[tensor] = (
+                    Place(name, "w", slot.shape, slot.offset, share=True) if own else
+                    Place(name, "w", (PARTS, *slot.shape), slot.offset.subs(PART, 0)))
+                continue
+            places[tensor] = Place(name, flat.get(slot.buffer, slot.buffer),
                                    slot.shape, slot.offset,
                                    block is not None and slot.shape[:1] == (plan.batch,))
         calls = [self._call(k, places, block) for k in kernels]
@@ -336,7 +364,8 @@ class PhaseSet:
         places = tuple(of[t] for t in kernel.tensors)
         extent = None if kernel.part is None else polynomial(kernel.extent, {**self.sizes})
         extent = extent if block is None else ROWS
-        name, sizes = self.shared[kernel.name], tuple(self.sizes[s] for s in kernel.sizes)
+        known = {**self.sizes, PARTS: "parts"}
+        name, sizes = self.shared[kernel.name], tuple(known[s] for s in kernel.sizes)
         key = (name, extent, sizes, tuple((p.buffer, p.shape) for p in places))
         return Call(name, extent, sizes, places, self._keys.setdefault(key, len(self._keys)))
 

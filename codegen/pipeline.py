@@ -1,7 +1,9 @@
 """The code generator's stages in order: this file reads as the architecture.
 
     program        equations (derive.Program), only those that an entry point needs
-    → packed       products over windows as plain products      (taps.py, pack.py)
+    → packed       products over windows as plain products, what is the same in every row once,
+                   sums over rows as sums of the threads' shares
+                                                (taps.py, pack.py, invariants.py, shares.py)
     → schedule     phases of tasks, each split over one index            (schedule.py)
     → memory       a place for every tensor in a few flat buffers        (memory.py)
     → loops        one loop-nest tree for each task            (lower.py, ranges.py, fuse.py)
@@ -17,11 +19,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 
+from codegen.invariants import hoist_rows
 from codegen.loops import Kernel
 from codegen.lower import group_tasks, lower_tasks
 from codegen.memory import Layout, Plan, Storage, flat_layout, plan_memory
 from codegen.pack import pack
 from codegen.schedule import Phase, Schedule, Task, choose_batch, make_schedule
+from codegen.shares import shared_sums
 from codegen.taps import single_taps
 from derive.errors import DerivationError
 from derive.inference import label_inputs
@@ -69,10 +73,14 @@ class Compiled:
 def equation_numbers(program: Program) -> dict[str, int]:
     """The number of each equation in the document; what was packed for one has that one's."""
     packed = {eq.name: eq.tensor.origin[1] for eq in program.equations
-              if eq.tensor.origin is not None and eq.tensor.origin[0] == "packed"}
+              if eq.tensor.origin is not None and eq.tensor.origin[0] in ("packed", "share")}
     own = [eq.name for eq in program.equations if eq.name not in packed]
     numbers = {name: n for n, name in enumerate(own, 1)}
-    return numbers | {name: numbers[of] for name, of in packed.items()}
+
+    def number(name: str) -> int:  # what is packed may be cut into shares, too
+        return number(packed[name]) if name in packed else numbers[name]
+
+    return {eq.name: number(eq.name) for eq in program.equations}
 
 
 def determined(program: Program, given: Iterable[str]) -> tuple[str, ...]:
@@ -144,6 +152,9 @@ def compile_program(program: Program, optimizer: Optimizer,
     trained = flat_layout(learnt, "p").total
     states = flat_layout(program.role("state"), "s")
     packed = pack(single_taps(program))
+    if not device:
+        batch = choose_batch(packed)
+        packed = shared_sums(hoist_rows(packed, batch), batch, storage.shares)
     declared = (n for n in determined(packed.forward, _data(program)) if not n.startswith("_"))
     roots = {"forward": tuple(outputs) or tuple(declared)}
     if not forward_only:

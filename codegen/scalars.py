@@ -181,7 +181,7 @@ class ScalarPrinter:
             return f"pick({self.condition(condition)}, {self.value(yes)}, {self.value(no)})"
         if expr.is_number:
             return self.number(expr)
-        if expr.is_integer and _is_index(expr):
+        if _is_index(expr) and expr.is_integer:
             return f"{self.cast}({self.index(expr)})"
         if expr.is_Symbol:
             return self.names.get(expr, expr.name)

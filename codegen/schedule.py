@@ -2,9 +2,10 @@
 
 A *phase* runs on all threads without a barrier inside. In a phase over rows, every equation reads
 and writes the row (the value of the batch index) that it is at and no other, so each thread runs
-the whole chain of layers on its own rows. In a phase of pieces, the equations are independent of
-each other and each is split over its own first index, e.g. a weight gradient over the rows of the
-weight. Both follow from the equations' indices; no layer has a case of its own.
+the whole chain of layers on its own rows, and adds up its share of what is summed over them
+(shares.py). In a phase of pieces, each equation is split over its own first index, e.g. a weight
+gradient over the rows of the weight; one may read another of the same phase at that index (a
+variance its mean). Both follow from the equations' indices; no layer has a case of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal
 
 from sympy import Symbol
 
+from codegen.shares import is_share, share_index
 from derive.nodes import Index, accesses, bound_indices
 from derive.program import Equation, Group, Program
 
@@ -126,6 +128,8 @@ def _take_rows(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
 
 
 def _group_row(group: Group, sizes: dict[str, tuple], batch: Symbol) -> Index | None:
+    if is_share(group.equations[0].tensor):
+        return share_index(group.equations[0], batch)
     rows = {row_index(eq, sizes, batch) for eq in group.equations}
     return next(iter(rows)) if len(rows) == 1 else None
 
@@ -133,13 +137,26 @@ def _group_row(group: Group, sizes: dict[str, tuple], batch: Symbol) -> Index | 
 def _take_pieces(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
                  batch: Symbol | None) -> tuple[list[Task], list[Group]]:
     """Everything that is ready and is not better left to the next phase over rows."""
-    tasks, rest = [], []
+    tasks: list[Task] = []
+    rest: list[Group] = []
+    split: set[str] = set()  # what this phase makes, each thread its part of the first index
     for group in todo:
-        if _outside_reads(group) <= done:
-            tasks.append(Task(group, _piece(group)))
-        else:
+        new = _outside_reads(group) - done
+        if new and not (new <= split and _keeps_to_piece(group, new, sizes)):
             rest.append(group)
+            continue
+        tasks.append(Task(group, _piece(group)))
+        if tasks[-1].part is not None:
+            split.add(group.equations[0].name)
     return tasks, rest
+
+
+def _keeps_to_piece(group: Group, names: set[str], sizes: dict[str, tuple]) -> bool:
+    """Whether a group reads these tensors at its own first index only."""
+    part = _piece(group)
+    return part is not None and all(
+        access.where[:1] == (part,) and sizes[access.name][0] == part.size
+        for access in accesses(group.equations[0].body) if access.name in names)
 
 
 def _piece(group: Group) -> Index | None:

@@ -22,7 +22,8 @@ LOG = (0.3333333118, -0.24999996958, 0.200007157489, -0.166678023195, 0.14249057
        -0.124256873315, 0.116854199235, -0.114797338466, 0.0697161147145)
 ERF = (1.12837916585, -0.376126266667, 0.112835947152, -0.0268542120106, 0.00518908742343,
        -0.000801686428717, 7.87587506269e-5)
-
+ERF_FAR = (-0.000765897779698, -1.12589365241, -0.639141257647, -0.103281117598, 0.022604772238,
+           -0.0034323513807, 0.000316937022491, -1.32723618112e-5)  # of log(erfc(x))
 
 ERFC = (0.282087373596, 0.282283207705, 0.244828028134, 0.187835739646, 0.0459849899356,
         0.0584197041905, -0.0614391187314, -0.245094426935, 0.349765884336, -0.178156419244,
@@ -98,9 +99,11 @@ _ERF = f"""\
     @exact
     def fast_erf(x):
         a = abs(x)
+        y = a if a < F(4) else F(4)  # from there on it is 1
         z = x*x
-        far = F(1) - fast_erfc(a)
-        return x*{_polynomial("z", ERF)} if a < F(1) else (far if x >= F(0) else -far)"""
+        far = F(1) - fast_exp({_polynomial("y", ERF_FAR)})
+        y = x*{_polynomial("z", ERF)} if a < F(1) else (far if x >= F(0) else -far)
+        return y if x == x else x"""
 
 # by the name in `codegen.scalars.FUNCTIONS`: the name here, the text, what it calls
 _ALL = {
@@ -108,7 +111,7 @@ _ALL = {
     "np.log": ("fast_log", _LOG, ()),
     "np.tanh": ("fast_tanh", _TANH, ("np.exp",)),
     "math.erfc": ("fast_erfc", _ERFC, ()),
-    "math.erf": ("fast_erf", _ERF, ("math.erfc",)),
+    "math.erf": ("fast_erf", _ERF, ("np.exp",)),
 }
 
 

@@ -51,11 +51,11 @@ def do_emit(args: argparse.Namespace) -> Outcome:
         return OK, {"stage": args.show, "text": text}, text
     out = args.out or "kernels.py"
     with progress(f"writing {out}"):
+        memory: list[str] = []
         codegen.emit(derived, out, target=args.target, optimizer=_optimizer(args),
-                     dtype=args.dtype, force=args.force)
-    return OK, {"module": out, "target": args.target}, (
-        f"wrote {out}\ncheck it with: python {out} --self-test"
-    )
+                     dtype=args.dtype, force=args.force, report=memory.append)
+    return OK, {"module": out, "target": args.target, "memory": " ".join(memory)}, "\n".join(
+        [f"wrote {out}", *memory, f"check it with: python {out} --self-test"])
 
 
 def do_verify(args: argparse.Namespace) -> Outcome:

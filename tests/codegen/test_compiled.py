@@ -1,4 +1,4 @@
-"""Compiled kernels: what only Numba and BLAS can show. Few, because each compiles for seconds."""
+"""Compiled kernels: what only Numba can show. Few, because each compiles for seconds."""
 
 from __future__ import annotations
 

@@ -91,17 +91,18 @@ def test_what_is_alive_at_the_same_time_does_not_overlap(lives: list[Life], batc
             assert b <= c or d <= a or a == b or c == d
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("block", [None, 1, 2])
+@pytest.mark.parametrize("parts, block, shares", [
+    (1, None, None), (1, 1, False), (1, 2, True), (3, None, True), (3, 1, None), (3, 2, True)])
 @pytest.mark.parametrize("name", MADE)
-def test_gradients_do_not_depend_on_where_intermediates_lie(name, block, parts, tmp_path):
+def test_gradients_do_not_depend_on_where_intermediates_lie(name, parts, block, shares, tmp_path):
     program = derive(MADE[name]())
     with interpreted():
         model = build(MADE[name](), tmp_path)
         values = {**sample(program, 5), **model.parameters, **model.states}
     values = {n: np.asarray(v, np.int64 if v.dtype.kind == "i" else float)
               for n, v in values.items()}
-    assert not wrong_kernels(program, values, tmp_path, parts, storage=Storage(block=block))
+    assert not wrong_kernels(program, values, tmp_path, parts,
+                             storage=Storage(block=block, shares=shares))
 
 
 def test_places_are_used_again():

@@ -1,0 +1,95 @@
+"""Sums over all rows as sums over what each thread has: program → program with the same values.
+
+``dK[o,c] = sum over b, p of ( dy[b,o,p] * P[b,c,p] )`` reads what a phase over rows has made. Taken
+after that phase, its factors are stored for every row of the batch (P is as large as all windows of
+a convolution) and come back from memory. Where the result is much smaller than a row of what it
+reads, each thread adds up its own rows instead, block by block while they are in the cache, in a
+share of its own, and the shares are added up in their order afterwards:
+
+    share[o,c] = sum over the thread's b, and p of ( dy[b,o,p] * P[b,c,p] )
+    dK[o,c]    = sum over n of ( share[n,o,c] )
+
+A share is a tensor of the result's shape; where it is added up it is read with the thread's number
+in front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sympy import Expr, Mul, Symbol
+
+from derive.nodes import Index, SumOver, accesses, bound_indices, fresh
+from derive.program import Equation, Program, Tensor
+
+PARTS = Symbol("_parts", integer=True, positive=True)  # how many threads have a share
+SMALLER = 2  # times that a row of what is summed is larger than the result, at least
+WORTH = 256  # elements of such a row, at least
+
+
+def is_share(tensor: Tensor) -> bool:
+    """Whether a tensor is a share of a sum over all rows."""
+    return tensor.origin is not None and tensor.origin[0] == "share"
+
+
+def share_index(eq: Equation, batch: Symbol) -> Index:
+    """The row that a share is a sum over."""
+    return next(i for i in bound_indices(eq.body) if i.size == batch)
+
+
+def shared_sums(program: Program, batch: Symbol | None, wanted: bool | None = None) -> Program:
+    """The program with sums over rows cut into shares: where that pays, or wherever it can be
+    done (``wanted``), or nowhere."""
+    if batch is None or wanted is False:
+        return program
+    recurrent = {eq.name for g in program.groups if g.recurrent for eq in g.equations}
+    equations: list[Equation] = []
+    for eq in program.equations:
+        smallest = 0 if wanted else max(WORTH, SMALLER*_count(eq.tensor.shape))
+        cut = None if eq.name in recurrent else _cut(eq, program, batch, smallest)
+        equations += [eq] if cut is None else cut
+    tensors = {**program.tensors, **{eq.name: eq.tensor for eq in equations}}
+    return replace(program, tensors=tensors, equations=tuple(equations))
+
+
+def _cut(eq: Equation, program: Program, batch: Symbol, smallest: int
+         ) -> list[Equation] | None:
+    """The equation of a share and of the sum of all, where a row of what is read has ``smallest``
+    elements at least; None where it is no sum of what keeps to its row."""
+    sums = [f for f in Mul.make_args(eq.body) if isinstance(f, SumOver)]
+    if len(sums) != 1 or not eq.indices or not all(i.size.is_Integer for i in eq.indices):
+        return None
+    factor = Mul(*(f for f in Mul.make_args(eq.body) if f is not sums[0]))
+    if any(a.name in program.defined for a in accesses(factor)):
+        return None
+    rows = [i for i in bound_indices(sums[0]) if i.size == batch]
+    if len(rows) != 1 or rows[0] not in sums[0].bound or not _keeps_to(sums[0], rows[0], program):
+        return None
+    made = [program.tensors[n].shape for n in eq.reads if n in program.defined]
+    if max((_count(s) for s in made if batch in s), default=-1) < smallest:
+        return None
+    name = f"_share{eq.name}" if eq.name.startswith("_") else f"_share_{eq.name}"
+    while name in program.tensors:
+        name += "_"
+    tensor = Tensor(name, eq.tensor.indices, origin=("share", eq.name))
+    number = fresh(Index("n", PARTS), {i.name for i in eq.indices})
+    total = SumOver(tensor.at(number, *eq.indices), number)
+    return [Equation(tensor, eq.indices, sums[0], eq.why), replace(eq, body=factor*total)]
+
+
+def _keeps_to(node: SumOver, row: Index, program: Program) -> bool:
+    """Whether everything that has rows is read at the row, which stands nowhere else."""
+    batch = row.size
+    for access in accesses(node):
+        for where, size in zip(access.where, program.tensors[access.name].shape, strict=True):
+            if (size == batch) != (where == row) or (where != row and row in where.free_symbols):
+                return False
+    return True
+
+
+def _count(shape: tuple[Expr, ...]) -> int:
+    """Elements, those of one row where there are rows."""
+    total = 1
+    for size in shape:
+        total *= int(size) if size.is_Integer else 1
+    return total
