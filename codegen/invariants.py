@@ -38,7 +38,8 @@ class Invariants:
         recurrent = {eq.name for g in self.program.groups if g.recurrent for eq in g.equations}
         for eq in self.program.equations:
             body = eq.body
-            if eq.name not in recurrent and any(i.size == self.batch for i in body.atoms(Index)):
+            if (eq.name not in recurrent and body.has(sympy.Pow, sympy.Function)
+                    and any(i.size == self.batch for i in body.atoms(Index))):
                 body = self.rewritten(body, eq)
             self.equations.append(eq if body == eq.body else replace(eq, body=body))
         tensors = {**self.program.tensors, **{eq.name: eq.tensor for eq in self.equations}}

@@ -73,6 +73,8 @@ def find_runs(keys: Sequence[Hashable], alike: Callable[[slice, slice], bool]) -
 def _longest(keys: Sequence[Hashable], at: int, alike: Callable[[slice, slice], bool]) -> Run:
     best = Run(at, 1, 1)
     for length in range(1, min(LONGEST, (len(keys) - at)//REPEATS) + 1):
+        if best.times > 1 and best.times*best.length > len(keys) - at - best.length:
+            break  # a longer one covers no more
         turns = Run(at, length, (len(keys) - at)//length).turns()
         first = last = next(turns)
         times = 1
@@ -131,8 +133,15 @@ def _pattern(calls: Sequence[Call]) -> tuple[int, ...]:
 
 
 def call_runs(calls: Sequence[Call]) -> list[Run]:
-    return find_runs([c.key for c in calls],
-                     lambda a, b: _pattern(calls[a]) == _pattern(calls[b]))
+    known: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    def pattern(part: slice) -> tuple[int, ...]:
+        place = (part.start, part.stop)
+        if place not in known:
+            known[place] = _pattern(calls[part])
+        return known[place]
+
+    return find_runs([c.key for c in calls], lambda a, b: pattern(a) == pattern(b))
 
 
 def chunks(calls: Sequence[Call]) -> list[Sequence[Call]]:

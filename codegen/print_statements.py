@@ -23,7 +23,7 @@ RESERVED = frozenset(
     """np math os sys time json F DTYPE numba njit prange range len min max abs float int bool
     print part parts lo hi p d s n w o batch order step settings flat total loss gradient forward
     update epoch gemm at mix pick main exact inlined I U kernel thin view first rows block blocks
-    most True False None cuda launch stream owner device member members team turn joint meet
+    most True False None cuda launch carray stream owner device member members team turn joint meet
     wait""".split()
 )
 _OWN = re.compile(r"(k\d+_|gather_|power\d|moment_|fast_|math_|block_).*"
