@@ -7,8 +7,10 @@ parameters is a third derivative, by the same rules.
 
     python examples/pinn.py
 
-It comes to within 2.7e-4 of the solution after 2,000 steps on 32 random points each; a
-finite-difference scheme with 64 steps, the plain reference, has an error of 2.0e-4.
+Trained by L-BFGS on 64 fixed points it comes to within 1.7e-5 of the solution in 300 steps (9.4e-6
+to 1.7e-5 from five starts). The plain reference, a second-order finite-difference scheme with 64
+steps, has an error of 2.0e-4; it has 63 unknowns, the network 321. (Adam, 2,000 steps of 32
+random points each, comes to 2.7e-4.)
 """
 
 from pathlib import Path
@@ -45,18 +47,18 @@ def main(out: Path = Path("out")) -> None:
     out.mkdir(exist_ok=True)
     d = dr.derive(net)
     d.document(out / "pinn.html", force=True)
-    model = codegen.compile(d, optimizer=dr.adam(lr=5e-3), dtype="float64", parallel=False)
+    model = codegen.compile(d, optimizer=dr.lbfgs(lr=0.5, history=10), dtype="float64",
+                            parallel=False)
     model.initialize(seed=0)
-    rng = np.random.default_rng(0)
-    before = model.loss(x=np.linspace(0, 1, 101)[:, None])
-    for step in range(2000):
-        model.set(lr=5e-3 * 0.5 ** (step / 300))
-        model.step(x=rng.uniform(size=(32, 1)))
-    at = np.linspace(0, 1, 101)
-    error = np.abs(model.predict(outputs=["u"], x=at[:, None])["u"] - np.sin(np.pi * at)).max()
-    print(f"loss {before:.3f} → {model.loss(x=at[:, None]):.2e}; largest error {error:.1e}, "
+    at = np.linspace(0, 1, 1001)[:, None]
+    points = (np.arange(64)[:, None] + 0.5) / 64
+    before = model.loss(x=at)
+    for _ in range(300):
+        model.step(x=points)
+    error = np.abs(model.predict(outputs=["u"], x=at)["u"] - np.sin(np.pi * at[:, 0])).max()
+    print(f"loss {before:.3f} → {model.loss(x=at):.2e}; largest error {error:.1e}, "
           f"finite differences with 64 steps {finite_differences(64):.1e}")
-    assert error < 1e-3
+    assert error < 5e-5
 
 
 if __name__ == "__main__":
