@@ -110,13 +110,48 @@ def guarded(
 def _guarded_access(
     access: Access, value: Expr, tensor: Tensor, outside: Outside, given: tuple[Expr, ...]
 ) -> Expr:
-    for axis, (where, size) in enumerate(zip(access.where, tensor.shape, strict=True)):
-        if isinstance(where, IntegerAccess) or (isinstance(where, Index) and where.size == size):
-            continue
-        conditions = [c for c in inside(where, size) if not implied(c, given)]
+    for axis, conditions in enumerate(_open_conditions(access, tensor, given)):
         if conditions:
             value = Select(sympy.And(*conditions), value, outside(tensor, access, axis))
     return value
+
+
+def _open_conditions(access: Access, tensor: Tensor, given: tuple[Expr, ...]) -> list[list[Expr]]:
+    """For each dim of an access the conditions of its bounds that nothing around it implies."""
+    return [
+        [] if isinstance(where, IntegerAccess) or (isinstance(where, Index) and where.size == size)
+        else [c for c in inside(where, size) if not implied(c, given)]
+        for where, size in zip(access.where, tensor.shape, strict=True)
+    ]
+
+
+def selected(expr: Expr, tensors: Mapping[str, Tensor]) -> Expr:
+    """A body in normal form that is 0, each term as a whole, where an access in it would leave its
+    bounds: for what nobody reads there. (A guard on the access alone would divide by the 0 beyond
+    the bounds, and 0·inf is no 0 in the derivative.)"""
+    if isinstance(expr, sympy.Add):
+        return sympy.Add(*(selected(term, tensors) for term in expr.args))
+    if isinstance(expr, Reduction):
+        return type(expr)(selected(expr.body, tensors), *expr.bound)
+    if isinstance(expr, sympy.Mul) and any(isinstance(f, SumOver) for f in expr.args):
+        return sympy.Mul(*(selected(f, tensors) if isinstance(f, SumOver) else f
+                           for f in expr.args))
+    conditions = dict.fromkeys(_needed(expr, tensors, ()))
+    return Select(sympy.And(*conditions), expr, S.Zero) if conditions else expr
+
+
+def _needed(expr: Expr, tensors: Mapping[str, Tensor], given: tuple[Expr, ...]) -> list[Expr]:
+    """The conditions under which no access that is read in a scalar leaves its bounds."""
+    if isinstance(expr, Access):
+        return [c for access in accesses(expr)
+                for dim in _open_conditions(access, tensors[access.name], given) for c in dim]
+    if isinstance(expr, Select):
+        holds, fails = expr.condition, sympy.Not(expr.condition)
+        parts = [(expr.yes, holds, fails), (expr.no, fails, holds)]
+        return _needed(expr.condition, tensors, given) + [
+            sympy.Or(otherwise, c) for branch, known, otherwise in parts
+            for c in _needed(branch, tensors, (*given, *sympy.And.make_args(known)))]
+    return [c for arg in expr.args for c in _needed(arg, tensors, given)]
 
 
 def _reduced(node: type[Reduction], body: Expr, *bound: Index) -> Expr:

@@ -5,16 +5,16 @@ equation is a sum of terms (a constant times a plain sum, or no reduction at all
 max, min, prod or logsumexp. Nothing is computed twice, and every adjoint has a name. What a max
 or min ranges over is stored too: its derivative asks which element it is, and the same arithmetic
 in another order may give another last bit. What is named stands outside of the selections around
-it, so an access that was within its bounds only under their conditions gets a guard of its own.
+it; where an access in it leaves its bounds, which only their conditions kept it from, it is 0.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from sympy import Add, Expr, Function, Mul, S
+from sympy import Add, Expr, Function, Mul
 
-from derive.bodies import guarded
+from derive.bodies import selected
 from derive.nodes import Access, Index, MaxOver, MinOver, Reduction, Select, SumOver, contains
 from derive.program import Equation, Program, Step, Tensor
 from derive.simplify import alpha_key, is_linear_sum, is_normal, is_stored
@@ -45,7 +45,7 @@ class _Lifter:
 
     def lift(self, body: Expr, parent: Equation, scope: tuple[Index, ...]) -> Access:
         """A named tensor for ``body``, shared with equal ones; returns its access."""
-        body = guarded(body, self.tensors, lambda *access: S.Zero)
+        body = selected(body, self.tensors)
         free = body.free_symbols
         indices = tuple(i for i in scope if i in free)
         key = alpha_key(indices, body)

@@ -138,6 +138,8 @@ class Elements:
         base, power = self.at(expr.base, point), self.at(expr.exp, point)
         if base is None or power is None:
             return None
+        if base == 0 and power < 0:
+            return mpmath.inf
         return base ** int(power) if power == int(power) else mpmath.power(base, power)
 
     @at.register

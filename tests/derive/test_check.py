@@ -201,3 +201,11 @@ def test_the_report_is_a_table_and_a_dictionary():
     report = check(dr.derive(softmax_classifier()))
     assert "W1" in str(report) and str(report).splitlines()[-1].startswith("pass; seed 0")
     assert report.to_dict()["rows"][0]["verdict"] == "pass"
+
+
+def test_a_quotient_without_a_value_is_undecided():
+    net = dr.Network("n")
+    w = net.parameter("w")
+    net.loss(1 / w.tensor.access)
+    report = dr.check(dr.derive(net), {"w": 0.0})
+    assert report.verdict == "undecided", report

@@ -223,3 +223,26 @@ def test_a_reduction_inside_of_a_comparison_is_looked_at_in_its_own_scope():
     y = net.define("y", (i,), dr.where(largest > 0.5, largest**2, 0))
     net.loss(dr.sum(y[i], i))
     assert dr.check(dr.derive(net)).ok
+
+
+def test_a_reduction_under_a_condition_that_keeps_it_from_dividing_by_zero():
+    """A seed of the random programs: the sum has a name of its own outside of the condition, where
+    q[i - 2] is beyond its bounds for i < 2. A 0 in its place would make 1/0 there, and the
+    derivative 0·inf; so the sum as a whole is 0, which nobody reads."""
+    net = dr.Network("n")
+    x, q, w = net.parameter("x", 3), net.input("q", 5), net.input("w", 5)
+    i, r = dr.indices("i:5 r:3")
+    y = net.define("y", (i,), dr.where(i >= 2, dr.exp(dr.sum(x[r] / q[i - 2], r)), 0))
+    net.loss(dr.sum(w[i] * y[i], i))
+    assert disagreement(net.program(), dr.derive(net)) is None
+
+
+def test_what_is_read_under_a_condition_inside_the_reduction():
+    """Its own condition holds for some r only; where it does not, the other branch counts."""
+    net = dr.Network("n")
+    x, q, w = net.parameter("x", 3), net.input("q", 5), net.input("w", 5)
+    i, r = dr.indices("i:5 r:3")
+    inner = dr.where(r < 1, 1 / q[i - 2], x[r])
+    y = net.define("y", (i,), dr.where(i + r.size >= 5, dr.exp(dr.sum(x[r] * inner, r)), 0))
+    net.loss(dr.sum(w[i] * y[i], i))
+    assert disagreement(net.program(), dr.derive(net)) is None
