@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+import sympy
 from sympy import Expr, Symbol
 
 from derive.errors import DataError
 from derive.naming import shape_text
-from derive.nodes import IntegerAccess, Reduction, accesses, walk
+from derive.nodes import Index, IntegerAccess, Reduction, accesses, walk
 from derive.program import Program, Tensor
 
 Values = Mapping[str, Any]
@@ -163,8 +164,8 @@ def _check_finite(tensor: Tensor, array: np.ndarray) -> None:
 def check_labels(
     program: Program, values: Mapping[str, np.ndarray], sizes: Mapping[Symbol, int]
 ) -> None:
-    """Integer tensors lie inside each dim that they index."""
-    for name, size, indexed in label_limits(program):
+    """Integer tensors lie inside each dim that they index; no sequence ends beyond its dim."""
+    for name, size, use in label_limits(program):
         array = values.get(name)
         if array is None or not array.size:
             continue
@@ -174,17 +175,27 @@ def check_labels(
         bad = (array < 0) | (array >= limit)
         if bad.any():
             place = tuple(int(n) for n in np.argwhere(bad)[0])
+            why = (f"it ends sequences over {use.name}, which has {limit - 1} steps"
+                   if isinstance(use, Index) else
+                   f"it indexes {use!r}, whose dim has size {limit}")
             raise DataError(
                 f"the integer tensor {name!r} holds {array[place]} at {list(place)}",
-                expected=f"0 to {limit - 1}: it indexes {indexed!r}, whose dim has size {limit}",
+                expected=f"0 to {limit - 1}: {why}",
                 got=f"{int(bad.sum())} outside, from {array.min()} to {array.max()}",
             )
 
 
-def label_limits(program: Program) -> list[tuple[str, Expr, str]]:
-    """``(integer tensor, size, indexed tensor)`` for each dim that an integer tensor indexes."""
-    found: dict[tuple[str, Expr, str], None] = {}
+def label_limits(program: Program) -> list[tuple[str, Expr, str | Index]]:
+    """``(integer tensor, limit, use)``: its elements are at least 0 and less than the limit. It is
+    the size of a dim where they index one (``use``: the indexed tensor), and one more where they
+    are lengths, ``t < n[b]`` (``use``: the index t)."""
+    found: dict[tuple[str, Expr, str | Index], None] = {}
     for eq in program.equations:
+        for node in walk(eq.body):
+            if isinstance(node, sympy.StrictLessThan | sympy.StrictGreaterThan):
+                index, length = node.lts, node.gts
+                if isinstance(index, Index) and isinstance(length, IntegerAccess):
+                    found[length.name, index.size + 1, index] = None
         for access in accesses(eq.body):
             tensor = program.tensors[access.name]
             for where, size in zip(access.where, tensor.shape, strict=True):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 import derive as dr
 from derive.errors import DeclarationError, DerivationError
+from derive.points import random_values
 
 b, i, j, k = dr.indices("b:B i:4 j:3 k:2")
 
@@ -220,3 +222,16 @@ def test_a_failed_definition_leaves_the_network_as_it_was():
         net.define("z", (b,), dr.sum(x[b, i] * w[i, j], i))
     z = net.define("z", (b, j), dr.sum(x[b, i] * w[i, j], i))
     assert str(z) == "z[b, j]"
+
+
+@pytest.mark.parametrize("length", [5, -1])
+def test_a_sequence_that_ends_beyond_its_dim(length: int):
+    net = dr.Network("n")
+    x, n = net.input("x", "B", 4, 3), net.input("n", "B", dtype=int)
+    h = dr.lstm(x, 2, lengths=n)
+    net.loss(dr.mean(h.tensor.access**2, *h.indices))
+    point = random_values(net.program(), 0, {"B": 2})
+    with pytest.raises(dr.DataError, match="holds") as caught:
+        dr.evaluate(net.program(), {**point, "n": np.array([4, length])})
+    assert f"'n' holds {length} at [1]" in str(caught.value)
+    assert "0 to 4: it ends sequences over i, which has 4 steps" in str(caught.value)
