@@ -63,6 +63,16 @@ def _parts(array: Traced, key: Any) -> list[Any]:
     return [_part(array, p) for p in parts]
 
 
+def _counted(tracer: Any, numbers: range) -> Traced:
+    """``range(n)`` as positions: of a size, at the number at which the function runs alone."""
+    size = next((s for s, n in tracer.numbers.items() if range(n) == numbers), None)
+    if size is None:
+        return tracer.array(np.asarray(numbers))
+    tracer.branches.taken_as_number(size)
+    index = tracer.fresh_index(size, "n")
+    return Traced(tracer, (index,), index, "int")
+
+
 def _part(array: Traced, part: Any) -> Any:
     made: Any = part
     if part is None or isinstance(part, slice | Dim | Traced):
@@ -71,6 +81,8 @@ def _part(array: Traced, part: Any) -> Any:
         made = int(part)
     elif isinstance(part, list | np.ndarray):
         made = array._tracer.array(np.asarray(part))
+    elif isinstance(part, range):
+        made = _counted(array._tracer, part)
     else:
         raise NotTraced(f"an index of type {type(part).__name__}", where=array._tracer.here())
     if isinstance(made, Traced):

@@ -72,6 +72,19 @@ def test_a_right_gradient_is_proved_for_all_sizes():
     assert "W1: equal for all sizes" in str(report)
 
 
+def by_range(x, t, W1, c1):
+    p = np.exp(x @ W1 + c1)
+    p = p / p.sum(axis=1, keepdims=True)
+    p[range(x.shape[0]), t] -= 1
+    return x.T @ p / len(x), p.mean(axis=0)
+
+
+def test_positions_by_range_are_read_at_the_batch_size_at_which_the_function_runs():
+    derived = dr.derive(CASES["softmax_one_hot"][0]())
+    found = decide(trace(Hand(by_range, derived), derived), derived)
+    assert {d.verdict for d in found} == {"proved"} and all("B" in d.sizes for d in found)
+
+
 PROVED = ["softmax_one_hot", "softmax_jacobian", "mean_square", "half_square",
           "batch_norm_staged", "batch_norm_compact", "batch_norm_with_the_term_that_vanishes",
           "layer_norm", "focal", "huber", "kl_divergence", "loop_over_layers", "residual",
