@@ -66,6 +66,7 @@ class _Found:
     off: float = 0.0
     chance: float = 0.0
     trouble: str = ""
+    pieces: bool = False
 
     def verdict(self, sizes: str) -> tuple[str, str]:
         """``sizes``: those of the points, in words."""
@@ -76,8 +77,9 @@ class _Found:
             why = self.trouble or "the degrees are too high"
             return "agrees", (f"equal to {_SAME} digits {points}, without a bound of the "
                               f"probability of error: {why}")
+        where = "on the pieces that these points lie in" if self.pieces else "in general"
         return "agrees", (f"equal {points}, modulo a random prime of 250 bits and to {_SAME} "
-                          "digits: the probability of that, were they not equal in general, is "
+                          f"digits: the probability of that, were they not equal {where}, is "
                           f"below {_power_of_ten(self.chance)}")
 
 
@@ -153,6 +155,7 @@ def _look_exactly(residues: Residues, pair: Pair, found: _Found) -> None:
             if difference.value:
                 raise Undecided("the residues differ: equal by a law of a function, if at all")
             found.chance = max(found.chance, residues.chance(difference))
+            found.pieces = found.pieces or residues.pieces
     except Undecided as stopped:
         found.trouble = str(stopped)
 

@@ -32,6 +32,7 @@ from derive.functions import Elementary, native
 from derive.nodes import (
     Access,
     Index,
+    IntegerAccess,
     LogSumExpOver,
     MaxOver,
     MinOver,
@@ -114,6 +115,7 @@ class Residues:
         self.unit = pow(pow(2, SCALE, prime), -1, prime)
         self.unknowns = _Unknowns()
         self.roots: set[int] = set()
+        self.pieces = False  # whether a condition on data was decided: the bound is of its piece
 
     def chance(self, difference: Residue) -> float:
         """A bound on the probability that a difference that is zero here is not zero everywhere:
@@ -301,6 +303,8 @@ class Residues:
 
     @at.register
     def _(self, expr: Select, point: Point) -> Residue | None:
+        self.pieces = self.pieces or any(
+            not isinstance(a, IntegerAccess) for a in expr.condition.atoms(Access))
         return self.at(expr.yes if self.real.at(expr.condition, point) else expr.no, point)
 
     @at.register
@@ -311,6 +315,7 @@ class Residues:
     def _(self, expr: Reduction, point: Point) -> Residue | None:
         points = self.real.points(expr.bound, point)
         if isinstance(expr, MaxOver | MinOver):
+            self.pieces = True
             best = max if isinstance(expr, MaxOver) else min
             return self.at(expr.body, best(points, key=lambda p: self.real.at(expr.body, p)))
         if isinstance(expr, LogSumExpOver):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
 import derive as dr
@@ -76,3 +77,15 @@ def test_the_sign_of_a_root_is_decided_by_the_digits():
     """The root of a square is its value up to the sign: in residues both are the same."""
     right = "d_W[i, j] = sum[b](x[b, i]*sqrt((z[b, j] - t[b, j])**2))/(2*B)"
     assert said(right, line())[0] == "differs"
+
+
+def test_a_bound_is_of_the_pieces_of_conditions_that_the_points_lie_in():
+    """A clipped gradient is the gradient where it is small, and the points say no more."""
+    net, function = CASES["softmax_difference"]
+    derived = dr.derive(net())
+
+    def clipped(x, t, W1, c1):
+        return {n: np.clip(g, -5, 5) for n, g in function(x, t, W1, c1).items()}
+
+    for verdict, note in found(trace(Hand(clipped, derived), derived), derived).values():
+        assert verdict == "agrees" and "on the pieces that these points lie in" in note
