@@ -155,7 +155,8 @@ def _look_exactly(residues: Residues, pair: Pair, found: _Found) -> None:
             if difference.value:
                 raise Undecided("the residues differ: equal by a law of a function, if at all")
             found.chance = max(found.chance, residues.chance(difference))
-            found.pieces = found.pieces or residues.pieces
+            # a root of a square has the sign that it has here
+            found.pieces = found.pieces or residues.pieces or bool(residues.roots)
     except Undecided as stopped:
         found.trouble = str(stopped)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import derive as dr
 from derive.verify.claim import Claim
 from derive.verify.decide import combined, sizes_of
 from derive.verify.evidence import evidence
+from derive.verify.forms import Forms
 from derive.verify.hand import Hand
+from derive.verify.terms import Table
 from derive.verify.trace import trace
 from derive.verify.written import read_derivation
 from tests.derive import verify_gradients_layers, verify_gradients_sequences
@@ -89,3 +92,25 @@ def test_a_bound_is_of_the_pieces_of_conditions_that_the_points_lie_in():
 
     for verdict, note in found(trace(Hand(clipped, derived), derived), derived).values():
         assert verdict == "agrees" and "on the pieces that these points lie in" in note
+
+
+def test_the_algebra_does_not_take_the_root_of_a_square_for_its_base():
+    forms = Forms(Table())
+    base = forms.factor("T", "x", ())
+    for e, q in ((2, Fraction(1, 2)), (-2, Fraction(-1, 2)), (4, Fraction(1, 4))):
+        assert forms.power(forms.power(base, Fraction(e)), q) != base
+    assert forms.power(forms.power(base, Fraction(3, 2)), Fraction(2, 3)) == base
+
+
+def test_where_a_root_of_a_square_agrees_the_bound_is_of_the_sign_that_it_has_there():
+    """A state is drawn between 0.5 and 1.5: the root of its square is the state there alone."""
+    net = dr.parse_network("""\
+network "scaled"
+index b:B i:3
+input x[b, i]
+state c[i]
+parameter W[i]
+loss L = sum[b, i](x[b, i]*W[i]*c[i])
+""")
+    verdict, note = said("d_W[i] = sum[b](x[b, i])*sqrt(c[i]**2)", net)
+    assert verdict == "agrees" and "on the pieces that these points lie in" in note
