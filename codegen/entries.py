@@ -113,7 +113,7 @@ class EntryPrinter:
 @dataclass(frozen=True)
 class Section:
     """What runs between two looks from outside: a phase over rows, or one kernel of pieces.
-    ``phase`` counts the phases of the entry point."""
+    Sections of one ``phase`` do not read each other: they may run in any order."""
 
     phase: int
     uses: tuple[Use, ...]
@@ -127,11 +127,13 @@ class SectionPrinter(EntryPrinter):
     def __init__(self, entry: Entry, phases: PhaseSet, parallel: bool) -> None:
         super().__init__(entry, phases, parallel)
         self.sections: list[Section] = []
-        for number, (phase, kernels, block) in enumerate(
-                zip(entry.schedule.phases, entry.phases, entry.plan.blocks, strict=True), 1):
-            parts = [kernels] if phase.kind == "rows" else [(k,) for k in kernels]
-            self.sections += [Section(number, tuple(self._uses(part, block)), _targets(part))
-                              for part in parts]
+        number = 0
+        for phase, kernels, block in zip(entry.schedule.phases, entry.phases, entry.plan.blocks,
+                                         strict=True):
+            for parts in [[kernels]] if phase.kind == "rows" else _levels(kernels):
+                number += 1
+                self.sections += [Section(number, tuple(self._uses(part, block)), _targets(part))
+                                  for part in parts]
 
     def there(self, tensor: str) -> bool:
         """A caller looks between sections too: at what is there from its section to its last
@@ -169,6 +171,19 @@ class SectionPrinter(EntryPrinter):
                           f"def {name}_split(section, parts, {self.arguments}):",
                           "    for part in prange(parts):",
                           f"        {name}(section, part, parts, {self.arguments})"])
+
+
+def _levels(kernels: Sequence[Kernel]) -> list[list[tuple[Kernel, ...]]]:
+    """Kernels of pieces, those that read what others make behind these: a caller may add up what
+    several ranks have made before it is read."""
+    level: dict[str, int] = {}
+    found: list[list[tuple[Kernel, ...]]] = []
+    for kernel in kernels:
+        own = 1 + max((level[t] for t in kernel.tensors if t in level), default=-1)
+        level |= dict.fromkeys(written(kernel), own)
+        found += [[] for _ in range(own + 1 - len(found))]
+        found[own].append((kernel,))
+    return found
 
 
 def _targets(kernels: Sequence[Kernel]) -> tuple[str, ...]:
