@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from codegen.cuda_device import simulated
 from codegen.footprint import footprint_text
+from codegen.half import STORAGES
 from codegen.memory import Storage
 from codegen.model import Model
 from codegen.module import load, render, render_cuda, write
@@ -21,7 +22,7 @@ from derive.program import Program
 
 TARGETS = ("cpu", "cuda")
 DEVICES = ("auto", "cpu", "cuda")
-DTYPES = ("float32", "float64")
+DTYPES = ("float32", "float64", *STORAGES)
 
 
 def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None = None,
@@ -34,7 +35,8 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
         program: what `derive.derive` gives: equations, one loss, gradients.
         target: "cpu" or "cuda".
         optimizer: the update rule; by default ``sgd()``.
-        dtype: "float32" or "float64", of everything but labels.
+        dtype: "float32" or "float64", of everything but labels; of the target "cuda" also
+            "float16" or "bfloat16": intermediates are stored so, all else is single precision.
         parallel: "auto" splits work among threads where that pays, True always allows it where it
             pays at run time, False never.
         threads: how many at most; by default as many as Numba has.
@@ -62,6 +64,10 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
             raise DeclarationError(f"the rule {chosen.name!r} runs on the CPU only",
                                    mend='target="cpu", or a rule that reads the gradient itself')
         return _device_model(program, chosen, dtype, directory)
+    if dtype in STORAGES:
+        raise DeclarationError(f"the CPU's kernels cannot store intermediates as {dtype}",
+                               expected="float32 or float64",
+                               mend='dtype="float32", or target="cuda", device="cuda"')
     # settings are handed over at run time: another learning rate finds the same compiled module
     compiled = compile_program(program, replace(chosen, settings=dict.fromkeys(chosen.settings, 1)),
                                storage=storage)
@@ -101,7 +107,7 @@ def _device_model(program: Program, optimizer: Optimizer, dtype: str,
                   directory: str | Path | None, outputs: tuple[str, ...] = ()) -> Model:
     """A model on a GPU, or on the simulator; ``outputs`` are all that it computes, if given."""
     same = replace(optimizer, settings=dict.fromkeys(optimizer.settings, 1))
-    compiled = compile_program(program, same, outputs=outputs, device=True)
+    compiled = compile_program(program, same, outputs=outputs, device=True, half=_half(dtype))
     kernels = load(render_cuda(compiled, dtype, cache=not simulated()), directory)
 
     def only(part: Program, outputs: tuple[str, ...]) -> Model:
@@ -147,14 +153,21 @@ def emit(program: Program, path: str | Path, target: str = "cpu",
             expected="a rule that reads the gradient itself, such as lbfgs",
             mend="codegen.compile runs it; codegen.emit(dr.gauss_newton_vector(net), …) writes the "
             "products that it solves with")
+    if target == "cpu" and dtype in STORAGES:
+        raise DeclarationError(f"a module for the CPU cannot store intermediates as {dtype}",
+                               expected="float32 or float64", mend='target="cuda"')
     compiled = compile_program(program, optimizer or sgd(), storage=storage,
-                               device=target == "cuda")
+                               device=target == "cuda", half=_half(dtype))
     text = (render_cuda(compiled, dtype, path.name) if target == "cuda"
             else render(compiled, dtype, parallel, path.name))
     written = write(text, path, force)
     if target == "cpu":
         report(footprint_text(compiled, dtype))
     return written
+
+
+def _half(dtype: str) -> str | None:
+    return dtype if dtype in STORAGES else None
 
 
 def _known(what: str, value: Any, known: tuple[str, ...]) -> None:

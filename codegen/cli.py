@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--show", metavar="STAGE",
                      help="print a stage: simplified, packed, schedule, memory, loops, cost (of "
                           "--target cuda) or text")
-    _training(sub)
+    _training(sub, dtypes=("float32", "float64", "float16", "bfloat16"))
     _force(sub)
 
     sub = verb("verify", verbs.do_verify, "a verdict on a gradient that you derived by hand")
@@ -155,11 +155,12 @@ def _ranks(sub: argparse.ArgumentParser) -> None:
 
 
 def _training(sub: argparse.ArgumentParser, optimizer: str | None = "adam",
-              dtype: str | None = "float32") -> None:
+              dtype: str | None = "float32", dtypes: Sequence[str] = ("float32", "float64")
+              ) -> None:
     sub.add_argument("--optimizer", default=optimizer, metavar="NAME",
                      help="sgd, momentum, adam, adamw, … (adam)")
     sub.add_argument("--lr", type=float, help="learning rate (the optimizer's own by default)")
-    sub.add_argument("--dtype", default=dtype, choices=["float32", "float64"])
+    sub.add_argument("--dtype", default=dtype, choices=dtypes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

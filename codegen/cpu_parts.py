@@ -150,7 +150,8 @@ def _further(compiled: Compiled) -> dict[str, str]:
 def declared_tables(compiled: Compiled) -> list[str]:
     """Lines that say how states begin and what values inputs may have."""
     program = compiled.program
-    states = {t.name: "1.0" if t.initial == "ones" else "0.0" for t in program.role("state")}
+    states = {t.name: repr(float(t.initial)) if isinstance(t.initial, Expr) else
+              "1.0" if t.initial == "ones" else "0.0" for t in program.role("state")}
     return [
         f"STATE_INITIAL = {table_text(states)}",
         f"DISTRIBUTIONS = {tuple(t.name for t in program.tensors.values() if t.distribution)!r}",

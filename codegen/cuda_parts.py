@@ -9,19 +9,20 @@ from sympy import Expr, Symbol
 
 from codegen.cpu_parts import declared_parts, declared_tables, table_text
 from codegen.entries import given
+from codegen.half import rescaling_text
 from codegen.kernelset import Functions, function_texts, tensor_names
 from codegen.launches import Launch, split
 from codegen.loops import LO, Store
-from codegen.memory import GIVEN
+from codegen.memory import GIVEN, HALF
 from codegen.optimizer_cuda import update_texts
 from codegen.pipeline import Compiled, Entry
 from codegen.print_cuda import LIBRARY, LaunchPrinter, elements_of
 from codegen.print_statements import identifier, polynomial
 from codegen.threads import threads_of
 from derive.nodes import Access, IntegerAccess, size_symbol
-from derive.program import Tensor
+from derive.program import Program, Tensor
 
-FLAT = ("p", "d", "s", "n", "w")
+FLAT = ("p", "d", "s", "n", "w", HALF)
 
 
 @dataclass
@@ -35,24 +36,28 @@ class LaunchSet:
     texts: dict[str, str] = field(default_factory=dict)
     cites: dict[str, dict[int, str]] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    adjoints: frozenset[str] = frozenset()
 
     def add(self, launch: Launch, buffers: dict[str, str], offsets: dict[str, str],
             given_sizes: dict[Symbol, str] | None = None) -> str:
         """The line that runs a launch; ``offsets`` says where each tensor begins."""
         sizes = self.sizes if given_sizes is None else given_sizes
-        plain = LaunchPrinter(launch, self.names, buffers, self.shapes, plain=True)
+        plain = LaunchPrinter(launch, self.names, buffers, self.shapes, self.adjoints,
+                              plain=True)
         name, number = launch.name, 1
         while name in self.texts:
             number += 1
             name = f"{launch.name}_v{number}"
         own = self.keys.setdefault(f"{launch.kind}\n{plain.key()}", name)
         self.cites.setdefault(own, {}).update(launch.cites)
-        printer = LaunchPrinter(replace(launch, name=own), self.names, buffers, self.shapes)
+        printer = LaunchPrinter(replace(launch, name=own), self.names, buffers, self.shapes,
+                                self.adjoints)
         if own not in self.texts:
             self.texts[own] = printer.text()
             self.functions.update(printer.scalars.functions)
         handed = [*(sizes[s] for s in launch.sizes), *dict.fromkeys(
-            buffers[t] for t in launch.tensors), *(offsets[t] for t in printer.starts)]
+            buffers[t] for t in launch.tensors), *(offsets[t] for t in printer.starts),
+            *(["s"] if printer.flat.scaled else [])]
         return f"{own}[(*{grid_of(launch, {**sizes})}, stream)]({', '.join(handed)})"
 
     def ordered(self) -> list[str]:
@@ -118,8 +123,10 @@ class EntryLauncher:
 
     def arena(self) -> str:
         sizes = ", ".join(self.launches.sizes.values())
+        plan = self.entry.plan
         return "\n".join([f"def _arena_{self.entry.name}({sizes}):",
-                          f"    return {polynomial(self.entry.plan.shared, self.names)}"])
+                          f"    return {polynomial(plan.shared, self.names)}, "
+                          f"{polynomial(plan.halves, self.names)}"])
 
 
 def cuda_module_parts(compiled: Compiled) -> dict[str, Any]:
@@ -129,7 +136,7 @@ def cuda_module_parts(compiled: Compiled) -> dict[str, Any]:
     taken = set(names.values())
     sizes = {s: identifier(str(s), taken) for s in program.sizes}
     shapes = {n: t.shape for n, t in compiled.packed.tensors.items()}
-    launches = LaunchSet(shapes, names, sizes)
+    launches = LaunchSet(shapes, names, sizes, adjoints=_adjoints(compiled.packed))
     entries = {n: EntryLauncher(e, launches) for n, e in compiled.entries.items()}
     texts = [e.text() for e in entries.values()]
     batch = next(iter(entries.values())).entry.schedule.batch
@@ -137,7 +144,10 @@ def cuda_module_parts(compiled: Compiled) -> dict[str, Any]:
     epoch: list[str] = ["# none"]
     if "gradient" in entries:
         update, functions = update_texts(compiled.optimizer, compiled.parameters,
-                                         compiled.trained)
+                                         compiled.trained, bool(compiled.storage))
+        if compiled.storage:
+            more, own = rescaling_text(compiled)
+            update, functions = [*more, *update], {**functions, **own}
         launches.functions.update(functions)
         epoch = [_gathering(compiled, entries["gradient"], batch)]
     functions_text = function_texts(launches.functions, library=LIBRARY)
@@ -147,9 +157,20 @@ def cuda_module_parts(compiled: Compiled) -> dict[str, Any]:
         "library": sorted(LIBRARY.items()),
         "kernels": launches.ordered(),
         "entries": texts, "update": update, "epoch": epoch,
+        "half": compiled.storage or "",
         "tables": [*(e.table() for e in entries.values()), *(e.arena() for e in entries.values()),
                    "\n".join(_tables(compiled, entries))],
     }
+
+
+def _adjoints(program: Program) -> frozenset[str]:
+    """Adjoints, and what is computed of them (such as their packed windows)."""
+    found = {t.name for t in program.role("gradient")}
+    for group in program.groups:
+        own = {eq.name for eq in group.equations}
+        if any(found & {*eq.reads} for eq in group.equations):
+            found |= own
+    return frozenset(found)
 
 
 def _tables(compiled: Compiled, entries: dict[str, EntryLauncher]) -> list[str]:
@@ -157,7 +178,8 @@ def _tables(compiled: Compiled, entries: dict[str, EntryLauncher]) -> list[str]:
         return table_text({n: f"{stem}_{n}" for n in entries})
 
     names = tensor_names(compiled.packed)
-    kinds = dict.fromkeys(("p", "d", "s", "n", "w", "buffer"), "float")
+    kinds = dict.fromkeys(("p", "d", "s", "n", "w", "scales", "buffer"), "float")
+    kinds[HALF] = "half"
     kinds |= dict.fromkeys(("settings", "factors", "sums", "losses"), "double")
     kinds |= dict.fromkeys(("segments", "flag", "seed", "order_flat"), "int")
     for tensor in given(compiled.program):

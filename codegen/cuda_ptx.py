@@ -133,7 +133,8 @@ def signature(module: ModuleType, kernel: Any) -> tuple[Any, ...]:
                          "double" if name.endswith("_all") else "size")
         if kind == "size":
             return whole
-        return types.Array({"float": own, "double": double, "int": whole}[kind], 1, "C")
+        held = {"float": own, "double": double, "int": whole, "half": types.uint16}
+        return types.Array(held[kind], 1, "C")
 
     return tuple(of(n) for n in inspect.signature(kernel.py_func).parameters)
 

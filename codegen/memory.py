@@ -15,16 +15,18 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import sympy
-from sympy import Expr, Integer, Mul, Symbol
+from sympy import Expr, Integer, Mul, S, Symbol
 
 from codegen.memory_blocks import block_rows, blockable
 from codegen.memory_lives import Life, aligned, lay_out
 from codegen.schedule import Schedule, Task
 from codegen.shares import PARTS, is_share
 from derive.errors import DeclarationError
-from derive.program import Tensor
+from derive.nodes import IntegerAccess, Select
+from derive.program import Program, Tensor
 
 GIVEN = "given "  # the buffer of a tensor that is handed in is its own, whatever its name
+HALF = "half"  # the buffer of intermediates that are stored in 16 bits
 OWN = "o"  # the buffer that is a thread's own part of the arena
 SHARE = "q"  # the part of the arena that holds shares: of a tensor those of all threads in order
 PART = Symbol("_part", integer=True, nonnegative=True)  # the number of the thread
@@ -37,11 +39,13 @@ class Storage:
     ``reuse``: places are used again; else every intermediate is there when an entry point returns.
     ``block``: rows that a thread takes through a phase at once (None: chosen for the cache).
     ``shares``: sums over rows are added up thread by thread (None: where that pays).
+    ``half``: what has two dims or more, and is not wanted when all is done, is stored in 16 bits.
     """
 
     reuse: bool = True
     block: int | None = None
     shares: bool | None = None
+    half: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,9 @@ class Block:
 @dataclass(frozen=True)
 class Slot:
     """A tensor's place: ``buffer`` is p (parameters), d (their gradients), s (states), n (the
-    states' next values), w (arena), `OWN` (of one row, in the thread's part of the arena), `SHARE`
-    (of one thread; the offset counts from the front of the arena), or `GIVEN` and the name of a
-    tensor that is handed in."""
+    states' next values), w (arena), `HALF` (arena of 16 bits), `OWN` (of one row, in the thread's
+    part of the arena), `SHARE` (of one thread; the offset counts from the front of the arena), or
+    `GIVEN` and the name of a tensor that is handed in."""
 
     buffer: str
     offset: Expr
@@ -81,13 +85,14 @@ class Layout:
 class Plan:
     """Where everything lies: ``slots`` by tensor, ``shared`` the elements in the front of the
     arena (those of `PARTS` threads' shares among them), ``blocks`` how each phase is cut (None: it
-    is not), ``kept`` what is there at the end."""
+    is not), ``kept`` what is there at the end, ``halves`` the elements of the arena of 16 bits."""
 
     slots: dict[str, Slot]
     shared: Expr
     blocks: tuple[Block | None, ...]
     kept: frozenset[str]
     batch: Symbol | None
+    halves: Expr = S.Zero
 
     def arena(self, parts: Expr) -> Expr:
         """Elements of the arena for so many parts."""
@@ -164,13 +169,16 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
             slots[name] = Slot(GIVEN + name, Integer(0), tensor.shape)
     wanted = frozenset(stored) if not storage.reuse else stored & frozenset(kept)
     shared, own_lives, blocks = _lives(schedule, groups, stored, wanted, storage)
-    offsets, length = lay_out(shared)
+    small = {life.name for life in shared if storage.half and _halved(program, life)}
+    offsets, length = lay_out([life for life in shared if life.name not in small])
     slots |= {n: Slot("w", at, program.tensors[n].shape) for n, at in offsets.items()}
     for name in shares:
         shape = program.tensors[name].shape
         count = int(Mul(*shape))
         slots[name] = Slot(SHARE, length + PART * count, shape)
         length = sympy.expand(length + PARTS * count)
+    offsets, halves = lay_out([life for life in shared if life.name in small])
+    slots |= {n: Slot(HALF, at, program.tensors[n].shape) for n, at in offsets.items()}
     made: list[Block | None] = []
     for lives, rows in zip(own_lives, blocks, strict=True):
         offsets, elements = lay_out(lives)
@@ -178,7 +186,17 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
         made.append(Block(rows, elements) if lives else None)
     ordered = {n: slots[n] for n in program.tensors}
     present = frozenset(n for n in slots if n in wanted or n not in {*stored, *shares})
-    return Plan(ordered, length, tuple(made), present, schedule.batch)
+    return Plan(ordered, length, tuple(made), present, schedule.batch, halves)
+
+
+def _halved(program: Program, life: Life) -> bool:
+    """Whether 16 bits are enough: not for what is wanted at the end, nor for a number of a row (a
+    sum, a maximum), nor where a scatter adds one element after the other."""
+    tensor = program.tensors[life.name]
+    scattered = any(a.has(IntegerAccess) for s in program.defined[life.name].body.atoms(Select)
+                    for a in (s.condition,))
+    return (life.last is not None and tensor.rank > 1 and tensor.dtype == "float"
+            and not scattered)
 
 
 def _lives(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]], stored: set[str],

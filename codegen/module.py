@@ -51,6 +51,8 @@ def render_cuda(compiled: Compiled, dtype: str = "float32", filename: str = "ker
     from codegen.cuda_parts import cuda_module_parts
 
     parts = cuda_module_parts(compiled)
+    if compiled.storage:
+        dtype = "float32"
     uses = any("gemm_" in text for text in parts["kernels"])
     return _filled("cuda", compiled, parts, dtype, filename, cache, uses_products=uses)
 
@@ -59,7 +61,8 @@ def _filled(target: str, compiled: Compiled, parts: dict[str, Any], dtype: str, 
             cache: bool, **more: Any) -> str:
     templates = environment()
     host = "\n\n\n".join([*parts.pop("tables"),
-                          templates.get_template(f"{target}_host.py.jinja").render().rstrip()])
+                          templates.get_template(f"{target}_host.py.jinja").render(
+                              half=compiled.storage or "").rstrip()])
     program = compiled.program
     text = templates.get_template(f"{target}.py.jinja").render(
         header=f"{program.name}: forward, backward and {compiled.optimizer.name}, compiled."

@@ -63,6 +63,7 @@ class Compiled:
     states: Layout
     entries: dict[str, Entry]
     labels: tuple[str, ...]
+    storage: str | None = None  # "float16" or "bfloat16", where some intermediates are stored so
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -123,7 +124,7 @@ def compile_entry(name: str, program: Program, whole: Program, parameters: Layou
 def compile_program(program: Program, optimizer: Optimizer,
                     only: tuple[str, ...] = ("forward", "loss", "gradient"),
                     outputs: Iterable[str] = (), storage: Storage = STORAGE,
-                    device: bool = False) -> Compiled:
+                    device: bool = False, half: str | None = None) -> Compiled:
     """A derived program through all stages but the text.
 
     Args:
@@ -131,11 +132,16 @@ def compile_program(program: Program, optimizer: Optimizer,
         outputs: what ``forward`` is for; by default everything declared that the data determine.
         storage: how intermediates are stored.
         device: for a GPU: kernels one after the other, each spread over all threads.
+        half: "float16" or "bfloat16": in which intermediates are stored, on a device.
 
     Raises:
         DerivationError: the program has no gradients, or gradients of no loss.
         DeclarationError: a parameter has a run-time size.
     """
+    if half is not None:
+        from codegen.half import with_scale
+
+        program, storage = with_scale(program, half), replace(storage, half=True)
     forward_only = not program.losses and not program.gradients
     lossless = not program.losses and set(program.gradients) <= set(program.jacobians)
     if not lossless and (len(program.losses) != 1 or not program.gradients):
@@ -169,7 +175,7 @@ def compile_program(program: Program, optimizer: Optimizer,
         if wanted and name in only
     }
     return Compiled(program, packed, optimizer, parameters, trained, states, _apart(entries),
-                    label_inputs(program))
+                    label_inputs(program), half)
 
 
 def _apart(entries: dict[str, Entry]) -> dict[str, Entry]:

@@ -5,14 +5,15 @@ Tensors are places in flat buffers: a kernel gets the buffers, and for each tens
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import singledispatchmethod
 
 from sympy import Expr, Integer, Mul, Symbol
 
 from codegen.contraction import Shapes, strides
 from codegen.launches import Launch
-from codegen.loops import Let, Matrix, Product, Statement
+from codegen.loops import Let, Matrix, Product, Statement, Store
+from codegen.memory import HALF
 from codegen.print_statements import StatementPrinter, identifier, indices_of
 from codegen.scalars import FUNCTIONS, ScalarPrinter
 from codegen.threads import (
@@ -39,20 +40,30 @@ _MERGE = {"+=": "block_sum", "*=": "block_prod", "max": "block_max", "min": "blo
 
 
 class FlatScalars(ScalarPrinter):
-    """Scalars whose tensors lie in flat buffers."""
+    """Scalars whose tensors lie in flat buffers; those in ``half`` are stored in 16 bits, and
+    those in ``scaled`` times a scale."""
 
     def __init__(self, names: dict[object, str], places: Mapping[str, tuple[str, str]],
-                 shapes: Shapes) -> None:
+                 shapes: Shapes, half: Collection[str] = (), scaled: Collection[str] = ()
+                 ) -> None:
         super().__init__(names, library=LIBRARY)
-        self.places, self.shapes = places, shapes
+        self.places, self.shapes, self.half, self.scaled = places, shapes, half, scaled
 
     def access(self, access: Access) -> str:
+        buffer, place = self.place(access)
+        if access.name not in self.half:
+            return f"{buffer}[{place}]"
+        taken = f"take({buffer}, {place})"
+        return f"({taken}*down)" if access.name in self.scaled else taken
+
+    def place(self, access: Access) -> tuple[str, str]:
+        """The buffer, and the number of an element in it."""
         buffer, at = self.places[access.name]
         terms = [] if at == "0" else [at]
         for place, step in zip(access.where, strides(self.shapes[access.name]), strict=True):
             if place != 0:
                 terms.append(self._term(place, step))
-        return f"{buffer}[{' + '.join(terms) or '0'}]"
+        return buffer, " + ".join(terms) or "0"
 
     def _term(self, place: Expr, step: Expr) -> str:
         text = self.index(place)
@@ -67,14 +78,17 @@ class LaunchPrinter(StatementPrinter):
     Args:
         buffers: the buffer that each tensor lies in.
         offsets: for a tensor that always begins its buffer "0"; others get an argument.
+        adjoints: tensors that are stored times a scale where they are stored in 16 bits.
         plain: number all names: kernels that differ in names only have the same text then.
     """
 
     def __init__(self, launch: Launch, tensors: Mapping[str, str], buffers: Mapping[str, str],
-                 shapes: Shapes, plain: bool = False) -> None:
+                 shapes: Shapes, adjoints: Collection[str] = (), plain: bool = False) -> None:
         self.launch = launch
+        half = {t for t in launch.tensors if buffers[t] == HALF}
+        scaled = half & set(adjoints)
         own = list(dict.fromkeys(buffers[t] for t in launch.tensors))
-        short = {b: f"b{n}" if plain else b for n, b in enumerate(own)}
+        short = {b: f"{'h' if b == HALF else 'b'}{n}" if plain else b for n, b in enumerate(own)}
         starts = {t: (f"t{n}_at" if plain else f"{tensors[t]}_at")
                   for n, t in enumerate(launch.tensors)}
         self.buffers = [short[b] for b in own]
@@ -89,8 +103,9 @@ class LaunchPrinter(StatementPrinter):
         for size in launch.sizes:
             names[size] = identifier(str(size), taken)
         self.arguments = [*(names[s] for s in launch.sizes), *self.buffers,
-                          *(starts[t] for t in self.starts)]
-        super().__init__(names, FlatScalars(names, places, shapes))
+                          *(starts[t] for t in self.starts), *(["scales"] if scaled else [])]
+        self.flat = FlatScalars(names, places, shapes, half, scaled)
+        super().__init__(names, self.flat)
         self.places, self.count = places, 0
 
     def key(self) -> str:
@@ -103,6 +118,9 @@ class LaunchPrinter(StatementPrinter):
                           *self.lines])
 
     def print(self) -> None:
+        if self.flat.scaled:
+            self.line(1, "up = scales[SCALE]")
+            self.line(1, "down = F(1)/up")
         for step in threaded(self.launch):
             self.step(step, 1)
 
@@ -124,6 +142,15 @@ class LaunchPrinter(StatementPrinter):
         text = self.scalars.index(size)
         return text if size.is_Integer or size.is_Symbol else f"({text})"
 
+    def store(self, node: Store, target: str, value: str, depth: int) -> None:
+        name = node.target.name
+        if name not in self.flat.half:
+            return super().store(node, target, value, depth)
+        if node.op != "=":
+            value = f"{target} {node.op[0]} ({value})"
+        value = f"({value})*up" if name in self.flat.scaled else value
+        self.line(depth, f"put({', '.join(self.flat.place(node.target))}, F({value}))")
+
     def product(self, node: Product, depth: int) -> None:
         self.line(depth, f"gemm_tiles({self._product_arguments(node)})")
 
@@ -131,6 +158,8 @@ class LaunchPrinter(StatementPrinter):
         rows, inner, columns = (self.scalars.index(e) for e in (
             node.target.rows, node.left.columns, node.target.columns))
         alpha = self.scalars.value(node.alpha)
+        alpha += "*down"*sum(m.name in self.flat.scaled for m in (node.left, node.right))
+        alpha += "*up"*(node.target.name in self.flat.scaled)
         matrices = [self._matrix(m) for m in (node.left, node.right, node.target)]
         return (f"{rows}, {columns}, {inner}, {alpha}, {matrices[0]}, {matrices[1]}, "
                 f"{node.beta}, {matrices[2]}")

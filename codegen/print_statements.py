@@ -24,7 +24,7 @@ RESERVED = frozenset(
     print part parts lo hi p d s n w o batch order step settings flat total loss gradient forward
     update epoch gemm at mix pick main exact inlined I U kernel thin view first rows block blocks
     most True False None cuda launch carray stream owner device member members team turn joint meet
-    wait""".split()
+    wait half scales up down take put""".split()
 )
 _OWN = re.compile(r"(k\d+_|gather_|power\d|moment_|fast_|math_|block_).*"
                   r"|.*_(phase.*|flat|all|at|batch|split|team|launch)")
@@ -94,6 +94,10 @@ class StatementPrinter:
         target = self.scalars.access(node.target)
         whole = isinstance(node.target, IntegerAccess)
         value = self.scalars.index(node.value) if whole else self.scalars.value(node.value)
+        self.store(node, target, value, depth)
+
+    def store(self, node: Store, target: str, value: str, depth: int) -> None:
+        """Puts a value into an element of a tensor."""
         self.line(depth, f"{target} {node.op} {value}")
 
     @statement.register

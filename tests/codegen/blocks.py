@@ -280,7 +280,8 @@ class _Cuda:
 
     @staticmethod
     def device_array(shape: Any, dtype: Any) -> Array:
-        fill = np.nan if np.dtype(dtype).kind == "f" else 10**9
+        fill = (np.nan if np.dtype(dtype).kind == "f" else
+                0x7FFF if np.dtype(dtype) == np.uint16 else 10**9)  # NaN in 16 bits
         return Array(np.full(shape, fill, dtype))
 
     @staticmethod
