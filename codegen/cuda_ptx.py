@@ -152,9 +152,6 @@ def compile_kernel(module: ModuleType, name: str, capability: Capability) -> str
 def assemble(module: ModuleType, name: str, architecture: str) -> Assembled:
     """One kernel through the compiler library and ptxas.
 
-    A module remembers its helper functions for the architecture that it was first compiled for:
-    load it anew for each.
-
     Raises:
         MissingError: ptxas is not here.
         AssemblyError: it refuses the kernel.

@@ -27,6 +27,7 @@ from derive.differentiate import derive
 from derive.errors import ChainruleError, DeclarationError, MissingError
 from derive.points import default_sizes, random_values
 from derive.program import Program
+from derive.reference import evaluate
 from tests.codegen.blocks import Race
 from tests.codegen.cuda_support import emitted, stepped, wrong_launches
 from tests.codegen.support import drawn, interpreted, product_of, sample
@@ -175,6 +176,20 @@ def test_two_threads_that_write_one_element_are_found(tmp_path):
     model.initialize(0)
     with pytest.raises(Race, match="k1_z1_2"):
         model.gradients(**sample(mlp(), 4))
+
+
+@pytest.mark.parametrize("make", [
+    lambda net: dr.jacobian(net, "z2", "W1"), lambda net: dr.hessian_vector(net, "W1")])
+def test_jacobians_and_products_with_hessians(make, tmp_path):
+    net = dr.Network("two layers")
+    x, t = net.input("x", "B", 5), net.input("t", "B", dtype=int)
+    net.loss(dr.cross_entropy(dr.dense(dr.dense(x, 4, dr.tanh), 3), t))
+    program = make(net.program())
+    values, model = sample(program, 3), emitted(program, tmp_path).Model()
+    model.initialize(1)
+    want = evaluate(program, {**values, **model.parameters})
+    for name, found in model.gradients(**values).items():
+        np.testing.assert_allclose(found, want[program.gradients[name]], rtol=1e-10, atol=1e-14)
 
 
 def test_a_rule_of_matrices_is_refused():
