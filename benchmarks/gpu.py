@@ -79,7 +79,8 @@ def rows_of(program: dr.Program, known: Known) -> list[str]:
 
 def table(path: Path, examples: tuple[str, ...]) -> None:
     lines = ["# Kernels as ptxas sees them", "",
-             "Made by `python benchmarks/gpu.py --table docs/cuda_kernels.md`, without a GPU: "
+             "Made by `python benchmarks/gpu.py --table docs/cuda_kernels.md "
+             f"{' '.join(examples)}`, without a GPU: "
              "single precision, Adam, blocks of 256 threads. Registers and occupancy are those of "
              f"{', '.join(ARCHITECTURES)}, in this order; spilled and stack bytes are summed over "
              "them. Vector loads are counted in the PTX.", ""]
