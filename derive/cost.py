@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sympy
 from sympy import Add, Expr, Integer, Mul, Pow, S
@@ -87,12 +88,13 @@ def _expression(expr: Expr) -> tuple[Expr, Expr]:
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
+@lru_cache(maxsize=4096)
 def pretty_count(value: Expr) -> str:
     """A count as people write it: thousands apart, sizes kept as letters."""
     value = sympy.expand(value)
     if isinstance(value, Integer):
         return f"{int(value):,}".replace(",", "\u202f")
-    terms = sorted(value.as_ordered_terms(), key=lambda t: (-len(t.free_symbols), str(t)))
+    terms = sorted(Add.make_args(value), key=lambda t: (-len(t.free_symbols), str(t)))
     shown = []
     for term in terms:
         number, rest = term.as_coeff_Mul()

@@ -73,7 +73,8 @@ def _helper(maker: Maker, entry: Helper, said: set[str]) -> Section:
     blocks: list[Block] = []
     rule = maker.rule(entry.rule)
     if maker.detail != "summary":
-        blocks.append(Paragraph((_capital(rule), ".", *_says(maker, entry.rule, said))))
+        blocks.append(Paragraph((_capital(rule), *maker.words("stop"),
+                                 *_says(maker, entry.rule, said))))
     blocks.append(maker.shown(eq, number))
     title = maker.words("backward.helper", symbol=symbol)
     return Section(title, f"helper-{number}", 2, tuple(blocks))

@@ -213,6 +213,8 @@ class Maker:
                 self.program.tensors[r].rank <= 1 for r in eq.reads
             ):
                 contraction = ""  # nothing that a contraction would make clearer
+            elif "," not in contraction:
+                contraction = ""  # a sum of one tensor says it itself
             return Shown(number, index, None, contraction, note=note, result=result)
         matrix: Math | None = Math(self.setter().set(form.statement),
                                    self.text(form.statement))

@@ -128,17 +128,28 @@ def _(block: t.Boxed, words: t.Words) -> str:
 
 
 @_block.register
-def _(block: t.Table, words: t.Words) -> str:
+def _(block: t.Table, _words: t.Words) -> str:
     align = [f' class="{c}"' if c in "rc" else "" for c in block.align.ljust(len(block.head), "l")]
+
+    # on a phone a row of words is a block, with the head of the column before each cell
+    words = len(block.head) > 3 and "r" not in block.align
+    heads = [f' data-head="{escape(_plain(head))}"' if words else "" for head in block.head]
 
     def line(cells: tuple[t.Spans, ...], tag: str) -> str:
         return "<tr>" + "".join(
-            f"<{tag}{align[k]}>{_spans(cell)}</{tag}>" for k, cell in enumerate(cells)) + "</tr>"
+            f"<{tag}{align[k]}{heads[k] if tag == 'td' else ''}>{_spans(cell)}</{tag}>"
+            for k, cell in enumerate(cells)) + "</tr>"
 
     rows = "".join(line(row, "td") for row in block.rows)
-    kinds = " ".join(["total"] * block.total + ["wide"] * (len(block.head) > 3))
+    kinds = " ".join(["total"] * block.total + ["wide"] * (len(block.head) > 3)
+                     + ["words"] * words)
     return (f'<div class="scroll"><table class="{kinds}"><thead>{line(block.head, "th")}</thead>'
             f"<tbody>{rows}</tbody></table></div>")
+
+
+def _plain(spans: t.Spans) -> str:
+    return "".join(s if isinstance(s, str) else s.plain if isinstance(s, t.Math) else s.text
+                   for s in spans)
 
 
 @_block.register

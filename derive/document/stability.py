@@ -63,7 +63,7 @@ def flow_section(maker: Maker, flow: Any) -> Section:
     known = [row for row in flow.rows if math.isfinite(row.signal) and math.isfinite(row.adjoint)]
     blocks: list[Block] = [
         Paragraph(words("flow.intro")),
-        Paragraph((Strong(verdict), ". ", *words(
+        Paragraph((Strong(verdict), *words("stop"), " ", *words(
             "flow.factor", factor=f"{flow.factor:.3g}", total=f"{flow.total:.3g}",
             count=str(len(flow.rows))))),
     ]

@@ -123,8 +123,10 @@ def _(block: t.Equation) -> str:
 def _equation(block: t.Equation, label: bool) -> str:
     """Index form and matrix form on one line where they fit, else on two."""
     lines = [broken(block.index.box)]
+    beside = False
     if block.matrix is not None:
-        if width(block.index.box) < 0.45 * _LINE and width(block.matrix.box) < 0.4 * _LINE:
+        beside = width(block.index.box) < 0.45 * _LINE and width(block.matrix.box) < 0.4 * _LINE
+        if beside:
             lines = [rf"\crcolumn{{{lines[0]}}}{broken(block.matrix.box)}"]
         else:
             lines.append(broken(block.matrix.box))
@@ -144,7 +146,7 @@ def _equation(block: t.Equation, label: bool) -> str:
     shapes = r",\quad ".join(text(s).replace("$ $", " ") for s in block.shapes)
     notes = [
         *([_spans(block.note)] if block.note else []),
-        *([shapes] if shapes else []),
+        *([r"\crbeside{}" * beside + shapes] if shapes else []),
         *(_spans(reason) for reason in block.reasons),
     ]
     if notes:

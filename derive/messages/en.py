@@ -21,6 +21,7 @@ MESSAGES = {
     "section.rules": "Appendix: the rules used",
     "section.contents": "Contents",
     # results
+    "stop": ".",
     "result.intro": "For the loss {loss}, the derivative with respect to each of its parameters "
     "is given here; it is derived from equation {first} on. A bar marks the adjoint of an "
     "intermediate quantity, $\\bar v = \\partial L/\\partial v$.",
@@ -244,7 +245,9 @@ MESSAGES = {
     "rule.softmax.says": "The derivative of $u = \\log\\sum_k e^{z_k}$ is the softmax "
     "$p_k = e^{z_k - u}$.",
     "rule.softmax.proof": "$\\frac{\\partial u}{\\partial z_k} = \\frac{e^{z_k}}{\\sum_j e^{z_j}} "
-    "= e^{z_k - u}$, because $\\sum_j e^{z_j} = e^u$.",
+    "= e^{z_k - u}$, because $\\sum_j e^{z_j} = e^u$. Where a label's score is subtracted, as in "
+    "cross-entropy, the derivative is $p_k$ minus 1 at the label: a step of descent raises that "
+    "score and lowers all others, and the entries of a sample add up to 0.",
     "rule.ties.title": "derivative of a maximum or minimum",
     "rule.ties.says": "The elements that reach the extreme value share the derivative equally.",
     "rule.ties.proof": "Where one element alone is the largest it stays so nearby, so the maximum "

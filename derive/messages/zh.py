@@ -18,6 +18,7 @@ MESSAGES = {
     "section.kernel": "生成的内核",
     "section.rules": "附录：所用法则",
     "section.contents": "目录",
+    "stop": "。",
     "result.intro": "下面给出损失 {loss} 对每个参数的导数；推导从方程 {first} 开始。"
     "字母上的横线表示中间量的伴随，$\\bar v = \\partial L/\\partial v$。",
     "result.jacobian": "下面给出 {of} 的全部导数，即它的每个元素对自变量每个元素的导数；"
@@ -204,7 +205,8 @@ MESSAGES = {
     "rule.softmax.title": "log-sum-exp 的导数",
     "rule.softmax.says": "$u = \\log\\sum_k e^{z_k}$ 的导数是 softmax $p_k = e^{z_k - u}$。",
     "rule.softmax.proof": "$\\frac{\\partial u}{\\partial z_k} = \\frac{e^{z_k}}{\\sum_j e^{z_j}} "
-    "= e^{z_k - u}$，因为 $\\sum_j e^{z_j} = e^u$。",
+    "= e^{z_k - u}$，因为 $\\sum_j e^{z_j} = e^u$。如交叉熵那样减去标签的得分时，导数是 $p_k$ "
+    "在标签处减 1：下降一步使该得分升高，其余降低；每个样本的各元素之和为 0。",
     "rule.ties.title": "最大值与最小值的导数",
     "rule.ties.says": "达到极值的各元素平分导数。",
     "rule.ties.proof": "若只有一个元素最大，它在附近仍最大，最大值就是它，导数为 1。"

@@ -75,7 +75,8 @@ def items(node: t.Node, group: int) -> list[Item]:
                 for i in items(piece, group)]
     if isinstance(node, t.Group) and node.kind in "([{" and not isinstance(node.body, t.Listed):
         return [Item(i.node, i.text, group) for i in items(node.body, group)]
-    return [Item(node, node_key(node), group)]
+    numbered = isinstance(node, t.Word) and not node.accents and node.text[-1:].isdigit()
+    return [Item(node, node.text if numbered else node_key(node), group)]  # type: ignore[union-attr]
 
 
 def _is_row(node: t.Seq) -> bool:
