@@ -190,24 +190,29 @@ def _finished(study: Any) -> int:
     return sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
 
 
-def work(search: Search, folder: Path) -> None:
-    """Do trials until as many as wanted are finished: what each process runs."""
+def work(search: Search, folder: Path, first: int) -> None:
+    """Do trials until as many as wanted are finished or under way: what each process runs.
+
+    Args:
+        first: how many trials there were before the search was started or gone on with. Of those
+            since then the unfinished run in another process; of those before, they were killed.
+    """
     optuna = _optuna()
     study = _study(folder, search)
+
+    def enough() -> bool:
+        trials = study.get_trials(deepcopy=False)
+        return sum(t.state.is_finished() or t.number >= first for t in trials) >= search.trials
 
     def objective(trial: Any) -> float:
         chosen = {n: _suggest(trial, n, v) for n, v in search.space.items()}
         return _trial(search, chosen, trial)
 
-    def enough(study: Any, trial: Any) -> None:
-        if _finished(study) >= search.trials:
-            study.stop()
-
-    if _finished(study) < search.trials:
+    if not enough():
         number = len(study.get_trials(deepcopy=False))
         study.sampler = optuna.samplers.TPESampler(seed=search.config.plan.seed + number,
                                                    constant_liar=True)
-        study.optimize(objective, callbacks=[enough])
+        study.optimize(objective, callbacks=[lambda s, _: s.stop() if enough() else None])
 
 
 def _trial(search: Search, chosen: Mapping[str, Any], trial: Any) -> float:
@@ -266,16 +271,19 @@ def search(path: Path, folder: Path, processes: int = 1, trials: int | None = No
         from codegen.mpi.search import search_on_ranks
 
         search_on_ranks(path, folder, ranks, wanted.trials)
-    elif processes == 1:
-        work(wanted, folder)
     else:
-        _in_processes(path, folder, processes, wanted.trials)
+        first = len(study.get_trials(deepcopy=False))
+        if processes == 1:
+            work(wanted, folder, first)
+        else:
+            _in_processes(path, folder, processes, wanted.trials, first)
     return report(study, wanted, folder)
 
 
-def _in_processes(path: Path, folder: Path, count: int, trials: int) -> None:
+def _in_processes(path: Path, folder: Path, count: int, trials: int, first: int) -> None:
     """New processes, not forks: compiled kernels and their threads do not outlive a fork."""
-    command = [sys.executable, "-m", "codegen.search", str(path), str(folder), str(trials)]
+    command = [sys.executable, "-m", "codegen.search", str(path), str(folder), str(trials),
+               str(first)]
     running = [subprocess.Popen(command) for _ in range(count)]
     try:
         codes = [process.wait() for process in running]
@@ -365,4 +373,5 @@ def _picture(search: Search, whole: list) -> str:
 
 
 if __name__ == "__main__":  # one of several processes
-    work(replace(read_search(Path(sys.argv[1])), trials=int(sys.argv[3])), Path(sys.argv[2]))
+    work(replace(read_search(Path(sys.argv[1])), trials=int(sys.argv[3])), Path(sys.argv[2]),
+         int(sys.argv[4]))

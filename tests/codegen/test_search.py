@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from codegen.cli import main
-from codegen.search import read_search, search
+from codegen.search import _finished, _study, read_search, search, work
 from derive.errors import ChainruleError
 from tests.codegen.support import interpreted
 
@@ -68,6 +69,18 @@ def test_a_search_finds_goes_on_and_reports(place: Path, capsys):
     assert "<svg" in page and "optimizer.lr" in page and "<script" not in page
     stored = json.loads(Path("s/search.json").read_text())["trials"]
     assert len(stored) == 6 and min(r["value"] for r in stored if r["value"]) == second["score"]
+
+
+def test_a_trial_that_runs_elsewhere_counts_and_one_that_was_killed_does_not(place: Path):
+    wanted, folder = read_search(Path("search.toml")), Path("s")
+    folder.mkdir()
+    study = _study(folder, wanted)
+    study.ask()  # killed in an earlier search
+    study.ask()  # another process is at it
+    work(replace(wanted, trials=3), folder, first=1)
+    assert _finished(study) == 2
+    work(replace(wanted, trials=3), folder, first=1)
+    assert _finished(study) == 2
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [
