@@ -366,7 +366,8 @@ class Model:
             if name not in known:
                 raise unknown_name("input", name, known)
         own = {t.name: values[t.name] for t in wanted if t.name in values}
-        checked = check_values(program, own, names=[t.name for t in wanted])
+        # against what was declared: in an entry's own program indices are cut and packed
+        checked = check_values(self.program, own, names=[t.name for t in wanted])
         kinds = {"int": np.int64, "float": self.kernels.DTYPE}
         return {t.name: np.ascontiguousarray(checked[t.name], kinds[t.dtype]) for t in wanted}
 

@@ -173,7 +173,8 @@ def test_a_foreign_file_is_not_overwritten(tmp_path):
 
 @pytest.mark.parametrize("options, message", [
     ({"target": "gpu"}, "unknown target 'gpu'"),
-    ({"dtype": "float16"}, "unknown dtype 'float16'"),
+    ({"dtype": "float16"}, "cannot store intermediates as float16"),
+    ({"dtype": "float17"}, "unknown dtype 'float17'"),
     ({"threads": 0}, "at least 1"),
     ({"threads": 10_000}, "more than Numba was started with"),
 ])
