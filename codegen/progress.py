@@ -29,7 +29,9 @@ def progress(what: str, total: int = 1) -> Iterator[Report]:
 
         yield note
         seconds = time.perf_counter() - start
-        if seconds > 1:
+        if line is not None:
+            line(f"{what}: {seconds:.1f} s {last[0]}".rstrip(), True)
+        elif seconds > 1:
             print(f"{what}: {seconds:.1f} s {last[0]}".rstrip(), file=sys.stderr)
         return
     from rich.console import Console
@@ -55,8 +57,9 @@ def _left(start: float, share: float) -> str:
     return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
-def _notebook_line() -> Callable[[str], None] | None:
-    """What shows one line of text in a notebook, each time in the same place; None elsewhere."""
+def _notebook_line() -> Callable[..., None] | None:
+    """What shows one line of text in a notebook, each time in the same place (the last one at
+    once); None elsewhere."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is None or not hasattr(shell, "kernel"):
         return None
@@ -64,8 +67,8 @@ def _notebook_line() -> Callable[[str], None] | None:
 
     place, last = display(Pretty(""), display_id=True), [0.0]
 
-    def show(text: str) -> None:
-        if time.perf_counter() - last[0] > 0.2:  # not faster than anyone reads
+    def show(text: str, at_once: bool = False) -> None:
+        if at_once or time.perf_counter() - last[0] > 0.2:  # not faster than anyone reads
             last[0] = time.perf_counter()
             place.update(Pretty(text))
 

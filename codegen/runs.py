@@ -70,6 +70,9 @@ class RunResult:
         }.get(self.ended.reason, [])
         return "\n".join([head, *rows, *tail])
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))  # a notebook shows what the command prints
+
 
 def summary(name: str, history: Sequence[Row], seconds: float) -> str:
     """One line of what a run reached."""

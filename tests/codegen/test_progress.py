@@ -67,5 +67,5 @@ def test_a_notebook_gets_one_line_that_is_written_over(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     monkeypatch.setattr(module, "time", Clock())
     steps()
-    assert len(shown) == 3
+    assert len(shown) == 4 and shown[-1].startswith("training: ") and "left" not in shown[-1]
     assert shown[0].startswith("training: 1.0 of 4, ") and "left, loss 1.0000" in shown[0]
