@@ -333,7 +333,9 @@ def _unnamed_factor(right: list[np.ndarray], hand: list[np.ndarray]) -> str | No
     if ratios is None:
         return None
     if np.isclose(ratios[0], ratios[1], rtol=1e-9):
-        return f"it is {ratios[0]:.10g} times the right gradient, everywhere"
+        off = ratios[0] - 1
+        factor = f"1 {off:+.3g}" if abs(off) < 1e-6 else f"{ratios[0]:.10g}"
+        return f"it is {factor} times the right gradient, everywhere"
     return f"it is a multiple of the right gradient: {ratios[0]:.6g} and {ratios[1]:.6g} times"
 
 

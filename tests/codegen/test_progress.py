@@ -65,6 +65,9 @@ def test_a_notebook_gets_one_line_that_is_written_over(monkeypatch: pytest.Monke
     display.display = lambda text, display_id: Place()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "IPython", top)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
+    steps()  # quicker than anyone reads, but for the end
+    assert len(shown) == 2 and "left" not in shown.pop()
+    shown.clear()
     monkeypatch.setattr(module, "time", Clock())
     steps()
     assert len(shown) == 4 and shown[-1].startswith("training: ") and "left" not in shown[-1]
