@@ -11,8 +11,21 @@ from sympy import S, exp
 
 from derive.errors import DeclarationError
 from derive.network import Handle
-from derive.nodes import Select, exact
+from derive.nodes import Access, Select, exact
 from derive.randomness import keeps, normal
+
+
+def _seed(seed: Handle) -> Access:
+    """What random numbers are made from.
+
+    Raises:
+        DeclarationError: it is not what ``net.random()`` gives.
+    """
+    if not isinstance(seed, Handle) or seed.tensor.dtype != "int":
+        raise DeclarationError("random numbers need a seed that each step can change",
+                               expected="what net.random() gives", got=repr(seed),
+                               mend="seed = net.random(), once for a network")
+    return seed.tensor.access
 
 
 def dropout(x: Handle, rate: float, seed: Handle, training: bool = True) -> Handle:
@@ -24,7 +37,7 @@ def dropout(x: Handle, rate: float, seed: Handle, training: bool = True) -> Hand
     if not training or share == 0:
         return x
     net = x.network
-    kept = keeps(seed.tensor.access, net.fresh_stream(), share, *x.indices)
+    kept = keeps(_seed(seed), net.fresh_stream(), share, *x.indices)
     body = Select(kept, x.tensor.access / (1 - share), S.Zero)
     return net.define(net.fresh_name("d"), x.indices, body)
 
@@ -34,7 +47,7 @@ def gaussian_noise(x: Handle, deviation: float, seed: Handle, training: bool = T
     if not training:
         return x
     net = x.network
-    noise = normal(seed.tensor.access, net.fresh_stream(), *x.indices)
+    noise = normal(_seed(seed), net.fresh_stream(), *x.indices)
     body = x.tensor.access + exact(deviation) * noise
     return net.define(net.fresh_name("y"), x.indices, body)
 
@@ -43,6 +56,6 @@ def reparametrise(mean: Handle, log_variance: Handle, seed: Handle) -> Handle:
     """A normal sample as a function of its moments, ``m + exp(s/2) ε`` (Kingma and Welling 2014):
     gradients pass through it."""
     net = mean.network
-    noise = normal(seed.tensor.access, net.fresh_stream(), *mean.indices)
+    noise = normal(_seed(seed), net.fresh_stream(), *mean.indices)
     body = mean.tensor.access + exp(log_variance[mean.indices] / 2) * noise
     return net.define(net.fresh_name("s"), mean.indices, body)

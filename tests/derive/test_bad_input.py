@@ -235,3 +235,11 @@ def test_a_sequence_that_ends_beyond_its_dim(length: int):
         dr.evaluate(net.program(), {**point, "n": np.array([4, length])})
     assert f"'n' holds {length} at [1]" in str(caught.value)
     assert "0 to 4: it ends sequences over i, which has 4 steps" in str(caught.value)
+
+
+def test_random_numbers_need_a_seed_of_the_network():
+    net = dr.Network("n")
+    x = net.input("x", "B", 4)
+    for layer in (dr.dropout, dr.gaussian_noise):
+        with pytest.raises(DeclarationError, match=r"net\.random\(\)"):
+            layer(x, 0.5, 7)
