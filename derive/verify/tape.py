@@ -4,21 +4,26 @@ Every operation's result gets numbers for its elements, arrays carry the numbers
 written into them (`derive.verify.probe`), and a step knows the numbers that it reads. So a change
 of one operation is followed without the function (`replay`), and one sweep back over the steps
 gives the derivative of every gradient with respect to every result. The derivative of one step is
-taken from its arrays alone: by a table for elementwise operations, for others by the operation
-itself on unit steps, which is exact where it is linear.
+taken from its arrays alone: for elementwise operations by the chain rule, for others by the
+operation itself on unit steps, which is exact where it is linear.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
+import sympy
+from sympy import Expr
 
+from derive.flow.quadrature import compiled
 from derive.verify.events import Change, Event, Leaf, Site, Step
 from derive.verify.probe import Run
+from derive.verify.trace_ops import ELEMENTWISE
+from derive.verify.traced import NotTraced
 
 _SUMS = {"add", "subtract", "concatenate", "stack", "vstack", "hstack", "setitem", "negative",
          "positive", "array", "block"}
@@ -34,24 +39,25 @@ _WINDOW = 12  # values behind a change, one of which the derivation should have
 _MOST = 4_000_000  # entries of a derivative that are kept in memory
 
 
-def _power(x: Any, y: Any, z: Any) -> tuple[Any, Any]:
-    return y * x ** (y - 1.0), np.log(np.where(x > 0, x, 1.0)) * z
+_X, _Y = sympy.symbols("x y", real=True)
 
 
-# the derivatives of an elementwise operation with respect to its arguments x (and y), result z
-_SLOPES: dict[str, Callable[..., tuple[Any, ...]]] = {
-    "add": lambda x, y, z: (1.0, 1.0), "subtract": lambda x, y, z: (1.0, -1.0),
-    "multiply": lambda x, y, z: (y, x), "divide": lambda x, y, z: (1 / y, -z / y),
-    "power": _power, "maximum": lambda x, y, z: (x >= y, y > x),
-    "minimum": lambda x, y, z: (x <= y, y < x),
-    "negative": lambda x, z: (-1.0,), "positive": lambda x, z: (1.0,), "exp": lambda x, z: (z,),
-    "log": lambda x, z: (1 / x,), "sqrt": lambda x, z: (0.5 / z,), "square": lambda x, z: (2 * x,),
-    "tanh": lambda x, z: (1 - z * z,), "absolute": lambda x, z: (np.sign(x),),
-    "reciprocal": lambda x, z: (-z * z,), "log1p": lambda x, z: (1 / (1 + x),),
-    "expm1": lambda x, z: (z + 1,), "sin": lambda x, z: (np.cos(x),),
-    "cos": lambda x, z: (-np.sin(x),), "sinh": lambda x, z: (np.cosh(x),),
-    "cosh": lambda x, z: (np.sinh(x),),
-}
+@cache
+def _slope(name: str, argument: int) -> Callable[..., np.ndarray] | None:
+    """The derivative of an elementwise operation with respect to one of its arguments, a function
+    of all of them: of the expression by which a function is read. None for other operations."""
+    ufunc = getattr(np, name, None)
+    if ufunc is None or ufunc not in ELEMENTWISE or argument >= ufunc.nin:
+        return None
+    arguments = (_X, _Y)[:ufunc.nin]
+    try:
+        body = ELEMENTWISE[ufunc](*arguments)
+    except NotTraced:  # of whole numbers alone
+        return None
+    if not isinstance(body, Expr):
+        return None
+    # x**y*y/x has no value at 0, y*x**(y - 1) has one
+    return compiled(sympy.powsimp(body.diff(arguments[argument])), *arguments)
 
 
 class NotReplayed(Exception):
@@ -229,11 +235,11 @@ def _slope_of(step: Step, leaf: Leaf) -> Callable[[np.ndarray], np.ndarray]:
     """A function from a derivative with respect to a step's results to one with respect to one of
     its arguments."""
     event = step.event
-    if event.name in _SLOPES and len(leaf.path) == 1 and leaf.path[0] < 2:
-        args = [np.asarray(a, dtype=float) for a in event.args[:2]]
-        slopes = _SLOPES[event.name](*args, np.asarray(step.value, dtype=float))
+    derivative = _slope(event.name, leaf.path[0]) if len(leaf.path) == 1 else None
+    if derivative is not None:
+        args = [np.asarray(a, dtype=float) for a in event.args[:getattr(np, event.name).nin]]
         shape = np.shape(step.value)
-        slope = np.ravel(np.broadcast_to(slopes[leaf.path[0]], shape)).astype(float)
+        slope = np.ravel(np.broadcast_to(derivative(*args), shape))
         where = np.ravel(np.broadcast_to(np.arange(leaf.base.size).reshape(leaf.base.shape), shape))
         if leaf.base.size == len(where):
             return lambda block: block * slope

@@ -88,7 +88,7 @@ def _times(a: Expr, b: Expr) -> Expr:
     return a * b
 
 
-_PLAIN: dict[Any, Callable[..., Any]] = {
+ELEMENTWISE: dict[Any, Callable[..., Any]] = {
     np.add: lambda a, b: a + b, np.subtract: lambda a, b: a - b,
     np.multiply: _times, np.true_divide: lambda a, b: a / b,
     np.negative: lambda a: -a, np.positive: lambda a: a, np.conjugate: lambda a: a,
@@ -156,8 +156,8 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: Sequence[Any], options: dic
         made = matmul(*(tracer.array(x) for x in inputs))
     elif method == "__call__" and ufunc in _LOGIC:
         made = elementwise(_LOGIC[ufunc], *inputs, kind="logic")
-    elif method == "__call__" and ufunc in _PLAIN:
-        made = elementwise(_PLAIN[ufunc], *inputs)
+    elif method == "__call__" and ufunc in ELEMENTWISE:
+        made = elementwise(ELEMENTWISE[ufunc], *inputs)
         if where is not True:
             made = _somewhere(made, where, out)
     else:
