@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,10 @@ def _sum(array: np.ndarray) -> str:
     return hashlib.sha256(whole.view(np.uint8).data).hexdigest()
 
 
+def _warning(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+
 class Store:
     """The checkpoints of a run: a folder that keeps the last few."""
 
@@ -141,8 +145,8 @@ class Store:
             left.unlink(missing_ok=True)
         return path
 
-    def latest(self) -> Checkpoint | None:
-        """The last whole checkpoint; each damaged one after it is named in a warning.
+    def latest(self, warn: Callable[[str], None] = _warning) -> Checkpoint | None:
+        """The last whole checkpoint; each damaged one after it is named to ``warn``.
 
         Raises:
             CheckpointError: there are checkpoints, and all are damaged.
@@ -153,8 +157,7 @@ class Store:
                 return read_checkpoint(path)
             except CheckpointError as error:
                 last = error
-                warnings.warn(f"{error.what} ({error.got}); the one before it is used",
-                              RuntimeWarning, stacklevel=2)
+                warn(f"{error.what} ({error.got}); the one before it is used")
         if files:
             raise CheckpointError(
                 f"all {len(files)} checkpoints in {str(self.folder)!r} are damaged",

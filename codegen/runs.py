@@ -9,8 +9,10 @@ that replays that step.
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import platform
 import sys
 import time
@@ -91,13 +93,14 @@ def choose_folder(out: str, force: bool = False) -> Path:
 
     Raises:
         DeclarationError: it holds another run, or files of somebody else's.
+        PermissionError: it cannot be made, or not be written to.
     """
     if not out:
         number = 1
         while True:
             folder = Path("run" if number == 1 else f"run-{number}")
             if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-                return folder
+                return _writable(folder)
             number += 1
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
@@ -108,6 +111,14 @@ def choose_folder(out: str, force: bool = False) -> Path:
             f"the folder {folder} holds " + ("a run" if is_run else "other files"),
             expected="a new folder, or an empty one",
             mend=(f"chainrule resume {folder}, " if is_run else "") + "another --out, or --force")
+    return _writable(folder)
+
+
+def _writable(folder: Path) -> Path:
+    """The same folder, if it can be made and written to: said before minutes of compiling."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
     return folder
 
 
@@ -222,7 +233,8 @@ def resume(folder: Path, epochs: int | None = None, team: Any = None) -> RunResu
             raise DataError(f"the {name} data are not those that the run began with",
                             mend="begin a new run with `chainrule train`")
     session = _session(file, config, parts, folder, team)
-    found = session.training.store.latest() if session.training.store else None
+    store = session.training.store
+    found = store.latest(session.training.warn) if store else None
     if found is not None:
         session.training.restore(found)
     if session.derived.hash != settings["derivation"]:

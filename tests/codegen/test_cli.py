@@ -170,8 +170,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(data: Path, capsys):
     last = sorted(Path("run/checkpoints").iterdir())[-1]
     last.write_bytes(last.read_bytes()[:-9])
     want = load_file("run/weights.safetensors")
-    with pytest.warns(RuntimeWarning, match="is damaged"):
-        assert main(["resume", "run"]) == 0
+    assert main(["resume", "run"]) == 0
+    said = capsys.readouterr().err
+    assert f"note: the checkpoint {last.name!r} is damaged" in said and "the one before it is used" in said
     found = load_file("run/weights.safetensors")
     assert all((found[name] == array).all() for name, array in want.items())
 
@@ -270,3 +271,13 @@ def test_labels_out_of_range_and_nan_in_data_are_refused(place: Path, capsys):
     assert main(["train", "net.py", "--data", "nan.npz", "--test-share", "0"]) == 2
     assert "'x'" in capsys.readouterr().err
     assert not Path("run").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_compiled(
+        data: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("codegen.runs.os.access", lambda path, mode: False)  # root may do all
+    monkeypatch.setattr("codegen.runs.prepare", lambda *given: pytest.fail("compiled"))
+    assert main(["train", "net.py", "--data", "data.npz", "--out", "far/away"]) == 2
+    said = capsys.readouterr().err
+    assert "Permission denied" in said and str(data.parent) in said
+    assert not Path("far").exists()
