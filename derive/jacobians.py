@@ -70,11 +70,21 @@ def hessian_vector(program: Program, wrt: str | Sequence[str], of: str | None = 
     Returns:
         A program whose ``gradients`` name the product, in the shape of each tensor; its loss is
         the scalar product of gradient and vector, whose gradient that product is.
+
+    Raises:
+        DerivationError: the gradient does not depend on ``wrt``, as that of a linear loss.
     """
     program = as_program(program)
-    derived = derive(program, _names(wrt), of or the_loss(program))
+    of = of or the_loss(program)
+    derived = derive(program, _names(wrt), of)
     along = _along(derived, _vectors(derived, wrt, vector), derived.gradients)
     scalar = along.equations[-1].name
+    read = {name for eq in along.only(scalar).equations for name in eq.reads}
+    if linear := [name for name in _names(wrt) if name not in read]:
+        raise DerivationError(
+            f"the gradient of {of!r} does not depend on {', '.join(map(repr, linear))}",
+            expected="tensors in which the scalar is not linear: others have no second derivative",
+            mend="leave them out of `wrt`", where=program.tensors[linear[0]].where)
     return derive(replace(along, losses=(scalar,), subjects={}), _names(wrt), scalar)
 
 

@@ -99,3 +99,13 @@ def test_a_loss_without_curvature_is_refused():
 def test_settings_that_make_no_sense_are_refused(settings: dict, says: str):
     with pytest.raises(DeclarationError, match=says):
         make_optimizer({"rule": "gauss_newton", **settings})
+
+
+def test_a_scalar_that_is_linear_in_a_tensor_has_no_hessian_there():
+    net = dr.Network("line")
+    i = dr.indices("i:3")
+    a, b = net.parameter("a", i), net.parameter("b", i)
+    net.loss(dr.sum(a[i] * b[i] + b[i], i))
+    assert set(dr.hessian_vector(net, ["a", "b"]).gradients) == {"a", "b"}
+    with pytest.raises(DerivationError, match="gradient of 'L' does not depend on 'b'"):
+        dr.hessian_vector(net, "b")
