@@ -1,4 +1,4 @@
-"""The CUDA target, by itself on a machine with a GPU: python benchmarks/gpu.py [EXAMPLE …]
+"""The CUDA target, by itself on a machine with a GPU: python benchmarks/cuda.py [EXAMPLE …]
 
 1. Loss and gradients of every example on the device against the CPU target, in double precision.
 2. Training steps against PyTorch on the same card (the networks of `cpu_rows`; float32), in
@@ -23,7 +23,9 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+HERE = Path(__file__).resolve().parent
+# without this folder: cuda.py would stand for the package of that name, which numba-cuda imports
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
 import codegen
 import derive as dr
@@ -79,7 +81,7 @@ def rows_of(program: dr.Program, known: Known) -> list[str]:
 
 def table(path: Path, examples: tuple[str, ...]) -> None:
     lines = ["# Kernels as ptxas sees them", "",
-             "Made by `python benchmarks/gpu.py --table docs/cuda_kernels.md "
+             "Made by `python benchmarks/cuda.py --table docs/cuda_kernels.md "
              f"{' '.join(examples)}`, without a GPU: "
              "single precision, Adam, blocks of 256 threads. Registers and occupancy are those of "
              f"{', '.join(ARCHITECTURES)}, in this order; spilled and stack bytes are summed over "
