@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-# without this folder: cuda.py would stand for the package of that name, which numba-cuda imports
-sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+if __name__ == "__main__":  # in place of this folder, whose cuda.py is not the package `cuda`
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import codegen
 import derive as dr

@@ -1,12 +1,14 @@
 """The networks of all examples, as what kernels for a GPU are made of: one loss and its gradients.
 
 An example that declares several losses gives a program for each; one that trains a large encoder
-is its first block, and can be had narrow where kernels run thread by thread.
+is its first block. Where kernels run thread by thread, in Python, networks are narrow: the same
+equations with sizes that are a little more than a tile of the simulation, or a few.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +20,22 @@ from derive.differentiate import derive
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples"
-NARROW = {"TOKENS": 3, "UNITS": 24, "HEADS": 2}  # of the encoder, instead of 24, 384 and 12
+# what stands in an example, and what in its place makes it narrow
+NARROW: dict[str, tuple[tuple[str, str], ...]] = {
+    "autoencoder.py": (("64, dr.relu", "18, dr.relu"),),
+    "char_lstm.py": (("set(TEXT))", "set(TEXT))[:11]"), ("32, 64", "4, 18"), ("24)", "6)")),
+    "char_transformer.py": (("set(TEXT))", "set(TEXT))[:11]"), ("32, 32", "5, 8")),
+    "cnn_digits.py": (("x, 16,", "x, 3,"), ("h, 32,", "h, 5,"), ("h, 64,", "h, 18,")),
+    "denoise_1d.py": (("LENGTH = 256", "LENGTH = 20"), ("x, 12,", "x, 3,"), ("h, 12,", "h, 3,")),
+    "digits.py": (("(256, 128)", "(18, 7)"),),
+    "finetune_minilm.py": (("HEADS = 24, 6, 384, 12", "HEADS = 3, 6, 24, 2"), ("30522", "29"),
+                           ("512)", "7)")),
+    "gan.py": (("0.1, 4, 64", "0.1, 4, 18"),),
+    "gan_digits.py": (("= 16, 128, 64", "= 5, 18, 64"),),
+    "resnet_block.py": (("((8, 1), (16, 2))", "((3, 1), (5, 2))"),),
+    "vae.py": (("64, dr.relu", "18, dr.relu"),),
+    "vanishing.py": (("DEPTH, WIDTH = 50, 64", "DEPTH, WIDTH = 4, 18"),),
+}
 
 
 def module_of(path: Path, name: str) -> ModuleType:
@@ -44,14 +61,30 @@ def programs(name: str, narrow: bool = False) -> Iterator[tuple[str, dr.Program]
 
 
 def _declared(name: str, narrow: bool) -> Iterator[tuple[str, dr.Program]]:
-    path = FOLDER / name
-    if name not in ("vanishing.py", "finetune_minilm.py"):
-        yield name, load_model(path).program
+    if narrow and name in NARROW:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_text(_narrow(name), encoding="utf-8")
+            yield from _read(path)
+    else:
+        yield from _read(FOLDER / name)
+
+
+def _narrow(name: str) -> str:
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    for old, new in NARROW[name]:
+        assert old in text, f"{old!r} stands nowhere in {name}"
+        text = text.replace(old, new)
+    return text
+
+
+def _read(path: Path) -> Iterator[tuple[str, dr.Program]]:
+    if path.name not in ("vanishing.py", "finetune_minilm.py"):
+        yield path.name, load_model(path).program
         return
     example: Any = module_of(path, f"example_{path.stem}")
-    if name == "vanishing.py":
+    if path.name == "vanishing.py":
         for variant in ("sigmoid", "batch norm"):
-            yield f"{name} ({variant})", example.variants()[variant].program()
+            yield f"{path.name} ({variant})", example.variants()[variant].program()
         return
-    vars(example).update(NARROW if narrow else {})
-    yield f"{name} (one block)", example.network(1).program()
+    yield f"{path.name} (one block)", example.network(1).program()

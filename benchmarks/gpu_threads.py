@@ -8,13 +8,14 @@ between them. Before that `codegen.races` proves of every launch that no two thr
 the order (``--proofs``: this alone). ``--random N`` adds N random programs of `tests.programs`.
 
 With NUMBA_ENABLE_CUDASIM=1 in the environment the same modules run in Numba's simulator instead,
-once each: it has its own order of threads, and knows of no races. Exit code 1 where anything
-differs.
+once each: it has its own order of threads, and knows of no races. ``--log FILE`` keeps what was
+found, and finds it there for a module whose text is the same. Exit code 1 where anything differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import random
 import sys
@@ -22,20 +23,21 @@ import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-# without this folder: cuda.py would stand for the package of that name, which numba-cuda imports
-sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+if __name__ == "__main__":  # in place of this folder, whose cuda.py is not the package `cuda`
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import derive as dr
 from benchmarks.gpu_examples import names, programs
 from codegen.launches import split
+from codegen.module import render_cuda
 from codegen.pipeline import compile_program
 from codegen.races import conflicts, overlaps
 from derive.differentiate import derive
 from derive.errors import ChainruleError
+from derive.optimizers import sgd
 from derive.points import default_sizes, random_values
 from tests.codegen.blocks import Race, order_threads
-from tests.codegen.cuda_support import simulated, stepped, wrong_launches
+from tests.codegen.cuda_support import EVERY, simulated, stepped, wrong_launches
 from tests.codegen.support import with_fixed_parameters
 from tests.judge import LARGEST, largest, ties
 from tests.programs import random_network, reached
@@ -57,6 +59,29 @@ def proved(program: dr.Program) -> tuple[int, list[str]]:
                 count += 1
                 unproved += map(str, conflicts(launch))
     return count, unproved
+
+
+class Log:
+    """Verdicts by module, arguments and seeds, in a file that grows line by line."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.known = path, dict[str, str]()
+        if path is not None and path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            self.known = dict(line.split(" ", 1) for line in lines)
+
+    def __call__(self, program: dr.Program, sizes: dict[str, int], seed: int, orders: int) -> str:
+        if self.path is None:
+            return verdict(program, sizes, seed, orders)
+        compiled = compile_program(program, sgd(), ("gradient",), storage=EVERY, device=True)
+        where = os.environ.get("NUMBA_ENABLE_CUDASIM", "0")
+        about = f"{render_cuda(compiled, 'float64')} {sizes} {seed} {orders} {where}"
+        key = hashlib.sha256(about.encode()).hexdigest()
+        if key not in self.known:
+            self.known[key] = verdict(program, sizes, seed, orders)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(f"{key} {self.known[key]}\n")
+        return self.known[key]
 
 
 def verdict(program: dr.Program, sizes: dict[str, int], seed: int, orders: int) -> str:
@@ -104,23 +129,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=2, help="the value of every run-time size")
     parser.add_argument("--orders", type=int, default=ORDERS)
     parser.add_argument("--proofs", action="store_const", dest="orders", const=0)
+    parser.add_argument("--log", type=Path, metavar="FILE")
     parser.add_argument("examples", nargs="*", help="all, where neither these nor --random")
     args = parser.parse_args(arguments)
     chosen = args.examples or (() if args.random else names())
     found: list[str] = []
+    judged = Log(args.log)
     begun = time.perf_counter()
     for name in chosen:
         for label, program in programs(name, narrow=True):
             start = time.perf_counter()
-            said = verdict(program, dict.fromkeys(default_sizes(program), args.rows), 3,
-                           args.orders)
+            said = judged(program, dict.fromkeys(default_sizes(program), args.rows), 3,
+                          args.orders)
             found.append(said)
             print(f"{label:36} {said} ({time.perf_counter() - start:.1f} s)", flush=True)
     for seed in range(args.start, args.start + args.random):
         random_program = drawn(seed)
         if random_program is None:
             continue
-        found.append(verdict(random_program, default_sizes(random_program), seed, args.orders))
+        found.append(judged(random_program, default_sizes(random_program), seed, args.orders))
         if not found[-1].startswith("agrees"):
             print(f"seed {seed}: {found[-1]}", flush=True)
     counts = {kind: sum(f.startswith(kind) for f in found)

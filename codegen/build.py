@@ -25,15 +25,15 @@ DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "float64", *STORAGES)
 
 
-def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None = None,
+def compile(program: Program, target: str | None = None, optimizer: Optimizer | None = None,
             dtype: str = "float32", parallel: bool | Literal["auto"] = "auto",
             threads: int | None = None, directory: str | Path | None = None,
-            device: str = "auto", storage: Storage = STORAGE) -> Model:
+            device: str | None = None, storage: Storage = STORAGE) -> Model:
     """Compile a derived program for this machine.
 
     Args:
         program: what `derive.derive` gives: equations, one loss, gradients.
-        target: "cpu" or "cuda".
+        target: "cpu" or "cuda"; by default what ``device`` says.
         optimizer: the update rule; by default ``sgd()``.
         dtype: "float32" or "float64", of everything but labels; of the target "cuda" also
             "float16" or "bfloat16": intermediates are stored so, all else is single precision.
@@ -42,24 +42,23 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
         threads: how many at most; by default as many as Numba has.
         directory: where compiled modules are kept; by default the user's cache folder
             (``CHAINRULE_CACHE``, else ``XDG_CACHE_HOME``/chainrule).
-        device: of the target "cuda": "auto" takes a GPU where there is one and the CPU else,
-            "cuda" insists on one, "cpu" takes the CPU. What follows, and ``parallel`` and
-            ``threads``, are the CPU's.
+        device: "auto" takes a GPU where there is one and the CPU else, "cuda" insists on one,
+            "cpu" takes the CPU; by default "auto" for the target "cuda", else "cpu". What
+            follows, and ``parallel`` and ``threads``, are the CPU's.
         storage: how intermediates are stored (`codegen.memory.Storage`); by default as is fastest.
 
     Returns:
         A `Model`; call ``initialize`` or ``load`` before training.
 
     Raises:
-        DeclarationError: an unknown target or dtype, or a parameter whose size is not a number.
+        DeclarationError: an unknown target, device or dtype, two that contradict each other, or
+            a parameter whose size is not a number.
         DerivationError: the program has no loss or no gradients.
         MissingError: ``device="cuda"`` and there is none: says what is missing.
     """
-    _known("target", target, TARGETS)
     _known("dtype", dtype, DTYPES)
-    _known("device", device, DEVICES)
     chosen = optimizer or sgd()
-    if target == "cuda" and _on_device(device):
+    if _on_device(target, device):
         if chosen.curvature:
             raise DeclarationError(f"the rule {chosen.name!r} runs on the CPU only",
                                    mend='target="cpu", or a rule that reads the gradient itself')
@@ -89,8 +88,15 @@ def compile(program: Program, target: str = "cpu", optimizer: Optimizer | None =
     return model
 
 
-def _on_device(wanted: str) -> bool:
-    if wanted == "cpu":
+def _on_device(target: str | None, wanted: str | None) -> bool:
+    """Whether kernels go to a GPU."""
+    _known("target", target or "cpu", TARGETS)
+    wanted = wanted or ("auto" if target == "cuda" else "cpu")
+    _known("device", wanted, DEVICES)
+    if target == "cpu" and wanted == "cuda":
+        raise DeclarationError("kernels for the CPU do not run on a GPU", expected='one of '
+                               'target="cpu" and device="cuda"', mend='device="cuda" alone')
+    if wanted == "cpu" or target == "cpu":
         return False
     from codegen.cuda_device import find_device
 

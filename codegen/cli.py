@@ -87,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
             ("--threads", int, "at most so many")):
         sub.add_argument(name, type=kind, help=text)
     sub.add_argument("--out", help="folder of the run (run, or the first free of run-2, …)")
-    _training(sub, None, None)
+    _training(sub, None, None, ("float32", "float64", "float16", "bfloat16"))
+    _device(sub)
     _force(sub)
     _ranks(sub)
     sub.add_argument("--shard", action="store_true", default=None, help="of several ranks, each "
@@ -98,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("resume", verbs.do_resume, "go on with a run that was stopped", model=False)
     sub.add_argument("run", help="the run's folder")
     sub.add_argument("--epochs", type=int, help="how many in all, instead of the run's own number")
+    _device(sub)
     _ranks(sub)
     sub = verb("search", verbs.do_search, "choose settings of a run: a configuration with a "
                "section [search]", model=False)
@@ -144,6 +146,11 @@ def parser() -> argparse.ArgumentParser:
 def _force(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--force", action="store_true",
                      help="overwrite a file that this tool did not write")
+
+
+def _device(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", help="cpu, cuda (a GPU, or an error that says what is missing), "
+                     "or auto: a GPU where there is one (cpu)")
 
 
 def _ranks(sub: argparse.ArgumentParser) -> None:

@@ -81,11 +81,13 @@ class RanksPlan:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that a run depends on, besides the files that it names."""
+    """Everything that a run depends on, besides the files that it names. ``device``: as for
+    `codegen.compile`; a run that began says there which one it took."""
 
     model: str
     out: str = ""
     dtype: str = "float32"
+    device: str = "cpu"
     threads: int = 0
     plan: Plan = field(default_factory=Plan)
     data: DataPlan = field(default_factory=DataPlan)
@@ -124,7 +126,7 @@ class RunConfig:
 
 _SECTIONS: dict[str, dict[str, type]] = {
     "train": dict.fromkeys(("epochs", "batch", "seed", "accumulate", "skip"), Plan)
-    | dict.fromkeys(("dtype", "threads"), RunConfig),
+    | dict.fromkeys(("dtype", "device", "threads"), RunConfig),
     "stopping": dict.fromkeys(("monitor", "patience", "min_delta", "plateau", "factor"), Plan),
     "checkpoints": dict.fromkeys(("seconds", "steps", "keep"), Plan),
     "data": {f.name: DataPlan for f in fields(DataPlan)},

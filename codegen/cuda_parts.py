@@ -178,7 +178,7 @@ def _tables(compiled: Compiled, entries: dict[str, EntryLauncher]) -> list[str]:
         return table_text({n: f"{stem}_{n}" for n in entries})
 
     names = tensor_names(compiled.packed)
-    kinds = dict.fromkeys(("p", "d", "s", "n", "w", "scales", "buffer"), "float")
+    kinds = dict.fromkeys(("p", "d", "s", "n", "w", "scales", "buffer", "bad"), "float")
     kinds[HALF] = "half"
     kinds |= dict.fromkeys(("settings", "factors", "sums", "losses"), "double")
     kinds |= dict.fromkeys(("segments", "flag", "seed", "order_flat"), "int")

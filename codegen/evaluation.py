@@ -88,9 +88,8 @@ class Evaluator:
         """``test_loss``, ``accuracy`` and so on; of other parts than the test ``part_accuracy``."""
         found: dict[str, float] = {}
         if self.model is not self.trained:
-            weights = self.trained.weights
-            for name, view in self.model.weights.items():
-                view[...] = weights[name]
+            with self.trained.weights_in_place():
+                self.trained.share(self.model)
             self.model.restored(self.trained.steps, int(self.trained._run.seed))
         with self.model.weights_in_place():
             for part, rows in self.parts.items():

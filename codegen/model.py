@@ -5,9 +5,7 @@ Everything handed in is checked against the declaration before a kernel sees it.
 
 from __future__ import annotations
 
-import io
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ import numba
 import numpy as np
 from numba.core.errors import NumbaError
 
+from codegen.kept import Kept, load, save
 from codegen.pipeline import Compiled, determined
 from derive.errors import ChainruleError, DataError, MissingError, unknown_name
 from derive.program import Program
@@ -50,6 +49,11 @@ class Model:
         self._compile_only = compile_only
         self._others: dict[tuple[str, ...], Model] = {}
         self._parts = 1
+
+    @property
+    def device(self) -> str:
+        """Where the kernels run: "cpu" or "cuda"."""
+        return getattr(self.kernels, "TARGET", "cpu")
 
     # -- parameters ---------------------------------------------------------------------------
     @property
@@ -85,22 +89,46 @@ class Model:
         """What inference needs: parameters (their averages where the optimizer keeps some) and
         states, by kind and name; views."""
         named = {n: v for n, v in self.places.items() if not n.startswith("moment/")}
-        if "average" in self._run.moments and self.steps:
+        if self.averages:
             average = self.kernels._views(self._run.moments["average"], self.kernels.PARAMETERS)
             named |= {f"parameter/{n}": v for n, v in average.items()}
         return named
 
+    @property
+    def averages(self) -> bool:
+        """Whether `weights` are averages, and not the parameters."""
+        return "average" in self.kernels.MOMENTS and self.steps > 0
+
     @contextmanager
     def weights_in_place(self) -> Iterator[None]:
         """Evaluate with `weights` as parameters until the block ends."""
-        kept = {n: v.copy() for n, v in self._run.parameters.items()}
-        for name, view in self._run.parameters.items():
+        if not self.averages:
+            yield
+            return
+        run, there = self._run, hasattr(self._run, "replace")  # on a device
+        kept = run.keep(("p",)) if there else {n: v.copy() for n, v in run.parameters.items()}
+        if there:
+            run.replace("average")
+        for name, view in run.parameters.items() if not there else ():
             view[...] = self.weights[f"parameter/{name}"]
         try:
             yield
         finally:
-            for name, view in self._run.parameters.items():
+            if there:
+                run.put_back(kept)
+            for name, view in run.parameters.items() if not there else ():
                 view[...] = kept[name]
+
+    def keep(self, weights: bool = False) -> Kept:
+        """A copy of all that training changes (of `weights` alone), where it is: what is on a
+        device stays there until it is asked for."""
+        return Kept(self, weights)
+
+    def finite(self) -> bool:
+        """Whether every parameter is."""
+        if hasattr(self._run, "finite"):
+            return bool(self._run.finite())
+        return bool(np.isfinite(self.flat).all())
 
     def random_seed(self, draw: int = 0) -> int:
         """The seed of the random numbers of the next step."""
@@ -109,7 +137,14 @@ class Model:
     def restored(self, steps: int, seed: int) -> None:
         """Say that `places` were filled with what they held after ``steps`` steps."""
         self._run.steps, self._run.seed = int(steps), int(seed)
-        self._run.n[...] = self._run.s
+        self._settle()
+
+    def _settle(self) -> None:
+        """States' next values are those that they have."""
+        if hasattr(self._run, "settle"):
+            self._run.settle()
+        else:
+            self._run.n[...] = self._run.s
 
     @property
     def steps(self) -> int:
@@ -211,6 +246,9 @@ class Model:
 
     def share(self, other: Model) -> Model:
         """``other`` with this model's parameters and states."""
+        if hasattr(other._run, "adopt") and hasattr(self._run, "adopt"):  # both on the device
+            other._run.adopt(self._run)
+            return other
         for kind in ("parameters", "states"):
             mine = getattr(self, kind)
             for name, view in getattr(other, kind).items():
@@ -374,14 +412,7 @@ class Model:
     # -- saving ---------------------------------------------------------------------------------
     def save(self, path: str | Path) -> Path:
         """Parameters, states, moments and the step number as ``.npz``; all or nothing."""
-        from derive.files import write_atomically
-
-        path = Path(path)
-        content = io.BytesIO()
-        np.savez(content, **self.places, steps=np.array(self.steps),  # type: ignore[arg-type]
-                 network=np.array(self.program.name))
-        write_atomically(path, content.getvalue())
-        return path
+        return save(self, Path(path))
 
     def load(self, path: str | Path) -> Model:
         """Read what `save` wrote; nothing changes unless all of it fits. Returns the model.
@@ -389,45 +420,5 @@ class Model:
         Raises:
             DataError: no such file, damaged, pickled, or of another network (tensors named).
         """
-        found = _read(Path(path))
-        places = {f"parameter/{n}": v for n, v in self.parameters.items()}
-        places |= {f"state/{n}": v for n, v in self.states.items()}
-        wrong = []
-        for name, view in places.items():
-            short = name.partition("/")[2]
-            if name not in found:
-                wrong.append(f"{short}: expected {view.shape}, missing in the file")
-            elif found[name].shape != view.shape:
-                wrong.append(f"{short}: expected {view.shape}, got {found[name].shape}")
-            elif not np.issubdtype(found[name].dtype, np.floating):
-                wrong.append(f"{short}: expected numbers, got {found[name].dtype}")
-        wrong += [f"{n.partition('/')[2]}: not a parameter of this network" for n in found
-                  if n.startswith(("parameter/", "state/")) and n not in places]
-        if wrong:
-            raise DataError(f"the weights in {str(path)!r} are those of another network",
-                            got="\n    " + "\n    ".join(wrong))
-        moments = {n: found.get(f"moment/{n}") for n in self.moments}
-        for name, view in places.items():
-            view[...] = found[name]
-        for name, moment in self.moments.items():
-            stored = moments[name]
-            fits = stored is not None and stored.shape == moment.shape
-            moment[...] = stored if fits else 0
-        self._run.n[...] = self._run.s
-        self._run.steps = int(found["steps"]) if "steps" in found else 0
+        self.restored(load(self, Path(path)), int(self._run.seed))
         return self
-
-
-def _read(path: Path) -> Values:
-    if not path.is_file():
-        raise DataError(f"there is no file {str(path)!r}", expected="weights that save() wrote")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise ValueError("not an .npz archive")
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise DataError(
-            f"{str(path)!r} is no file of weights, or it is damaged",
-            expected="an .npz file without pickled objects", got=str(error)[:200],
-        ) from None

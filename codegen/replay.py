@@ -47,7 +47,7 @@ class Culprit:
 def find_culprit(training: Training) -> Culprit:
     """The first step of the last chunk that is not finite; the model is left as before it."""
     model, snapshot, plan = training.model, training.snapshot, training.plan
-    snapshot.restore(model)
+    snapshot.restore()
     step = plan.batch * plan.accumulate
     for first in range(0, len(snapshot.order), step):
         rows = snapshot.order[first:first + step]

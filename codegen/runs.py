@@ -193,6 +193,7 @@ def train(config: RunConfig, force: bool = False, team: Any = None) -> RunResult
         folder = Path(team.meet(str(choose_folder(config.out, force)) if team.first else "")[0])
     session = _session(file, config, parts, folder, team)
     config = replace(config, out=str(folder), threads=session.model.threads,
+                     device=session.model.device,
                      model=str(Path(config.model).resolve()), data=_absolute(config))
     settings = {
         "config": config.to_dict(), "network": session.derived.name,
@@ -213,17 +214,20 @@ def train(config: RunConfig, force: bool = False, team: Any = None) -> RunResult
     return _go(session, folder, settings)
 
 
-def resume(folder: Path, epochs: int | None = None, team: Any = None) -> RunResult:
+def resume(folder: Path, epochs: int | None = None, team: Any = None,
+           device: str | None = None) -> RunResult:
     """Go on from the last whole checkpoint of a run.
 
     Args:
         epochs: how many in all; by default as many as the run was to have.
+        device: where to go on; on another one than before the bits are others.
 
     Raises:
         DataError: the network or the data are not those of before; no checkpoint is whole.
     """
     settings = read_run(folder)
-    config = RunConfig.from_dict(settings["config"]).changed(epochs=epochs)
+    config = RunConfig.from_dict(settings["config"]).changed(epochs=epochs,
+                                                                  device=device)
     config = replace(config, out=str(folder))
     file = load_model(config.model)
     parts = _data(file, config)
@@ -240,6 +244,7 @@ def resume(folder: Path, epochs: int | None = None, team: Any = None) -> RunResu
     if session.derived.hash != settings["derivation"]:
         raise DataError(f"the equations of {file.path.name} are not those of the run",
                         mend="put the file back, or begin a new run with `chainrule train`")
+    config = replace(config, device=session.model.device)
     settings = {**settings, "config": config.to_dict()}
     _compare(team, settings, session)
     return _go(session, folder, settings)
@@ -295,8 +300,9 @@ def _absolute(config: RunConfig) -> Any:
 def _session(file: ModelFile, config: RunConfig, parts: Parts, folder: Path,
              team: Any = None) -> Session:
     return prepare(file.program, parts, config.plan, config.make_optimizer(), dtype=config.dtype,
-                   threads=config.threads, evaluation=file.evaluation, data=config.data, team=team,
-                   ranks=config.ranks, store=Store(folder / "checkpoints", config.plan.keep),
+                   device=config.device, threads=config.threads, evaluation=file.evaluation,
+                   data=config.data, team=team, ranks=config.ranks,
+                   store=Store(folder / "checkpoints", config.plan.keep),
                    notes={"model": str(Path(config.model).resolve()), "dtype": config.dtype,
                           "optimizer": config.optimizer, "version": __version__})
 

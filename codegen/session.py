@@ -53,13 +53,14 @@ class Ended:
 
 
 def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
-            dtype: str = "float32", threads: int = 0, evaluation: Program | None = None,
-            data: DataPlan | None = None, store: Store | None = None,
-            notes: dict | None = None, team: Any = None, ranks: RanksPlan | None = None
-            ) -> Session:
+            dtype: str = "float32", device: str = "cpu", threads: int = 0,
+            evaluation: Program | None = None, data: DataPlan | None = None,
+            store: Store | None = None, notes: dict | None = None, team: Any = None,
+            ranks: RanksPlan | None = None) -> Session:
     """Derive, compile and initialise; everything that does not fit shows here, before a step.
 
     Args:
+        device: "cpu", "cuda", or "auto"; several ranks have the CPU.
         evaluation: the same network without what only training needs (dropout).
         team: of a run over MPI; this rank's view of all ranks.
         ranks: how these share the work.
@@ -74,13 +75,17 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
         raise DeclarationError(
             f"the rule {optimizer.name!r} solves for each step on one batch", expected="accumulate "
             "= 1 and no ranks", mend="a larger batch")
+    if team is not None and device == "cuda":
+        raise DeclarationError("several ranks do not train on a GPU", expected='device = "cpu"',
+                               mend="one process on the GPU: leave the ranks out")
     start = time.perf_counter()
     count = threads or (None if team is None else team.threads)
     with progress("deriving"):
         derived = derive(program)
     with progress("compiling the kernels"):
         if team is None:
-            model = codegen.compile(derived, optimizer=optimizer, dtype=dtype, threads=count)
+            model = codegen.compile(derived, optimizer=optimizer, dtype=dtype, threads=count,
+                                    device=device)
         else:
             from codegen.mpi.model import compile_shared
 
@@ -91,8 +96,8 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
             model = compile_shared(derived, team, optimizer, dtype, count, ranks, rows)
             evaluation = evaluation or program
         model.initialize(plan.seed)
-        other = codegen.compile(derive(evaluation), dtype=dtype, threads=count) if (
-            evaluation is not None) else None
+        other = codegen.compile(derive(evaluation), dtype=dtype, threads=count,
+                                device=model.device) if evaluation is not None else None
         measured = what_to_measure(evaluation or derived, data.metrics if data else None)
         evaluator = Evaluator(model, parts.held_out, measured, other, team)
         made = Session(derived, model, None, 0.0)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from codegen.checkpoint import Checkpoint, Store, fit_into
+from codegen.kept import Kept
 from codegen.model import Model, NotFiniteError, Values
 from codegen.rows import Rows
 from derive.errors import DataError
@@ -111,7 +112,7 @@ class Training:
         self.notes = notes or {}
         self.team = team  # a codegen.mpi.team.Team where several ranks train one model
         self.at = Position()
-        self.best: Values = {}
+        self._best: Kept | Values = {}
         self._prepared = model.prepared(rows.take()) if rows.resident else None
         self._resident: Values | None = None  # the same, on the device where there is one
         if self._prepared is None:  # every row is looked at before the first step
@@ -135,7 +136,15 @@ class Training:
                 self.model.update()
         except NotFiniteError:
             pass  # the run itself will say so, with all that belongs to it
-        before.restore(self.model)
+        before.restore()
+
+    @property
+    def best(self) -> Values:
+        """The best weights so far, by kind and name; of a model on a device they come from there
+        when they are asked for."""
+        if isinstance(self._best, Kept):
+            self._best = self._best.places
+        return self._best
 
     # -- the loop -------------------------------------------------------------------------------
     @property
@@ -195,7 +204,7 @@ class Training:
             losses = self.model.train_rows(data, batch, places)
         else:
             losses = self._separately(data, places)
-        if not np.isfinite(self.model.flat).all():
+        if not self.model.finite():
             raise NotFiniteError("a parameter is NaN or infinite")
         passed = time.perf_counter() - start
         self.at.losses += losses.tolist()
@@ -301,7 +310,7 @@ class Training:
         score = row[name] if smaller_is_better(name) else -row[name]
         if score < at.best_score - plan.min_delta:
             at.best_score, at.best_epoch, at.plateau = score, len(at.history), 0
-            self.best = {n: v.copy() for n, v in self.model.weights.items()}
+            self._best = self.model.keep(weights=True)
             return
         at.plateau += 1
         if plan.plateau and at.plateau >= plan.plateau:
@@ -327,8 +336,8 @@ class Training:
         own = {n: a for n, a in checkpoint.arrays.items() if not n.startswith("best/")}
         fit_into(self.model.places, self.model.own(own),
                  f"the checkpoint of step {checkpoint.step}")
-        self.best = {n.removeprefix("best/"): a.copy() for n, a in checkpoint.arrays.items()
-                     if n.startswith("best/")}
+        self._best = {n.removeprefix("best/"): a.copy() for n, a in checkpoint.arrays.items()
+                      if n.startswith("best/")}
         notes = checkpoint.notes
         self.at = Position(**notes["position"])
         self.model.restored(notes["updates"], notes["seed"])
@@ -366,17 +375,15 @@ class Training:
 
 
 class Snapshot:
-    """Everything that the steps of one chunk start from, in memory."""
+    """Everything that the steps of one chunk start from."""
 
     def __init__(self, model: Model, epoch: int, first: int, places: np.ndarray) -> None:
         self.epoch, self.first, self.order = epoch, first, places
-        self.updates, self.seed = model.steps, int(model._run.seed)
-        self.arrays = {n: v.copy() for n, v in model.places.items()}
+        self.seed = int(model._run.seed)
+        self._kept = model.keep()
 
-    def restore(self, model: Model) -> None:
-        for name, view in model.places.items():
-            view[...] = self.arrays[name]
-        model.restored(self.updates, self.seed)
+    def restore(self) -> None:
+        self._kept.put_back()
 
 
 def smaller_is_better(name: str) -> bool:

@@ -82,8 +82,8 @@ def do_train(args: argparse.Namespace) -> Outcome:
     config = config.changed(
         source=args.data, epochs=args.epochs, batch=args.batch, seed=args.seed,
         test_share=args.test_share, validation_share=args.validation_share,
-        patience=args.patience, dtype=args.dtype, threads=args.threads, out=args.out,
-        shard=args.shard, compress=args.compress,
+        patience=args.patience, dtype=args.dtype, device=args.device, threads=args.threads,
+        out=args.out, shard=args.shard, compress=args.compress,
         optimizer={**config.optimizer, **changes} if changes else None)
     if args.ranks is not None:
         return _launched(args)
@@ -95,7 +95,7 @@ def do_resume(args: argparse.Namespace) -> Outcome:
 
     if args.ranks is not None:
         return _launched(args)
-    return _ran(resume(Path(args.run), args.epochs, args.team))
+    return _ran(resume(Path(args.run), args.epochs, args.team, args.device))
 
 
 def _launched(args: argparse.Namespace) -> Outcome:

@@ -88,8 +88,8 @@ class Array:
         array[...] = self.data
         return array
 
-    def copy_to_device(self, array: np.ndarray, stream: Any = None) -> None:
-        self.data[...] = array
+    def copy_to_device(self, array: np.ndarray | Array, stream: Any = None) -> None:
+        self.data[...] = array.data if isinstance(array, Array) else array
 
 
 class _State:

@@ -282,3 +282,30 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_compiled(
     said = capsys.readouterr().err
     assert "Permission denied" in said and str(data.parent) in said
     assert not Path("far").exists()
+
+
+@pytest.mark.parametrize(("arguments", "code", "part"), [
+    (["--device", "cude"], 2, "did you mean 'cuda'"),
+    (["--device", "cpu", "--dtype", "bfloat16"], 2, "cannot store intermediates as bfloat16")])
+def test_a_device_that_does_not_fit_is_said_before_anything_is_written(
+        data: Path, capsys, arguments: list[str], code: int, part: str):
+    assert main(["train", "net.py", "--data", "data.npz", "--out", "never", *arguments]) == code
+    assert part in capsys.readouterr().err and not Path("never").exists()
+
+
+def test_a_run_says_where_it_ran(data: Path, capsys):
+    """An explicit GPU that is not there is an error; "auto" takes the CPU then."""
+    from codegen.cuda_device import find_device
+    from derive.errors import MissingError
+
+    try:
+        find_device()
+        pytest.skip("there is a device here")
+    except MissingError:
+        pass
+    given = ["train", "net.py", "--data", "data.npz", "--epochs", "1", "--out", "run"]
+    assert main([*given, "--device", "cuda"]) == 4
+    said = capsys.readouterr().err
+    assert "mend" in said and not Path("run").exists()
+    assert main([*given, "--device", "auto"]) == 0
+    assert json.loads(Path("run/run.json").read_text())["config"]["device"] == "cpu"

@@ -202,6 +202,17 @@ def test_an_unknown_device_is_named():
         codegen.compile(mlp(), target="cuda", device="cude")
 
 
+def test_a_device_tells_the_target_unless_they_contradict_each_other(tmp_path):
+    with pytest.raises(DeclarationError, match="for the CPU do not run on a GPU"):
+        codegen.compile(mlp(), target="cpu", device="cuda")
+    with interpreted():
+        model = codegen.compile(mlp(), device="cpu", directory=tmp_path, parallel=False)
+    assert model.device == "cpu"
+    if not Path("/proc/driver/nvidia/version").exists():
+        with pytest.raises(MissingError):
+            codegen.compile(mlp(), device="cuda")
+
+
 @pytest.mark.skipif(package() is None, reason="numba-cuda is not installed")
 class TestWithThePackage:
     def test_an_explicit_device_that_is_not_there(self, tmp_path):

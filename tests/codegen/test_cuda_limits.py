@@ -137,28 +137,6 @@ def test_the_models_own_words(kernels, monkeypatch):
         Model(compiled, kernels, 1, lambda *_: None)  # type: ignore[arg-type]
 
 
-def test_a_run_brings_its_data_over_once(kernels, monkeypatch):
-    """Chunks of an epoch, and epochs, find the data where they are."""
-    from codegen.rows import Rows
-    from codegen.training import Plan, Training
-
-    model = Model(compile_program(mlp(), dr.sgd(), device=True), kernels, 1,
-                  lambda *_: None)  # type: ignore[arg-type]
-    model.initialize(0)
-    brought: list[tuple[int, ...]] = []
-    to_device = kernels.cuda.to_device
-
-    def counted(array: np.ndarray, stream: Any = None) -> Any:
-        brought.append(array.shape)
-        return to_device(array, stream)
-
-    training = Training(model, Rows(sample(mlp(), 40)), Plan(epochs=3, batch=8, steps=2))
-    monkeypatch.setattr(kernels.cuda, "to_device", counted)
-    training.run()
-    assert training.at.epoch == 4 and brought.count((40, 5)) == 1
-    assert (200,) not in brought
-
-
 def test_without_the_package_a_module_says_what_to_install(tmp_path):
     path = tmp_path / "kernels.py"
     path.write_text(render_cuda(compile_program(mlp(), dr.sgd(), device=True)), encoding="utf-8")
