@@ -70,7 +70,7 @@ def decide(claim: Claim, derived: Program, seconds: float = 20.0) -> tuple[Decis
     pairs = {p: (target, derived.gradients[p]) for p, target in claim.gradients.items()}
     found: dict[str, Decision] = {}
     for parameter, (mine, right) in pairs.items():
-        if not all(_close(arrays[mine], arrays[right]) for arrays, _ in values):
+        if not all(_close(mine, right, arrays) for arrays, _ in values):
             found[parameter] = Decision(parameter, "differs", {})
     trouble: list[str] = []
     ways = _unrollings(both, claim, values, trouble)
@@ -129,9 +129,15 @@ def _points(program: Program, claim: Claim) -> Values:
     return found
 
 
-def _close(a: np.ndarray, b: np.ndarray) -> bool:
+def _close(mine: str, right: str, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether it is worth to look for a proof; a gradient that vanishes (of a bias in front of a
+    norm) is what the rounding of all that it is made of leaves."""
+    a, b = arrays[mine], arrays[right]
+    largest = max((float(np.max(np.abs(one))) for one in arrays.values()
+                   if one.size and one.dtype.kind == "f" and np.all(np.isfinite(one))), default=0.0)
     scale = float(np.max(np.abs(b))) if b.size else 0.0
-    return bool(np.all(np.isfinite(a)) and np.all(np.abs(a - b) <= 1e-6 * scale + 1e-12))
+    within = 1e-6 * scale + 1e-12 * max(1.0, largest)
+    return bool(np.all(np.isfinite(a)) and np.all(np.abs(a - b) <= within))
 
 
 def _unrollings(program: Program, claim: Claim, values: Values, trouble: list[str]) -> list[

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import permutations, product
+from math import floor, log10
 
 import numpy as np
 
@@ -37,6 +38,7 @@ _TERMS = 4000  # terms of a difference that is still written out further
 _FEW = 200  # terms of a side, while only what the other one does not have is written out
 _ROUNDS = 40
 _CLOSE = 1e-7
+_DENOMINATOR = 5000
 
 
 @dataclass(frozen=True)
@@ -318,12 +320,21 @@ class Prover:
                 for name, e in zip(names, powers, strict=True):
                     value /= float(sizes[name]) ** e
                 plain.append(value)
-            close = Fraction(plain[0]).limit_denominator(5000)
-            if close and all(abs(float(close) - v) < _CLOSE * abs(v) for v in plain):
-                parts = [(self.forms.table.number(("N", n)), Fraction(e))
-                         for n, e in zip(names, powers, strict=True) if e]
-                return self.forms.scale(self.forms.monomial(parts), close)
+            for close in _simple(plain[0]):
+                if close and all(abs(float(close) - v) < _CLOSE * abs(v) for v in plain):
+                    parts = [(self.forms.table.number(("N", n)), Fraction(e))
+                             for n, e in zip(names, powers, strict=True) if e]
+                    return self.forms.scale(self.forms.monomial(parts), close)
         return None
+
+
+def _simple(value: float) -> Iterator[Fraction]:
+    """Fractions near a number: of small terms, and of small terms times a power of ten, as a
+    loss that is scaled by 1e-6 makes them."""
+    yield Fraction(value).limit_denominator(_DENOMINATOR)
+    if value:
+        shift = Fraction(10) ** floor(log10(abs(value)))
+        yield (Fraction(value) / shift).limit_denominator(_DENOMINATOR) * shift
 
 
 def _ratio(a: np.ndarray | None, b: np.ndarray | None, order: tuple[int, ...]) -> float | None:

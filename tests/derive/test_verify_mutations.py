@@ -46,6 +46,18 @@ def test_a_right_gradient_written_differently_is_never_called_wrong(name: str):
     assert [r["verdict"] for r in records] == ["ok"] * 5, [r.get("source") for r in records]
 
 
+@pytest.mark.parametrize(("name", "power"), [
+    ("layer_norm", -4),  # a loss times 1e-4: adjoints that are each other's multiple by 1/40000
+    ("batch_norm_staged", 4),  # of a bias in front of the norm, nothing but rounding is left
+])
+def test_a_right_gradient_of_a_loss_of_another_scale_is_proved(name: str, power: int):
+    one = mutation_support.hand(name)
+    function = mutation_support.compiled(
+        mutation_support.source_of(one.tree, power), one.main, power)
+    said, report = mutations.verdict_of(mutation_support.scaled(name, power), function)
+    assert (said, report.verdict) == ("ok", "proved"), str(report)
+
+
 HIDDEN = [  # at a batch of three rows; at margins that are all active; at units that are all alive
     ("softmax_difference", "p /= len(x)", "p /= x.shape[-1]"),
     ("hinge", "z = x @ W1 + c1", "z = -(x @ W1 + c1)"),
