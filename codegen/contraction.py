@@ -188,6 +188,7 @@ class Contraction:
             self.matrix(self.left, self.m, self.k),
             self.matrix(self.right, self.k, self.n),
             self.factor, 1 if accumulate else 0, (self.target, self.left, self.right),
+            tuple(self.m), tuple(self.n),
         )
         out: tuple[Statement, ...] = (product,)
         order = [i for i in self.outer if i not in self.peeled] + self.peeled

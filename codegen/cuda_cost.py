@@ -16,8 +16,8 @@ from codegen.contraction import Shapes
 from codegen.launches import Launch, split
 from codegen.loops import If, Let, Loop, Product, Statement, Store, expressions
 from codegen.pipeline import Compiled
+from codegen.tiling import SIDE, Machine, chosen
 
-TILE = 64  # rows and columns of a product's tile, as in templates/cuda_device.py.jinja
 LAUNCH = 3e-6  # seconds from one launch in a stream to the next, assumed
 BATCH = 256
 
@@ -29,23 +29,45 @@ class Card:
     name: str
     operations: float
     bytes: float
+    machine: Machine
 
 
-CARDS = (Card("A100 40GB (data sheet: 19.5 TFLOP/s, 1555 GB/s)", 19.5e12, 1555e9),
-         Card("H100 SXM (data sheet: 67 TFLOP/s, 3350 GB/s)", 67e12, 3350e9))
+CARDS = (Card("A100 40GB (data sheet: 19.5 TFLOP/s, 1555 GB/s)", 19.5e12, 1555e9,
+              Machine(108, 64)),
+         Card("H100 SXM (data sheet: 67 TFLOP/s, 3350 GB/s)", 67e12, 3350e9, Machine(132, 128)))
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One launch: operations, and bytes between memory and the multiprocessors."""
+    """One launch: operations, and bytes that pass memory once. A product has the rows, columns,
+    summands and number of its matrices, too, and whether its sum may be cut into parts."""
 
     launch: str
     kind: str
     operations: int
-    bytes: int
+    once: int
+    itemsize: int
+    product: tuple[int, int, int, int] | None = None
+    cut: bool = False
+
+    def tiles(self, card: Card) -> tuple[int, int]:
+        """The side of a product's tiles on a card, and the parts of its sum."""
+        assert self.product is not None
+        each, parts = chosen(self.product, self.cut, card.machine)
+        return SIDE*each, parts
+
+    def bytes(self, card: Card) -> int:
+        """Bytes between memory and the multiprocessors of a card."""
+        if self.product is None:
+            return self.once
+        (rows, columns, inner, times), (side, parts) = self.product, self.tiles(card)
+        read = rows*inner*-(-columns//side) + inner*columns*-(-rows//side)
+        again = 2*parts*rows*columns if parts > 1 else 0
+        return self.once + times*(read + again)*self.itemsize
 
     def seconds(self, card: Card) -> float:
-        return max(self.operations/card.operations, self.bytes/card.bytes, LAUNCH)
+        launches = 1 if self.product is None or self.tiles(card)[1] == 1 else 2
+        return max(self.operations/card.operations, self.bytes(card)/card.bytes, launches*LAUNCH)
 
 
 def costs(compiled: Compiled, sizes: Mapping[str, int], itemsize: int = 4) -> tuple[Cost, ...]:
@@ -67,14 +89,17 @@ def _cost(launch: Launch, shapes: Shapes, number: object, itemsize: int) -> Cost
     assert callable(number)
     times = number(Mul(Integer(1), *(i.size for i in launch.over)))
     operations = times*sum(_operations(node, number) for node in launch.body)
-    if launch.kind == "product":
-        product = launch.product
-        m, k, n = (number(e) for e in (product.left.rows, product.left.columns,
-                                       product.right.columns))
-        moved = times*(m*k*-(-n//TILE) + k*n*-(-m//TILE) + m*n*(1 + product.beta))
-    else:
-        moved = sum(number(Mul(Integer(1), *shapes[t])) for t in launch.tensors)
-    return Cost(launch.name, launch.kind, operations, moved*itemsize)
+    once = {t: number(Mul(Integer(1), *shapes[t])) for t in launch.tensors}
+    if launch.kind != "product":
+        return Cost(launch.name, launch.kind, operations, sum(once.values())*itemsize, itemsize)
+    product = launch.product
+    m, n, k = (number(e) for e in (product.left.rows, product.right.columns, product.left.columns))
+    behind = m*n*times*sum(_operations(node, number) for node in launch.behind)
+    rest = sum(size for name, size in once.items()
+               if name not in (product.left.name, product.right.name))
+    return Cost(launch.name, launch.kind, operations + behind,
+                (rest + times*m*n*product.beta)*itemsize, itemsize, (m, n, k, times),
+                launch.total is not None)
 
 
 def _operations(node: Statement, number: object) -> int:
@@ -93,18 +118,27 @@ def cost_text(compiled: Compiled, sizes: Mapping[str, int] | None = None) -> str
     """The table of launches, the sum for each card, and what was assumed."""
     rows = costs(compiled, sizes or {})
     width = max(len(r.launch) for r in rows)
-    lines = [f"{'launch':{width}}  {'kind':8}  {'MFLOP':>10}  {'MB':>10}  "
-             + "  ".join(f"{c.name.split()[0]:>9}" for c in CARDS)]
+    lines = [f"{'launch':{width}}  {'kind':8}  {'MFLOP':>10}  "
+             + "  ".join(f"{c.name.split()[0]:>9} {'MB':>10}  {'tiles':9}" for c in CARDS)]
     for row in rows:
-        times = "  ".join(f"{1e6*row.seconds(card):6.1f} µs" for card in CARDS)
+        found = "  ".join(f"{1e6*row.seconds(card):6.1f} µs {row.bytes(card)/1e6:10.3f}  "
+                          f"{_tiles(row, card):9}" for card in CARDS)
         lines.append(f"{row.launch:{width}}  {row.kind:8}  {row.operations/1e6:10.3f}  "
-                     f"{row.bytes/1e6:10.3f}  {times}")
+                     f"{found}".rstrip())
     totals = [f"predicted for {card.name}: {1e6*sum(r.seconds(card) for r in rows):.0f} µs for "
               "loss and gradients" for card in CARDS]
     given = ", ".join(f"{s} = {(sizes or {}).get(str(s), BATCH)}" for s in compiled.program.sizes)
     return "\n".join([
         *lines, "", *totals, "",
         "A prediction, nothing measured. Assumed: " + (f"{given}; " if given else "")
-        + f"single precision; peak rates; every tensor passes memory once a launch, those of a "
-        f"matrix product once for each row or column of tiles of {TILE}; a launch takes at least "
-        f"{1e6*LAUNCH:.0f} µs. Kernels reach less than peak rates."])
+        + "single precision; peak rates; every tensor passes memory once a launch, the factors of "
+        "a matrix product once for each row or column of tiles; a sum in parts (x) passes memory "
+        f"twice more and takes two launches; a launch takes at least {1e6*LAUNCH:.0f} µs. Kernels "
+        "reach less than peak rates."])
+
+
+def _tiles(row: Cost, card: Card) -> str:
+    if row.product is None:
+        return ""
+    side, parts = row.tiles(card)
+    return f"{side}" + (f" x {parts}" if parts > 1 else "")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sympy import Expr, Symbol
 
+from codegen import tiling
 from codegen.cpu_parts import declared_parts, declared_tables, table_text
+from codegen.cuda_ptx import ARCHITECTURES
 from codegen.entries import given
+from codegen.epilogue import PARTIAL, PARTS
 from codegen.half import rescaling_text
 from codegen.kernelset import Functions, function_texts, tensor_names
 from codegen.launches import Launch, split
@@ -22,7 +26,7 @@ from codegen.threads import threads_of
 from derive.nodes import Access, IntegerAccess, size_symbol
 from derive.program import Program, Tensor
 
-FLAT = ("p", "d", "s", "n", "w", HALF)
+FLAT = ("p", "d", "s", "n", "w", HALF, "partial")
 
 
 @dataclass
@@ -37,11 +41,30 @@ class LaunchSet:
     cites: dict[str, dict[int, str]] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     adjoints: frozenset[str] = frozenset()
+    rooms: dict[str, None] = field(default_factory=dict)  # what parts of products take
 
     def add(self, launch: Launch, buffers: dict[str, str], offsets: dict[str, str],
-            given_sizes: dict[Symbol, str] | None = None) -> str:
-        """The line that runs a launch; ``offsets`` says where each tensor begins."""
+            given_sizes: dict[Symbol, str] | None = None) -> list[str]:
+        """The lines that run a launch; ``offsets`` says where each tensor begins."""
         sizes = self.sizes if given_sizes is None else given_sizes
+        own, arguments = self.kernel(launch, buffers, offsets, sizes)
+        if launch.kind != "product":
+            return [f"{own}[(*{grid_of(launch, {**sizes})}, stream)]({arguments})"]
+        shape, total = product_sizes(launch, {**sizes}), launch.total
+        call = (f"multiply(stream, ({own}, {own}_small), ({shape}), {total is not None}, "
+                f"({arguments}, partial))")
+        if total is None:
+            return [call]
+        self.rooms[f"room({shape})"] = None
+        own_shape = tuple(i.size for i in total.over)
+        self.shapes[PARTIAL], self.names[PARTIAL] = (PARTS, *own_shape), "partial"
+        added = self.add(total, {**buffers, PARTIAL: "partial"}, {**offsets, PARTIAL: "0"},
+                         {**sizes, PARTS: "parts"})
+        return [f"parts = {call}", "if parts > 1:", *("    " + line for line in added)]
+
+    def kernel(self, launch: Launch, buffers: dict[str, str], offsets: dict[str, str],
+               sizes: Mapping[Symbol, str]) -> tuple[str, str]:
+        """The name of a launch's kernel, whose text is kept once, and its arguments."""
         plain = LaunchPrinter(launch, self.names, buffers, self.shapes, self.adjoints,
                               plain=True)
         name, number = launch.name, 1
@@ -58,7 +81,7 @@ class LaunchSet:
         handed = [*(sizes[s] for s in launch.sizes), *dict.fromkeys(
             buffers[t] for t in launch.tensors), *(offsets[t] for t in printer.starts),
             *(["s"] if printer.flat.scaled else [])]
-        return f"{own}[(*{grid_of(launch, {**sizes})}, stream)]({', '.join(handed)})"
+        return own, ", ".join(handed)
 
     def ordered(self) -> list[str]:
         """The texts in the order of the program's equations, each below all that it computes."""
@@ -73,11 +96,14 @@ def grid_of(launch: Launch, names: dict[object, str]) -> str:
     over = polynomial(elements_of(launch), names)
     if launch.kind == "elements":
         return f"spread({over})"
-    if launch.kind == "blocks":
-        return f"one_block_each({over}, {polynomial(threads_of(launch), names)})"
-    target = launch.product.target
-    rows, columns = (polynomial(e.subs(LO, 0), names) for e in (target.rows, target.columns))
-    return f"tiles({rows}, {columns}, {over})"
+    return f"one_block_each({over}, {polynomial(threads_of(launch), names)})"
+
+
+def product_sizes(launch: Launch, names: dict[object, str]) -> str:
+    """Rows, columns, summands and number of the products of a launch."""
+    product = launch.product
+    return ", ".join(polynomial(e.subs(LO, 0), names) for e in (
+        product.target.rows, product.target.columns, product.left.columns, elements_of(launch)))
 
 
 class EntryLauncher:
@@ -88,6 +114,7 @@ class EntryLauncher:
         self.given = [t.name for t in given(entry.program)]
         self.flat = {GIVEN + n: f"{launches.names[n]}_flat" for n in self.given}
         self.names: dict[object, str] = {**launches.sizes}
+        self.rooms: tuple[str, ...] = ()
         self.pieces = [piece for kernels in entry.phases for k in kernels
                        for piece in split(k, launches.shapes)]
 
@@ -98,10 +125,12 @@ class EntryLauncher:
     def text(self) -> str:
         slots = self.entry.plan.slots
         lines = []
+        self.launches.rooms = {}
         for launch in self.pieces:
             buffers = {t: self.flat.get(slots[t].buffer, slots[t].buffer) for t in launch.tensors}
             offsets = {t: polynomial(slots[t].offset, self.names) for t in launch.tensors}
-            lines.append("    " + self.launches.add(launch, buffers, offsets))
+            lines += ["    " + line for line in self.launches.add(launch, buffers, offsets)]
+        self.rooms = tuple(self.launches.rooms)
         name, losses = self.entry.name, self.entry.program.losses
         last = "    return None"
         if losses and name != "forward":
@@ -124,9 +153,10 @@ class EntryLauncher:
     def arena(self) -> str:
         sizes = ", ".join(self.launches.sizes.values())
         plan = self.entry.plan
+        partial = f"max({', '.join(['0', *self.rooms])})" if self.rooms else "0"
         return "\n".join([f"def _arena_{self.entry.name}({sizes}):",
-                          f"    return {polynomial(plan.shared, self.names)}, "
-                          f"{polynomial(plan.halves, self.names)}"])
+                          f"    return ({polynomial(plan.shared, self.names)}, "
+                          f"{polynomial(plan.halves, self.names)},", f"            {partial})"])
 
 
 def cuda_module_parts(compiled: Compiled) -> dict[str, Any]:
@@ -158,6 +188,8 @@ def cuda_module_parts(compiled: Compiled) -> dict[str, Any]:
         "kernels": launches.ordered(),
         "entries": texts, "update": update, "epoch": epoch,
         "half": compiled.storage or "",
+        "tiling": tiling.text(), "wait": tiling.WAIT, "more": tiling.LAUNCH,
+        "lanes": {a.capability: a.lanes for a in ARCHITECTURES.values()},
         "tables": [*(e.table() for e in entries.values()), *(e.arena() for e in entries.values()),
                    "\n".join(_tables(compiled, entries))],
     }
@@ -178,7 +210,7 @@ def _tables(compiled: Compiled, entries: dict[str, EntryLauncher]) -> list[str]:
         return table_text({n: f"{stem}_{n}" for n in entries})
 
     names = tensor_names(compiled.packed)
-    kinds = dict.fromkeys(("p", "d", "s", "n", "w", "scales", "buffer", "bad"), "float")
+    kinds = dict.fromkeys(("p", "d", "s", "n", "w", "partial", "scales", "buffer", "bad"), "float")
     kinds[HALF] = "half"
     kinds |= dict.fromkeys(("settings", "factors", "sums", "losses"), "double")
     kinds |= dict.fromkeys(("segments", "flag", "seed", "order_flat"), "int")
@@ -207,7 +239,8 @@ def _gathering(compiled: Compiled, gradient: EntryLauncher, batch: Symbol | None
         source, target = f"{tensor.name} all", f"{tensor.name} batch"
         launches.names.update({"order ": "order", source: source, target: target})
         buffers = {"order ": "order_flat", source: f"all_{flat}", target: flat}
-        lines.append("    " + launches.add(launch, buffers, dict.fromkeys(buffers, "0"), sizes))
+        lines += ["    " + line for line in
+                  launches.add(launch, buffers, dict.fromkeys(buffers, "0"), sizes)]
     arguments = ["stream", "first", "rows", *launches.sizes.values(), *arguments]
     return "\n".join([f"def launch_gather({', '.join(arguments)}):", *lines, "    return None"])
 

@@ -30,12 +30,14 @@ Capability = tuple[int, int]
 @dataclass(frozen=True)
 class Architecture:
     """Limits of a multiprocessor, from the tables of compute capabilities in NVIDIA's CUDA C++
-    programming guide: threads and blocks that it holds, registers, bytes of shared memory."""
+    programming guide: threads and blocks that it holds, bytes of shared memory, multiply-adds in
+    single precision in a cycle, registers."""
 
     capability: Capability
     threads: int
     blocks: int
     shared: int
+    lanes: int
     registers: int = 65536
 
     @property
@@ -44,9 +46,9 @@ class Architecture:
 
 
 ARCHITECTURES = {a.name: a for a in (
-    Architecture((7, 5), 1024, 16, 65536), Architecture((8, 0), 2048, 32, 167936),
-    Architecture((8, 6), 1536, 16, 102400), Architecture((8, 9), 1536, 24, 102400),
-    Architecture((9, 0), 2048, 32, 233472))}
+    Architecture((7, 5), 1024, 16, 65536, 64), Architecture((8, 0), 2048, 32, 167936, 64),
+    Architecture((8, 6), 1536, 16, 102400, 128), Architecture((8, 9), 1536, 24, 102400, 128),
+    Architecture((9, 0), 2048, 32, 233472, 128))}
 RESERVED_SHARED = 1024  # bytes that each block takes beside its own, from sm_80 on
 
 

@@ -7,7 +7,7 @@ loop's index itself in one and the same dim: turn i then touches row i only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -86,13 +86,18 @@ def _indices(body: tuple[Statement, ...]) -> set[Index]:
     return found
 
 
-def renamed(node: Any, old: Index, new: Index) -> Any:
-    """A tree with one index for another."""
+def renamed(node: Any, old: Expr, new: Expr) -> Any:
+    """A tree with one index, or scalar, for another."""
+    return substituted(node, {old: new})
+
+
+def substituted(node: Any, known: Mapping[Expr, Expr]) -> Any:
+    """A tree with expressions for others, all at once."""
     if isinstance(node, Expr) or hasattr(node, "xreplace"):
-        return node.xreplace({old: new})
+        return node.xreplace(known)
     if isinstance(node, tuple):
-        return tuple(renamed(n, old, new) for n in node)
+        return tuple(substituted(n, known) for n in node)
     if isinstance(node, Loop | Let | Store | If | Product):
-        return replace(node, **{f.name: renamed(getattr(node, f.name), old, new)
+        return replace(node, **{f.name: substituted(getattr(node, f.name), known)
                                 for f in fields(node)})
     return node

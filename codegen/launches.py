@@ -5,7 +5,8 @@
 A launch is of one of three kinds. *elements*: one thread for each element of a nest of loops whose
 turns are independent. *blocks*: one block of threads for each such element; inside, loops with
 independent turns and reductions are spread over the threads of the block. *product*: tiles of a
-matrix product, one block for each.
+matrix product, one block for each; the nest of elements behind it is done while a tile is in
+registers (epilogue.py). The sum of a product may be cut into parts, which one more launch adds up.
 
 A loop is spread only where `parallel` proves its turns independent: for every tensor that it
 writes, all places in its body have its index by itself in one and the same dim. So no two threads
@@ -22,6 +23,7 @@ import sympy
 from sympy import Integer, Mod, Symbol
 
 from codegen.contraction import Shapes
+from codegen.epilogue import PARTS, added_parts, behind, stored
 from codegen.fuse import independent
 from codegen.loops import (
     If,
@@ -39,13 +41,14 @@ from derive.nodes import Access, Index, IntegerAccess
 
 Kind = Literal["elements", "blocks", "product"]
 OWNERS = 64  # threads that share the places of a scatter among them, for each of its columns
+LONG = 128  # summands of a product from which on its sum may be cut into parts
 SHORT = 32  # turns of the loops in an element up to which one thread does them all
 
 
 @dataclass(frozen=True)
 class Launch:
     """One launch: ``over`` are the loops that are spread over the grid, outermost first; ``body``
-    is what stands inside them."""
+    is what stands inside them; ``behind`` is what is done with each element of a product."""
 
     kind: Kind
     name: str
@@ -54,11 +57,27 @@ class Launch:
     tensors: tuple[str, ...]
     sizes: tuple[Symbol, ...]
     cites: tuple[tuple[int, str], ...]
+    behind: tuple[Statement, ...] = ()
 
     @property
     def product(self) -> Product:
         """The matrix product of a launch of that kind."""
-        return next(n for n in statements(self.body) if isinstance(n, Product))
+        return _product(self.body)
+
+    @property
+    def total(self) -> Launch | None:
+        """The launch that adds up a product's parts; None where its sum is not cut: it is short,
+        or there are several sums, one for each turn of a loop."""
+        if self.kind != "product" or not isinstance(self.body[0], Product):
+            return None
+        inner = self.product.left.columns
+        if inner.is_Integer and inner < LONG:
+            return None
+        over, body = added_parts(self.product, self.over, self.behind)
+        nest = _nest(over, body)
+        sizes = dict.fromkeys((*sizes_of(nest), *(s for s in self.sizes if s != PARTS)))
+        return Launch("elements", f"{self.name}_sum", over, body, tensors_of(nest), tuple(sizes),
+                      self.cites)
 
 
 def parallel(loop: Loop) -> bool:
@@ -92,14 +111,27 @@ def split(kernel: Kernel, shapes: Shapes) -> tuple[Launch, ...]:
     for group in _groups(kernel.body):
         for piece in _pieces(group):
             kind, over, body = _spread(piece)
+            last: tuple[Statement, ...] | None = None
+            if kind == "elements" and made and isinstance(made[-1].body[0], Product):
+                before = made[-1]
+                last = behind(before.product, before.over, over, body)
+            if last is not None and before.behind == stored(before.product):
+                kind, over, body = before.kind, before.over, before.body
+                made.pop()
+            else:
+                last = stored(_product(body)) if kind == "product" else ()
             number = f"_{len(made) + 1}" if made else ""
-            nest = _nest(over, body)
+            nest = (*_nest(over, body), *last)
             tensors = tensors_of(nest)
             steps = {s for t in tensors for size in shapes[t][1:] for s in size.free_symbols}
             sizes = dict.fromkeys((*sizes_of(nest), *sorted(steps, key=str)))
             made.append(Launch(kind, kernel.name + number, over, body, tensors, tuple(sizes),
-                               kernel.cites))
+                               kernel.cites, last))
     return tuple(made)
+
+
+def _product(body: Sequence[Statement]) -> Product:
+    return next(n for n in statements(tuple(body)) if isinstance(n, Product))
 
 
 def _nest(over: Sequence[Index], body: tuple[Statement, ...]) -> tuple[Statement, ...]:

@@ -82,7 +82,8 @@ class Product:
     """``target = beta*target + alpha * left @ right``: a matrix product.
 
     ``places`` are the accesses that it stands for (target, left, right): what is touched in each
-    turn of the loops around it.
+    turn of the loops around it. ``rows`` and ``columns`` are the indices that its rows and columns
+    count through, outermost first.
     """
 
     target: Matrix
@@ -91,6 +92,8 @@ class Product:
     alpha: Expr
     beta: Literal[0, 1]
     places: tuple[Access, Access, Access]
+    rows: tuple[Index, ...]
+    columns: tuple[Index, ...]
 
 
 Statement = Loop | Let | Store | If | Product

@@ -53,7 +53,7 @@ def render_cuda(compiled: Compiled, dtype: str = "float32", filename: str = "ker
     parts = cuda_module_parts(compiled)
     if compiled.storage:
         dtype = "float32"
-    uses = any("gemm_" in text for text in parts["kernels"])
+    uses = any("tiled(" in text or "gemm_" in text for text in parts["kernels"])
     return _filled("cuda", compiled, parts, dtype, filename, cache, uses_products=uses)
 
 

@@ -5,12 +5,14 @@ Tensors are places in flat buffers: a kernel gets the buffers, and for each tens
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import singledispatchmethod
 
 from sympy import Expr, Integer, Mul, Symbol
 
 from codegen.contraction import Shapes, strides
+from codegen.epilogue import VALUE
 from codegen.launches import Launch
 from codegen.loops import Let, Matrix, Product, Statement, Store
 from codegen.memory import HALF
@@ -26,6 +28,7 @@ from codegen.threads import (
     Serial,
     Spread,
     Step,
+    Tiles,
     Together,
     threaded,
 )
@@ -35,6 +38,7 @@ from derive.nodes import Access, Index
 #: simulated, because Python's own raise where IEEE 754 has an infinity
 LIBRARY = {name: f"math_{name.partition('.')[2]}"
            for name in sorted({*FUNCTIONS.values(), "np.sqrt"}) if "." in name}
+SIZES = ("", "_small")  # of tiles, by the names of their kernels
 _START = {"+=": "0", "*=": "1", "max": "-np.inf", "min": "np.inf"}
 _MERGE = {"+=": "block_sum", "*=": "block_prod", "max": "block_max", "min": "block_min"}
 
@@ -73,7 +77,8 @@ class FlatScalars(ScalarPrinter):
 
 
 class LaunchPrinter(StatementPrinter):
-    """Prints one launch.
+    """Prints one launch: a kernel, or where it is a product in tiles what is done with each element
+    (``behind_…``), and a kernel for each size of tiles.
 
     Args:
         buffers: the buffer that each tensor lies in.
@@ -95,34 +100,62 @@ class LaunchPrinter(StatementPrinter):
         self.starts = [t for t in launch.tensors if not buffers[t].endswith("_flat")]
         places = {t: (short[buffers[t]], starts[t] if t in self.starts else "0")
                   for t in launch.tensors}
-        taken = {*self.buffers, *starts.values(), "x", "setting"}
+        taken = {*self.buffers, *starts.values(), "x", "setting", "row", "column", "more"}
         names: dict[object, str] = {}
-        for number, index in enumerate([*launch.over, *indices_of(launch.body)]):
+        body = (*launch.body, *launch.behind)
+        for number, index in enumerate([*launch.over, *indices_of(body)]):
             if index not in names:
                 names[index] = f"i{number}" if plain else identifier(index.name, taken)
         for size in launch.sizes:
             names[size] = identifier(str(size), taken)
         self.arguments = [*(names[s] for s in launch.sizes), *self.buffers,
-                          *(starts[t] for t in self.starts), *(["scales"] if scaled else [])]
+                          *(starts[t] for t in self.starts), *(["scales"] if scaled else []),
+                          *(["partial"] if launch.kind == "product" else [])]
         self.flat = FlatScalars(names, places, shapes, half, scaled)
         super().__init__(names, self.flat)
         self.places, self.count = places, 0
 
     def key(self) -> str:
-        self.print()
-        return "\n".join([", ".join(self.arguments), *self.lines])
+        return "\n".join([", ".join(self.arguments), *self.element(), *self.print("")])
 
     def text(self) -> str:
-        self.print()
-        return "\n".join(["@launch", f"def {self.launch.name}({', '.join(self.arguments)}):",
-                          *self.lines])
+        name = self.launch.name
+        if self.launch.kind != "product":
+            return "\n".join([*self.head(name), *self.print("")])
+        sizes = ", ".join(f"tiles_{name}{size}" for size in SIZES)
+        return "\n\n\n".join([
+            "\n".join(["@inlined", f"def behind_{name}(row, column, {VALUE.name}, more):",
+                       *self.element()]),
+            f"{sizes} = tiled(behind_{name})",
+            *("\n".join([*self.head(name + size), *self.print(f"tiles_{name}{size}")])
+              for size in SIZES)])
 
-    def print(self) -> None:
+    def head(self, name: str) -> list[str]:
+        return ["@launch", f"def {name}({', '.join(self.arguments)}):"]
+
+    def element(self) -> list[str]:
+        """The lines that have an element of a product, its row and its column."""
+        if self.launch.kind != "product":
+            return []
+        self.lines = []
+        for number, over in (("row", self.launch.product.rows),
+                             ("column", self.launch.product.columns)):
+            self.decode(number, over, 1)
+        self.block(self.launch.behind, 1)
+        read = {*re.findall(r"\w+", "\n".join(self.lines))}
+        known = (*self.arguments, *(self.names[i] for i in self.launch.over), "up", "down")
+        self.more = "".join(f"{name}, " for name in known if name in read).rstrip()
+        return [f"    {self.more} = more", *self.lines]
+
+    def print(self, tiles: str) -> list[str]:
+        """The lines of the kernel; ``tiles`` is the function that computes a product in tiles."""
+        self.lines, self.count, self.tiles = [], 0, tiles
         if self.flat.scaled:
             self.line(1, "up = scales[SCALE]")
             self.line(1, "down = F(1)/up")
         for step in threaded(self.launch):
             self.step(step, 1)
+        return self.lines
 
     def spread(self, over: Sequence[Index], first: str, step: str, depth: int) -> None:
         """The head of a loop over all values of some indices, counted through as one number."""
@@ -131,12 +164,16 @@ class LaunchPrinter(StatementPrinter):
         self.count += 1
         self.line(depth, f"for {number} in range({first}, {self.scalars.index(Mul(*sizes))}, "
                          f"{step}):")
+        self.decode(number, over, depth + 1)
+
+    def decode(self, number: str, over: Sequence[Index], depth: int) -> None:
+        """The values of some indices that were counted through as one number."""
         for place, index in enumerate(over):
-            below = Mul(*sizes[place + 1:])
+            below = Mul(*(i.size for i in over[place + 1:]))
             text = number if below == 1 else f"{number}//{self._tight(below)}"
             if place:
                 text += f" % {self._tight(index.size)}"
-            self.line(depth + 1, f"{self.names[index]} = {text}")
+            self.line(depth, f"{self.names[index]} = {text}")
 
     def _tight(self, size: Expr) -> str:
         text = self.scalars.index(size)
@@ -151,18 +188,14 @@ class LaunchPrinter(StatementPrinter):
         value = f"({value})*up" if name in self.flat.scaled else value
         self.line(depth, f"put({', '.join(self.flat.place(node.target))}, F({value}))")
 
-    def product(self, node: Product, depth: int) -> None:
-        self.line(depth, f"gemm_tiles({self._product_arguments(node)})")
-
-    def _product_arguments(self, node: Product) -> str:
+    def _factors(self, node: Product, stored: bool = False) -> str:
         rows, inner, columns = (self.scalars.index(e) for e in (
             node.target.rows, node.left.columns, node.target.columns))
         alpha = self.scalars.value(node.alpha)
         alpha += "*down"*sum(m.name in self.flat.scaled for m in (node.left, node.right))
-        alpha += "*up"*(node.target.name in self.flat.scaled)
-        matrices = [self._matrix(m) for m in (node.left, node.right, node.target)]
-        return (f"{rows}, {columns}, {inner}, {alpha}, {matrices[0]}, {matrices[1]}, "
-                f"{node.beta}, {matrices[2]}")
+        alpha += "*up"*(stored and node.target.name in self.flat.scaled)
+        return (f"{rows}, {columns}, {inner}, {alpha}, {self._matrix(node.left)}, "
+                f"{self._matrix(node.right)}")
 
     def _matrix(self, matrix: Matrix) -> str:
         buffer, at = self.places[matrix.name]
@@ -233,7 +266,15 @@ class LaunchPrinter(StatementPrinter):
 
     @step.register
     def _together(self, node: Together, depth: int) -> None:
-        self.line(depth, f"gemm_block({self._product_arguments(node.product)})")
+        product = node.product
+        self.line(depth, f"gemm_block({self._factors(product, True)}, {product.beta}, "
+                         f"{self._matrix(product.target)})")
+
+    @step.register
+    def _tiles(self, node: Tiles, depth: int) -> None:
+        number = "_n" if self.launch.over else "0"
+        self.line(depth, f"{self.tiles}({self._factors(node.product)}, partial, {number}, "
+                         f"{self.scalars.index(elements_of(self.launch))}, ({self.more}))")
 
 
 def elements_of(launch: Launch) -> Expr:

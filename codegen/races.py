@@ -39,6 +39,7 @@ from codegen.threads import (
     Serial,
     Spread,
     Step,
+    Tiles,
     Together,
     threaded,
 )
@@ -75,9 +76,10 @@ class Conflict:
 
 def conflicts(launch: Launch, tree: Sequence[Step] | None = None) -> tuple[Conflict, ...]:
     """What cannot be proved harmless in a launch; ``tree`` instead of its own."""
-    walk = _Walk(launch.name, _written(launch.body))
+    walk = _Walk(launch.name, _written((*launch.body, *launch.behind)))
     walk.steps(threaded(launch) if tree is None else tree)
-    return tuple(dict.fromkeys(walk.found))
+    further = launch.total if tree is None else None
+    return tuple(dict.fromkeys((*walk.found, *(conflicts(further) if further else ()))))
 
 
 def _written(body: Iterable[Statement]) -> set[str]:
@@ -96,6 +98,7 @@ class _Walk:
     private: set[Symbol] = field(default_factory=set)  # scalars that differ from thread to thread
     site: int | None = None
     sites: int = 0
+    tiled: dict[Product | None, int] = field(default_factory=dict)
     turns: tuple[Index, ...] = ()
     alone: bool = False  # a thread of its own for each turn: nothing to compare in a block
 
@@ -152,7 +155,7 @@ class _Walk:
         self.site, self.turns = before
 
     def _differ(self, body: Iterable[Statement]) -> None:
-            self.private |= {n.symbol for n in statements(tuple(body)) if isinstance(n, Let)}
+        self.private |= {n.symbol for n in statements(tuple(body)) if isinstance(n, Let)}
 
     @step.register
     def _one(self, node: One) -> None:
@@ -219,21 +222,31 @@ class _Walk:
         self.site, self.turns = before
 
     @step.register
+    def _tiles(self, node: Tiles) -> None:
+        """A thread has the same elements in each turn of a loop around, if there are as many."""
+        product, before = node.product, (self.site, self.turns)
+        size = {*product.target.rows.free_symbols, *product.target.columns.free_symbols}
+        key = None if size & self.fixed else product
+        if key is None or key not in self.tiled:
+            self.sites += 1
+            self.tiled[key] = self.sites
+        self.site, self.turns = self.tiled[key], ()
+        for access in product.places[1:]:
+            self.touch(access, False)
+        self.turns = (*product.rows, *product.columns)
+        for statement in node.body:
+            self.step(statement)
+        self._differ(node.body)
+        self.site, self.turns = before
+
+    @step.register
     def _product(self, node: Product) -> None:
         target, *read = node.places
-        tiled = self.site is None  # by a whole block: one thread has each element
-        if tiled:
-            self.sites += 1
-            self.site = self.sites
-            self.turns = tuple(s for s in target.free_symbols
-                               if isinstance(s, Index) and s not in self.fixed)
         for access in read:
             before, self.turns = self.turns, ()
             self.touch(access, False)
             self.turns = before
         self.touch(target, True)
-        if tiled:
-            self.site, self.turns = None, ()
 
     @step.register
     def _store(self, node: Store) -> None:

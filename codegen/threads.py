@@ -1,7 +1,8 @@
 """Launches → what each thread does: the tree that the CUDA printer prints, line by line.
 
     Launch → tuple of Step
-    Step := Grid | Spread | One | Barrier | Own | Merge | Serial | Branch | Together | Statement
+    Step := Grid | Spread | One | Barrier | Own | Merge | Serial | Branch | Together | Tiles
+            | Statement
 
 Here and nowhere else is decided which thread does what, and where the threads of a block wait for
 each other; `codegen.races` proves of each of these trees that no two threads meet.
@@ -98,18 +99,39 @@ class Together:
     product: Product
 
 
-Step = Grid | Spread | One | Barrier | Own | Merge | Serial | Branch | Together | Statement
+@dataclass(frozen=True)
+class Tiles:
+    """A matrix product in tiles: each thread has elements of its own, and does ``body`` for each
+    of them, whose value is the scalar `codegen.epilogue.VALUE`."""
+
+    product: Product
+    body: tuple[Statement, ...]
+
+
+Step = (Grid | Spread | One | Barrier | Own | Merge | Serial | Branch | Together | Tiles
+        | Statement)
 
 
 def threaded(launch: Launch) -> tuple[Step, ...]:
     """The tree of one launch."""
     if launch.kind == "elements":
         return (Grid(launch.over, "thread", launch.body),)
-    body: tuple[Step, ...] = launch.body
-    if launch.kind == "blocks":
-        body = _Block().together(launch.body)
+    body = (_Block().together(launch.body) if launch.kind == "blocks" else
+            _tiled(launch.body, launch.behind))
     axis: Literal["x", "y"] = "y" if launch.kind == "product" else "x"
     return (Grid(launch.over, axis, body),) if launch.over else body
+
+
+def _tiled(body: Sequence[Statement], behind: tuple[Statement, ...]) -> tuple[Step, ...]:
+    """A product inside loops and branches that its blocks of threads go through in step."""
+    (node,) = body
+    if isinstance(node, Loop):
+        head = Loop(node.index, node.start, node.stop, (), node.down)
+        return (Serial(head, _tiled(node.body, behind)),)
+    if isinstance(node, If):
+        return (Branch(node.condition, _tiled(node.yes, behind)),)
+    assert isinstance(node, Product)
+    return (Tiles(node, behind),)
 
 
 class _Block:

@@ -96,8 +96,8 @@ class _State:
     """The thread that runs, and the launch that it is of."""
 
     block = thread = interval = blocks = threads = 0
-    at: tuple[int, int] = (0, 0)
-    grid: tuple[int, int] = (1, 1)
+    at: tuple[int, int, int] = (0, 0, 0)
+    grid: tuple[int, int, int] = (1, 1, 1)
 
 
 _state = _State()
@@ -182,14 +182,15 @@ class _Kernel:
         return lambda *arguments: self.launch(grid, int(threads), arguments)
 
     def launch(self, grid: Any, threads: int, arguments: tuple[Any, ...]) -> None:
-        _state.grid = (int(grid), 1) if not isinstance(grid, tuple) else (*map(int, grid),)
+        x, y, z = (int(grid), 1, 1) if not isinstance(grid, tuple) else (*map(int, grid),)
+        _state.grid = x, y, z
         assert threads % cuda.warpsize == 0 or threads == 1
         for argument in arguments:
             if isinstance(argument, Array):
                 argument.memory = _Memory()
-        _state.threads, _state.blocks = threads, _state.grid[0]*_state.grid[1]
+        _state.threads, _state.blocks = threads, x*y*z
         for block in _ordered(list(range(_state.blocks))):
-            _state.block, _state.at = block, (block % _state.grid[0], block // _state.grid[0])
+            _state.block, _state.at = block, (block % x, block//x % y, block//(x*y))
             cuda.block = _Block(self.function, arguments)
             try:
                 if threads == 1 or not _waits(self.function):
@@ -208,21 +209,23 @@ class _Kernel:
 
 def _waits(function: Callable[..., None]) -> bool:
     """Whether there may be a barrier in a kernel."""
-    return any(n == "syncthreads" or n == "gemm_tiles" or n.startswith("block_")
+    return any(n == "syncthreads" or n.startswith(("tiles_", "block_"))
                for n in function.__code__.co_names)
 
 
 class _Place:
-    def __init__(self, x: Callable[[], int], y: Callable[[], int]) -> None:
-        self._x, self._y = x, y
+    def __init__(self, x: Callable[[], int], y: Callable[[], int],
+                 z: Callable[[], int] = lambda: 1) -> None:
+        self._x, self._y, self._z = x, y, z
 
     x = property(lambda self: self._x())
     y = property(lambda self: self._y())
+    z = property(lambda self: self._z())
 
 
 class _Shared:
     @staticmethod
-    def array(shape: Any, dtype: Any) -> Array:
+    def array(shape: Any, dtype: Any, alignment: None = None) -> Array:
         """The same memory for the same line of the program, as a compiler has it."""
         frame = sys._getframe(1)
         key = (frame.f_code, frame.f_lineno)
@@ -243,9 +246,11 @@ class _Cuda:
     warpsize = 2
     block: Any = None
     threadIdx = _Place(lambda: _state.thread, lambda: 0)
-    blockIdx = _Place(lambda: _state.at[0], lambda: _state.at[1])
+    blockIdx = _Place(lambda: _state.at[0], lambda: _state.at[1],
+                      lambda: _state.at[2])
     blockDim = _Place(lambda: _state.threads, lambda: 1)
-    gridDim = _Place(lambda: _state.grid[0], lambda: _state.grid[1])
+    gridDim = _Place(lambda: _state.grid[0], lambda: _state.grid[1],
+                     lambda: _state.grid[2])
     shared = _Shared()
 
     @staticmethod

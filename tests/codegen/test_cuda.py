@@ -19,10 +19,13 @@ import pytest
 
 import codegen
 import derive as dr
-from codegen.cuda_cost import costs
+from codegen.cuda_cost import CARDS, costs
 from codegen.cuda_device import package
+from codegen.launches import split
+from codegen.loops import Store
 from codegen.module import render_cuda
 from codegen.pipeline import compile_program
+from codegen.tiling import chosen
 from derive.differentiate import derive
 from derive.errors import ChainruleError, DeclarationError, MissingError
 from derive.points import default_sizes, random_values
@@ -83,6 +86,52 @@ def test_vectors_of_four_and_what_is_left_over(tmp_path):
         y = net.define("y", (b, j), dr.sum(x[b, i] * w[i, j], i))
         net.loss(dr.mean(dr.sin(y[b, j]), b, j))
         agrees(derive(net.program()), tmp_path, size=18)
+
+
+@pytest.mark.parametrize("each", [4, 2])
+def test_every_cut_of_a_product_gives_the_same(each, tmp_path):
+    """Both sizes of tiles, sums in several parts of which the last one is shorter or empty, with
+    bias, activation and a residual behind the tile; batched, with a mask, added to what is there."""
+    net = dr.Network("cuts")
+    b, i, j = dr.indices("b:B i:9 j:9")
+    x, w, c = net.input("x", b, i), net.parameter("W", i, j), net.parameter("c", j)
+    z = net.define("z", (b, j), dr.sum(x[b, i]*w[i, j], i) + c[j])
+    y = net.define("y", (b, j), x[b, j] + dr.where(b >= j, dr.tanh(z[b, j]), 0))
+    s = net.define("s", (b, i), dr.sum(y[b, j]*w[i, j], j) + dr.sum(x[b, j]*w[j, i], j))
+    net.loss(dr.mean(dr.sin(s[b, i]), b, i))
+
+    def load(text: str, folder: Path):
+        module = stepped(text, folder)
+        module.cut = lambda *sizes: (each, 3 if sizes[-1] else 1)
+        return module
+
+    for size in (5, 21):
+        program = derive(net.program())
+        values = random_values(program, 3, {"B": size})
+        assert not wrong_launches(program, values, tmp_path, {"B": size}, load=load)
+
+
+def test_what_stands_behind_a_product_is_done_in_registers():
+    """A layer is one launch, and so is an adjoint with the derivative of the activation."""
+    made = compile_program(mlp(), dr.sgd(), device=True)
+    shapes = {n: t.shape for n, t in made.packed.tensors.items()}
+    found = [launch for kernels in made.entries["gradient"].phases for kernel in kernels
+             for launch in split(kernel, shapes)]
+    stores = {launch.name: [n.target.name for n in launch.behind if isinstance(n, Store)]
+              for launch in found if launch.kind == "product"}
+    assert stores["k1_z1"] == ["z1", "h1"]
+    assert stores["k10_d_h1"] == ["_d_h1", "_d_z1"]
+
+
+def test_long_sums_of_few_elements_are_cut_into_parts():
+    """A weight gradient of a large batch fills the device by parts; a large product needs none."""
+    card = CARDS[0].machine
+    assert chosen((64, 32, 1 << 16, 1), True, card)[1] > 16
+    assert chosen((64, 32, 1 << 16, 1), False, card)[1] == 1
+    assert chosen((4096, 4096, 4096, 1), True, card) == (4, 1)
+    assert chosen((64, 64, 64, 1), True, card)[0] == 2
+    assert chosen((64, 32, 1 << 16, 1), True, CARDS[1].machine)[1] >= chosen(
+        (64, 32, 1 << 14, 1), True, CARDS[1].machine)[1]
 
 
 RULES = {"sgd": dr.sgd(lr=0.05), "adam": dr.adam(lr=0.05), "lamb": dr.lamb(lr=0.05)}
@@ -237,10 +286,12 @@ class TestWithThePackage:
 
 
 def test_the_prediction_counts_operations_and_bytes():
-    """A product of 6 x 5 and 5 x 4: 2*6*5*4 operations; 30 + 20 + 24 numbers of 4 bytes."""
+    """A product of 6 x 5 and 5 x 4: 2*6*5*4 operations; 30 + 20 + 24 numbers of 4 bytes; behind it
+    for each element a bias and tanh, of 4 and 24 numbers more."""
     found = costs(compile_program(mlp(), dr.sgd(), device=True), {"B": 6})
     first = found[0]
-    assert (first.kind, first.operations, first.bytes) == ("product", 240, 4*74)
+    assert (first.kind, first.operations) == ("product", 240 + 24*2)
+    assert first.bytes(CARDS[0]) == 4*(74 + 28)
     assert "nothing measured" in codegen.show(mlp(), "cost", target="cuda")
     with pytest.raises(ChainruleError, match="target cuda only"):
         codegen.show(mlp(), "cost")
