@@ -91,7 +91,7 @@ def test_vectors_of_four_and_what_is_left_over(tmp_path):
 @pytest.mark.parametrize("each", [4, 2])
 def test_every_cut_of_a_product_gives_the_same(each, tmp_path):
     """Both sizes of tiles, sums in several parts of which the last one is shorter or empty, with
-    bias, activation and a residual behind the tile; batched, with a mask, added to what is there."""
+    bias, activation, mask and a residual behind the tile; one that is added to what is there."""
     net = dr.Network("cuts")
     b, i, j = dr.indices("b:B i:9 j:9")
     x, w, c = net.input("x", b, i), net.parameter("W", i, j), net.parameter("c", j)
