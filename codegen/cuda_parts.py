@@ -9,6 +9,7 @@ from typing import Any
 from sympy import Expr, Symbol
 
 from codegen import tiling
+from codegen.alike import cited_lines
 from codegen.cpu_parts import declared_parts, declared_tables, table_text
 from codegen.cuda_ptx import ARCHITECTURES
 from codegen.entries import given
@@ -24,7 +25,7 @@ from codegen.print_cuda import LIBRARY, LaunchPrinter, elements_of
 from codegen.print_statements import identifier, polynomial
 from codegen.threads import threads_of
 from derive.nodes import Access, IntegerAccess, size_symbol
-from derive.program import Program, Tensor
+from derive.program import Equation, Program, Tensor
 
 FLAT = ("p", "d", "s", "n", "w", HALF, "partial")
 
@@ -38,7 +39,7 @@ class LaunchSet:
     sizes: dict[Symbol, str]
     functions: Functions = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
-    cites: dict[str, dict[int, str]] = field(default_factory=dict)
+    cites: dict[str, dict[int, Equation]] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     adjoints: frozenset[str] = frozenset()
     rooms: dict[str, None] = field(default_factory=dict)  # what parts of products take
@@ -86,9 +87,7 @@ class LaunchSet:
     def ordered(self) -> list[str]:
         """The texts in the order of the program's equations, each below all that it computes."""
         names = sorted(self.texts, key=lambda n: min(self.cites[n], default=0))
-        return ["\n".join([*(f"# ({k}) {' '.join(t.split())}"
-                             for k, t in sorted(self.cites[n].items())), self.texts[n]])
-                for n in names]
+        return ["\n".join([*cited_lines(self.cites[n]), self.texts[n]]) for n in names]
 
 
 def grid_of(launch: Launch, names: dict[object, str]) -> str:

@@ -179,7 +179,7 @@ def _levels(kernels: Sequence[Kernel]) -> list[list[tuple[Kernel, ...]]]:
     level: dict[str, int] = {}
     found: list[list[tuple[Kernel, ...]]] = []
     for kernel in kernels:
-        own = 1 + max((level[t] for t in kernel.tensors if t in level), default=-1)
+        own = 1 + max((level[t] for t in kernel.arguments if t in level), default=-1)
         level |= dict.fromkeys(written(kernel), own)
         found += [[] for _ in range(own + 1 - len(found))]
         found[own].append((kernel,))

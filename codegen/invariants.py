@@ -19,7 +19,7 @@ import sympy
 from sympy import Expr, Symbol
 
 from codegen.blend import in_bounds
-from derive.nodes import Access, Index, Reduction, accesses
+from derive.nodes import Access, Index, Reduction, accesses, walk
 from derive.program import Equation, Program, Tensor
 
 MOST = 1 << 16  # elements of such a tensor: it is to stay in the cache
@@ -38,7 +38,7 @@ class Invariants:
         recurrent = {eq.name for g in self.program.groups if g.recurrent for eq in g.equations}
         for eq in self.program.equations:
             body = eq.body
-            if (eq.name not in recurrent and body.has(sympy.Pow, sympy.Function)
+            if (eq.name not in recurrent and _costly(body)
                     and any(i.size == self.batch for i in body.atoms(Index))):
                 body = self.rewritten(body, eq)
             self.equations.append(eq if body == eq.body else replace(eq, body=body))
@@ -47,7 +47,7 @@ class Invariants:
 
     def rewritten(self, expr: Expr, eq: Equation) -> Expr:
         """An expression with what is the same in every row replaced, outermost first."""
-        if isinstance(expr, Access | Index) or not expr.args:
+        if isinstance(expr, Access | Index) or not expr.args or not _costly(expr):
             return expr
         if self.moves(expr):
             return self.named(expr, eq)
@@ -70,10 +70,8 @@ class Invariants:
         """Whether it is also worth a tensor: it is costly, differs from element to element, and
         there are few of these."""
         indices = expr.atoms(Index)
-        costly = any(p.exp.is_negative or not p.exp.is_Integer for p in expr.atoms(sympy.Pow)
-                     if p.atoms(Access)) or bool(expr.atoms(sympy.Function))
         count = sympy.Mul(*(i.size for i in indices))
-        return costly and bool(indices) and bool(accesses(expr)) and self.still(expr) \
+        return _costly(expr) and bool(indices) and bool(accesses(expr)) and self.still(expr) \
             and bool(count <= MOST)
 
     def named(self, expr: Expr, eq: Equation) -> Access:
@@ -90,6 +88,13 @@ class Invariants:
             self.known[key] = tensor
             self.equations.append(Equation(tensor, tuple(indices), expr, eq.why))
         return self.known[key].at(*indices)
+
+
+def _costly(expr: Expr) -> bool:
+    """Whether a quotient, a root or a function is taken in an expression."""
+    return any(isinstance(node, sympy.Function)
+               or (isinstance(node, sympy.Pow) and node.atoms(Access)
+                   and (node.exp.is_negative or not node.exp.is_Integer)) for node in walk(expr))
 
 
 def hoist_rows(program: Program, batch: Symbol | None) -> Program:

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from codegen.alike import cited_lines
 from codegen.loops import Kernel
 from codegen.pipeline import Compiled
 from codegen.print_cpu import KernelPrinter
 from codegen.print_statements import function, identifier
 from codegen.scalars import ScalarPrinter, helper
 from codegen.vector_math import vectorised
-from derive.program import Program
+from derive.program import Equation, Program
 
 Functions = dict[str, Any]
 
@@ -30,15 +31,18 @@ class KernelSet:
     names: dict[str, str]
     functions: Functions = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
-    cites: dict[str, dict[int, str]] = field(default_factory=dict)
+    cites: dict[str, dict[int, Equation]] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)  # name of a kernel: the one that is called
     keys: dict[str, str] = field(default_factory=dict)
+    bodies: dict[int, tuple[str, Kernel]] = field(default_factory=dict)
 
     def add(self, kernel: Kernel) -> None:
         if kernel.name in self.shared:
             return
-        key = KernelPrinter(kernel, self.names, plain=True).key()
-        own = self.keys.setdefault(key, kernel.name)
+        if id(kernel.body) not in self.bodies:
+            key = KernelPrinter(kernel, self.names, plain=True).key()
+            self.bodies[id(kernel.body)] = self.keys.setdefault(key, kernel.name), kernel
+        own = self.bodies[id(kernel.body)][0]
         self.shared[kernel.name] = own
         cites = self.cites.setdefault(own, {})
         cites.update(kernel.cites)
@@ -50,9 +54,7 @@ class KernelSet:
     def ordered(self) -> list[str]:
         """The texts in the order of the program's equations, each below all that it computes."""
         names = sorted(self.texts, key=lambda n: min(self.cites[n], default=0))
-        return ["\n".join([*(f"# ({k}) {' '.join(t.split())}"
-                             for k, t in sorted(self.cites[n].items())),
-                           self.texts[n]]) for n in names]
+        return ["\n".join([*cited_lines(self.cites[n]), self.texts[n]]) for n in names]
 
 
 def collect_kernels(compiled: Compiled, entries: Iterable[str] | None = None) -> KernelSet:

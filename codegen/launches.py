@@ -38,6 +38,7 @@ from codegen.loops import (
 )
 from codegen.lower import sizes_of, tensors_of
 from derive.nodes import Access, Index, IntegerAccess
+from derive.program import Equation
 
 Kind = Literal["elements", "blocks", "product"]
 OWNERS = 64  # threads that share the places of a scatter among them, for each of its columns
@@ -56,7 +57,7 @@ class Launch:
     body: tuple[Statement, ...]
     tensors: tuple[str, ...]
     sizes: tuple[Symbol, ...]
-    cites: tuple[tuple[int, str], ...]
+    cites: tuple[tuple[int, Equation], ...]
     behind: tuple[Statement, ...] = ()
 
     @property

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from sympy import Expr, Integer, Symbol
 
 from derive.nodes import Access, Index, accesses
+from derive.program import Equation
 
 Op = Literal["=", "+=", "*=", "max", "min"]
 LO, HI = Symbol("lo", integer=True), Symbol("hi", integer=True)
@@ -104,15 +106,22 @@ class Kernel:
     """One function of the emitted module: a part ``lo .. hi`` of one index of its equations.
 
     ``part`` is the index that is split among threads (None: the kernel runs whole, on one);
-    ``cites`` are (number, text) of the equations, in program order.
+    ``cites`` are the equations with their numbers, in program order; ``handed`` are the tensors
+    that stand for ``tensors`` where the body is that of another kernel (see alike.py).
     """
 
     name: str
     tensors: tuple[str, ...]
     part: Index | None
     body: tuple[Statement, ...]
-    cites: tuple[tuple[int, str], ...] = ()
+    cites: tuple[tuple[int, Equation], ...] = ()
     sizes: tuple[Symbol, ...] = field(default=())
+    handed: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The tensors that a call of the kernel is about, in the order of ``tensors``."""
+        return self.handed or self.tensors
 
     @property
     def extent(self) -> Expr:
@@ -148,7 +157,13 @@ def expressions(node: Statement) -> tuple[Expr, ...]:
 
 def written(kernel: Kernel) -> set[str]:
     """Names of the tensors that a kernel writes."""
-    return {n.target.name for n in statements(kernel.body) if isinstance(n, Store | Product)}
+    own = dict(zip(kernel.tensors, kernel.arguments, strict=True))
+    return {own[name] for name in _written(kernel.body)}
+
+
+@lru_cache(maxsize=4096)
+def _written(body: tuple[Statement, ...]) -> frozenset[str]:
+    return frozenset(n.target.name for n in statements(body) if isinstance(n, Store | Product))
 
 
 def touched(node: Statement) -> tuple[str, ...]:

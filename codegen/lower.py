@@ -16,6 +16,7 @@ from typing import Any
 import sympy
 from sympy import Add, Expr, Integer, Mul, S, Symbol
 
+from codegen.alike import Forms, kernel_name
 from codegen.blend import blend
 from codegen.contraction import Contraction, Shapes, conjuncts, contraction, guarded
 from codegen.fuse import fuse
@@ -311,12 +312,12 @@ def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shape
         body += lowering.equation(eq)
     fused = blend(fuse(sharpen(body)), shapes)
     equations = [eq for task in tasks for eq in task.group.equations]
-    cites = tuple((numbers[eq.name], str(eq)) for eq in equations)
-    name = f"k{numbers[equations[0].name]}_{equations[0].name.strip('_')}"
-    return Kernel(name, tensors_of(fused), part, fused, cites, sizes_of(fused))
+    cites = tuple((numbers[eq.name], eq) for eq in equations)
+    return Kernel(kernel_name(equations[0], numbers), tensors_of(fused), part, fused, cites,
+                  sizes_of(fused))
 
 
-def begins_kernel(task: Task, before: Sequence[Task], shapes: Shapes) -> bool:
+def begins_kernel(task: Task, before: Sequence[Task], forms: Forms) -> bool:
     """Whether a task starts a kernel of its own: a recurrence, what is packed for a product, or
     a matrix product that reads nothing packed in front of it. What follows is fused behind."""
     if task.group.recurrent:
@@ -328,12 +329,13 @@ def begins_kernel(task: Task, before: Sequence[Task], shapes: Shapes) -> bool:
     last = before[-1].group.equations[0] if before else None
     if last is not None and last.tensor.origin == ("packed", eq.name):
         return False
-    lowering = Lowering(task.part, shapes)
-    return any(lowering.split(term, eq, eq.indices, ())[0] != "plain"
-               for term in Add.make_args(alpha_rename(eq.body, {i.name for i in eq.indices})))
+    lowering = Lowering(task.part, forms.shapes)
+    return forms.answer(task, lambda: any(
+        lowering.split(term, eq, eq.indices, ())[0] != "plain"
+        for term in Add.make_args(alpha_rename(eq.body, {i.name for i in eq.indices}))))
 
 
-def group_tasks(phase: Phase, shapes: Shapes) -> tuple[tuple[Task, ...], ...]:
+def group_tasks(phase: Phase, forms: Forms) -> tuple[tuple[Task, ...], ...]:
     """The tasks of a phase in the groups that become one kernel each."""
     if phase.kind == "pieces":
         return tuple((task,) for task in phase.tasks)
@@ -341,7 +343,7 @@ def group_tasks(phase: Phase, shapes: Shapes) -> tuple[tuple[Task, ...], ...]:
     for task in phase.tasks:
         alone = groups and (groups[-1][0].group.recurrent
                             or is_share(groups[-1][0].group.equations[0].tensor))
-        if not groups or alone or begins_kernel(task, groups[-1], shapes):
+        if not groups or alone or begins_kernel(task, groups[-1], forms):
             groups.append([])
         groups[-1].append(task)
     return tuple(map(tuple, groups))

@@ -12,8 +12,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import sympy
-from sympy import Expr, Mul, S
+from sympy import Expr, Integer, Mul, S
 
 ALIGN = 16  # elements: a cache line in single precision
 
@@ -48,9 +47,16 @@ def lay_out(lives: Sequence[Life]) -> tuple[dict[str, Expr], Expr]:
     start: Expr = S.Zero
     for unit, group in groups.items():
         counts, total = _pack(group)
-        offsets |= {n: sympy.expand(start + c * unit) for n, c in counts.items()}
-        start = sympy.expand(start + total * unit)
+        offsets |= {n: start + _times(c, unit) for n, c in counts.items()}
+        start = start + _times(total, unit)  # in which this unit stood not yet
     return offsets, start
+
+
+def _times(count: int, unit: Expr) -> Expr:
+    """A product as SymPy would make it, which takes its time to find that nothing is to be done."""
+    if count in (0, 1) or unit == 1:
+        return Integer(count) * unit
+    return Mul._from_args((Integer(count), *Mul.make_args(unit)))
 
 
 def _pack(lives: Sequence[Life]) -> tuple[dict[str, int], int]:

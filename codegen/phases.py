@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from sympy import Expr, Integer, Mul, Poly, Symbol
+from sympy import Add, Expr, Mul, Symbol
 
 from codegen.loops import Kernel, written
 from codegen.memory import OWN, PART, SHARE, Block, Plan
@@ -75,6 +75,8 @@ def _longest(keys: Sequence[Hashable], at: int, alike: Callable[[slice, slice], 
     for length in range(1, min(LONGEST, (len(keys) - at)//REPEATS) + 1):
         if best.times > 1 and best.times*best.length > len(keys) - at - best.length:
             break  # a longer one covers no more
+        if best.times > 1 and length % best.length == 0 and length <= best.times*best.length:
+            continue  # turns of that one
         turns = Run(at, length, (len(keys) - at)//length).turns()
         first = last = next(turns)
         times = 1
@@ -159,11 +161,16 @@ def chunks(calls: Sequence[Call]) -> list[Sequence[Call]]:
 
 
 @lru_cache(maxsize=65536)
-def coefficients(offset: Expr, sizes: tuple[Symbol, ...]) -> dict[tuple[int, ...], Expr]:
-    """An offset as a polynomial in the run-time sizes: powers of these, and a coefficient each."""
-    if offset.is_Integer:
-        return {(0,)*len(sizes): offset}
-    return dict(Poly(offset, *sizes).as_dict())
+def coefficients(offset: Expr, sizes: tuple[Symbol, ...]) -> dict[tuple[int, ...], int]:
+    """An offset, multiplied out, as a polynomial in the run-time sizes: powers of these, and a
+    coefficient each."""
+    found: dict[tuple[int, ...], int] = {}
+    for term in Add.make_args(offset):
+        number, rest = term.as_coeff_Mul()
+        powers = rest.as_powers_dict()
+        monomial = tuple(int(powers.get(s, 0)) for s in sizes)
+        found[monomial] = found.get(monomial, 0) + int(number)
+    return found
 
 
 class Phase:
@@ -306,7 +313,7 @@ class Phase:
         powers = zip(self.symbols.values(), monomial, strict=True)
         return [name for name, power in powers for _ in range(power)]
 
-    def _of(self, offset: Expr) -> dict[tuple[int, ...], Expr]:
+    def _of(self, offset: Expr) -> dict[tuple[int, ...], int]:
         return coefficients(offset, tuple(self.symbols))
 
     @cached_property
@@ -321,7 +328,7 @@ class Phase:
         for row in self.rows:
             found = [self._of(e) for e in row]
             rows.append("    [" + ", ".join(
-                "[" + ", ".join(str(c.get(m, Integer(0))) for m in monomials) + "]"
+                "[" + ", ".join(str(c.get(m, 0)) for m in monomials) + "]"
                 for c in found) + "],")
         return [f"# where the tensors of {self.name} lie, use by use: coefficients of {names}",
                 f"{self.table} = np.array([", *rows, "], dtype=np.int64)", "", "", ""]
@@ -353,7 +360,7 @@ class PhaseSet:
         the buffers of what is handed in, ``block`` is how the phase is cut."""
         made = {name for k in kernels for name in written(k)}
         places = {}
-        for tensor in dict.fromkeys(t for k in kernels for t in k.tensors):
+        for tensor in dict.fromkeys(t for k in kernels for t in k.arguments):
             slot, name = plan.slots[tensor], self.names[tensor]
             if slot.buffer == SHARE:
                 own = tensor in made
@@ -370,7 +377,7 @@ class PhaseSet:
         return [self._use(c, block, plan.batch) for c in parts]
 
     def _call(self, kernel: Kernel, of: dict[str, Place], block: Block | None) -> Call:
-        places = tuple(of[t] for t in kernel.tensors)
+        places = tuple(of[t] for t in kernel.arguments)
         extent = None if kernel.part is None else polynomial(kernel.extent, {**self.sizes})
         extent = extent if block is None else ROWS
         known = {**self.sizes, PARTS: "parts"}

@@ -6,7 +6,8 @@
                                                 (taps.py, pack.py, invariants.py, shares.py)
     → schedule     phases of tasks, each split over one index            (schedule.py)
     → memory       a place for every tensor in a few flat buffers        (memory.py)
-    → loops        one loop-nest tree for each task            (lower.py, ranges.py, fuse.py)
+    → loops        one loop-nest tree for each form of task
+                                                     (alike.py, lower.py, ranges.py, fuse.py)
     → text         the trees printed for one target, in the template     (print_cpu.py, module.py)
 
 An emitted module has three entry points over the same kernels: ``forward`` (every tensor that the
@@ -16,9 +17,12 @@ is a program of its own, taken through the same stages.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from sympy import Symbol
+
+from codegen.alike import Forms
 from codegen.invariants import hoist_rows
 from codegen.loops import Kernel
 from codegen.lower import group_tasks, lower_tasks
@@ -97,15 +101,14 @@ def determined(program: Program, given: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def compile_entry(name: str, program: Program, whole: Program, parameters: Layout,
-                  states: Layout, kept: Iterable[str], storage: Storage,
-                  lowered: dict[Hashable, Kernel], device: bool = False) -> Entry:
+def compile_entry(name: str, program: Program, batch: Symbol | None, numbers: Mapping[str, int],
+                  parameters: Layout, states: Layout, kept: Iterable[str], storage: Storage,
+                  forms: Forms, device: bool = False) -> Entry:
     """One program through schedule, memory plan and lowering; ``kept`` is wanted when the entry
-    point returns, ``lowered`` keeps the kernels that entry points share."""
-    schedule = make_schedule(program, choose_batch(whole))
-    numbers = equation_numbers(whole)
-    shapes = {n: t.shape for n, t in program.tensors.items()}
-    groups = tuple(group_tasks(phase, shapes) for phase in schedule.phases)
+    point returns, ``numbers`` are those of the equations, ``forms`` keeps the kernels that layers
+    and entry points share."""
+    schedule = make_schedule(program, batch)
+    groups = tuple(group_tasks(phase, forms) for phase in schedule.phases)
     if device:  # kernels follow each other, and there is a barrier behind each
         phases = [(Phase("pieces", tasks), (tasks,)) for kernels in groups for tasks in kernels]
         schedule = replace(schedule, phases=tuple(p for p, _ in phases))
@@ -113,10 +116,10 @@ def compile_entry(name: str, program: Program, whole: Program, parameters: Layou
     plan = plan_memory(schedule, groups, parameters, states, tuple(kept), storage)
 
     def kernel(tasks: tuple[Task, ...]) -> Kernel:
-        key = tuple((t.part, *(eq.name for eq in t.group.equations)) for t in tasks)
-        if key not in lowered:
-            lowered[key] = lower_tasks(numbers, tasks, shapes, device)
-        return lowered[key]
+        def lower() -> Kernel:
+            return lower_tasks(numbers, tasks, forms.shapes, device)
+
+        return lower() if device else forms.kernel(tasks, numbers, lower)
 
     return Entry(name, schedule, plan, tuple(tuple(map(kernel, tasks)) for tasks in groups))
 
@@ -153,7 +156,8 @@ def compile_program(program: Program, optimizer: Optimizer,
         )
     learnt = [t for t in program.parameters
               if t.name in program.gradients and t.name not in program.jacobians]
-    kept = sorted(program.parameters, key=lambda t: t not in learnt)
+    names = {t.name for t in learnt}
+    kept = sorted(program.parameters, key=lambda t: t.name not in names)
     parameters = flat_layout(kept, "p")
     trained = flat_layout(learnt, "p").total
     states = flat_layout(program.role("state"), "s")
@@ -167,10 +171,11 @@ def compile_program(program: Program, optimizer: Optimizer,
         roots["loss"] = program.losses
         roots["gradient"] = (*program.losses, *program.gradients.values(),
                              *program.jacobians.values(), *program.updates.values())
-    lowered: dict[Hashable, Kernel] = {}
+    batch, numbers = choose_batch(packed), equation_numbers(packed)
+    forms = Forms({n: t.shape for n, t in packed.tensors.items()})
     entries = {
-        name: compile_entry(name, packed.only(*wanted), packed, parameters, states, wanted,
-                            storage, lowered, device)
+        name: compile_entry(name, packed.only(*wanted), batch, numbers, parameters, states,
+                            wanted, storage, forms, device)
         for name, wanted in roots.items()
         if wanted and name in only
     }
