@@ -10,7 +10,10 @@ included.
 
     python -m pip install -e '.[bench]'
     python benchmarks/cpu.py [--threads 2] [--rounds 7] [--rows 3-3-1,cnn-8x8-8-16] [--json FILE]
-                             [--peers torch,compile,jax]
+                             [--peers torch,compile,jax,alone] [--seconds 1] [--pause]
+
+With ``--pause`` every process is started, compiled and compared before anything is timed: what is
+timed then needs seconds of a quiet machine, not minutes. The peer "alone" is ours on one thread.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -31,7 +34,7 @@ import numpy as np
 from cpu_rows import ROWS, Arrays, Row, data, direction
 
 Epoch = Callable[[Arrays], float]
-PEERS = {"torch": "torch", "compile": "torch", "jax": "jax"}
+PEERS = {"torch": "torch", "compile": "torch", "jax": "jax", "alone": "codegen"}
 
 
 def ours(row: Row, threads: int) -> tuple[Epoch, Arrays, dict[str, Any]]:
@@ -79,8 +82,8 @@ def work(name: str, number: int, threads: int, start: Arrays | None, pipe: Conne
         from cpu_jax import peer
 
         run = peer(row, start or {})
-    elif name == "chainrule":
-        run, start, about = ours(row, threads)
+    elif name in ("chainrule", "alone"):
+        run, start, about = ours(row, threads if name == "chainrule" else 1)
     else:
         import torch
         from cpu_torch import peer as torch_peer
@@ -136,40 +139,46 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(number: int, threads: int, rounds: int, wanted: list[str]) -> dict[str, Any]:
-    """One row: losses compared, then interleaved runs."""
-    row = ROWS[number]
-    own = Peer("chainrule", number, threads, None)
-    workers = {"chainrule": own, **{n: Peer(n, number, threads, own.start) for n in wanted}}
-    try:
+class Bench:
+    """One row, ready to be timed: every framework in its process, their losses compared."""
+
+    def __init__(self, number: int, threads: int, wanted: list[str]) -> None:
+        self.row = row = ROWS[number]
+        self.own = Peer("chainrule", number, threads, None)
+        self.workers = {"chainrule": self.own,
+                        **{n: Peer(n, number, threads, self.own.start) for n in wanted}}
         # Two steps: one, and one after an update. Adam magnifies the rounding of gradients that
         # are zero by symmetry (biases in front of batch norm): after four steps of that row, the
         # same kernels in float32 and float64 are 9e-4 apart.
-        firsts = {name: w.run(2) for name, w in workers.items()}
-        loss = firsts["chainrule"][0]
-        for name, first in firsts.items():
+        self.firsts = {name: w.run(2) for name, w in self.workers.items()}
+        loss = self.firsts["chainrule"][0]
+        for name, first in self.firsts.items():
             if not abs(first[0] - loss) <= 1e-4 * (1 + abs(loss)):
                 raise SystemExit(f"{row.name}: {name} has the loss {first[0]}, ours is {loss}: "
                                  "nothing is timed")
-        once = max(w.run(4)[1] for w in workers.values()) / 4
-        steps = max(4, min(500, int(1.0 / once)))
-        times: dict[str, list[float]] = {name: [] for name in workers}
-        memory = {}
-        for _ in range(rounds):
-            for name, w in workers.items():
-                _, seconds, _, memory[name] = w.run(steps)
-                times[name].append(seconds / steps)
-    finally:
-        for w in workers.values():
-            w.close()
-    return {
-        "row": row.name, "batch": row.batch, "steps": steps, **own.about,
-        "losses": {n: f[0] for n, f in firsts.items()},
-        "first_step_seconds": {n: f[2] for n, f in firsts.items()},
-        "process_bytes": memory,
-        "times": {name: {"median": statistics.median(each), "least": min(each), "most": max(each)}
-                  for name, each in times.items()},
-    }
+
+    def measure(self, rounds: int, seconds: float) -> dict[str, Any]:
+        """Interleaved runs of at most so many seconds each; the processes end."""
+        try:
+            once = max(w.run(4)[1] for w in self.workers.values()) / 4
+            steps = max(4, min(500, int(seconds / once)))
+            times: dict[str, list[float]] = {name: [] for name in self.workers}
+            memory = {}
+            for _ in range(rounds):
+                for name, w in self.workers.items():
+                    _, took, _, memory[name] = w.run(steps)
+                    times[name].append(took / steps)
+        finally:
+            for w in self.workers.values():
+                w.close()
+        return {
+            "row": self.row.name, "batch": self.row.batch, "steps": steps, **self.own.about,
+            "losses": {n: f[0] for n, f in self.firsts.items()},
+            "first_step_seconds": {n: f[2] for n, f in self.firsts.items()},
+            "process_bytes": memory,
+            "times": {name: {"median": statistics.median(each), "least": min(each),
+                             "most": max(each)} for name, each in times.items()},
+        }
 
 
 def line(found: dict[str, Any], limits: dict[str, float], wanted: list[str]) -> str:
@@ -191,7 +200,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", help="names such as 3-3-1,64-32-10; all by default")
-    parser.add_argument("--peers", default="torch,compile,jax")
+    parser.add_argument("--seconds", type=float, default=1.0, help="at most, of each run")
+    parser.add_argument("--peers", default="torch,compile,jax",
+                        help="alone is ours on one thread; %(default)s by default")
+    parser.add_argument("--pause", action="store_true",
+                        help="make all rows ready, and wait for return before any is timed")
     parser.add_argument("--json", help="write the figures to this file")
     args = parser.parse_args()
     wanted = [p for p in args.peers.split(",") if p]
@@ -199,6 +212,12 @@ def main() -> None:
         if importlib.util.find_spec(PEERS[name]) is None:
             print(f"{name} is left out: {PEERS[name]} is not installed")
     wanted = [p for p in wanted if importlib.util.find_spec(PEERS[p]) is not None]
+    numbers = [n for n, row in enumerate(ROWS)
+               if not args.rows or row.name in args.rows.split(",")]
+    benches: Iterable[Bench] = (Bench(n, args.threads, wanted) for n in numbers)
+    if args.pause:
+        benches = list(benches)
+        input("ready: press return\n")
     limits = machine()
     print(f"{args.threads} threads; matrix products {limits['operations'] / 1e9:.0f} GFLOP/s, "
           f"copying {limits['bytes'] / 1e9:.0f} GB/s\n")
@@ -206,10 +225,8 @@ def main() -> None:
           f"{'MB':>9}{'copy':>5} " + " ".join(f"{p:>8}" for p in wanted)
           + "  process first step")
     found = []
-    for number, row in enumerate(ROWS):
-        if args.rows and row.name not in args.rows.split(","):
-            continue
-        found.append(measure(number, args.threads, args.rounds, wanted))
+    for bench in benches:
+        found.append(bench.measure(args.rounds, args.seconds))
         print(line(found[-1], limits, wanted), flush=True)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:

@@ -343,10 +343,15 @@ def group_tasks(phase: Phase, forms: Forms) -> tuple[tuple[Task, ...], ...]:
     for task in phase.tasks:
         alone = groups and (groups[-1][0].group.recurrent
                             or is_share(groups[-1][0].group.equations[0].tensor))
-        if not groups or alone or begins_kernel(task, groups[-1], forms):
+        if not groups or alone or begins_kernel(task, groups[-1], forms) or _size(
+                task.part) != _size(groups[-1][-1].part):
             groups.append([])
         groups[-1].append(task)
     return tuple(map(tuple, groups))
+
+
+def _size(part: Index | None) -> Expr | None:
+    return None if part is None else part.size
 
 
 def _recurrence(lowering: Lowering, group: Group) -> tuple[Statement, ...]:

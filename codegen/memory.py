@@ -40,12 +40,14 @@ class Storage:
     ``block``: rows that a thread takes through a phase at once (None: chosen for the cache).
     ``shares``: sums over rows are added up thread by thread (None: where that pays).
     ``half``: what has two dims or more, and is not wanted when all is done, is stored in 16 bits.
+    ``columns``: there are phases split over columns (None: where that saves barriers).
     """
 
     reuse: bool = True
     block: int | None = None
     shares: bool | None = None
     half: bool = False
+    columns: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def compile_entry(name: str, program: Program, batch: Symbol | None, numbers: Ma
     """One program through schedule, memory plan and lowering; ``kept`` is wanted when the entry
     point returns, ``numbers`` are those of the equations, ``forms`` keeps the kernels that layers
     and entry points share."""
-    schedule = make_schedule(program, batch)
+    schedule = make_schedule(program, batch, False if device else storage.columns)
     groups = tuple(group_tasks(phase, forms) for phase in schedule.phases)
     if device:  # kernels follow each other, and there is a barrier behind each
         phases = [(Phase("pieces", tasks), (tasks,)) for kernels in groups for tasks in kernels]

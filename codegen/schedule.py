@@ -5,12 +5,14 @@ and writes the row (the value of the batch index) that it is at and no other, so
 the whole chain of layers on its own rows, and adds up its share of what is summed over them
 (shares.py). In a phase of pieces, each equation is split over its own first index, e.g. a weight
 gradient over the rows of the weight; one may read another of the same phase at that index (a
-variance its mean). Both follow from the equations' indices; no layer has a case of its own.
+variance its mean). In a phase of columns, each is split over an index that is no row, and reads
+what the phase makes at that index only: a product, the statistics over the batch of its columns
+and what is made with them. All follow from the equations' indices; no layer has a case of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,7 +35,7 @@ class Task:
 class Phase:
     """Tasks between two barriers."""
 
-    kind: Literal["rows", "pieces"]
+    kind: Literal["rows", "pieces", "columns"]
     tasks: tuple[Task, ...]
 
 
@@ -87,24 +89,49 @@ def choose_batch(program: Program) -> Symbol | None:
     return max(ordered, key=lambda s: score[s])
 
 
-def make_schedule(program: Program, batch: Symbol | None = None) -> Schedule:
-    """Phases such that every task reads only earlier phases, or its own row in its own phase."""
+def make_schedule(program: Program, batch: Symbol | None = None, columns: bool | None = None
+                  ) -> Schedule:
+    """Phases such that every task reads only earlier phases, or its own row (or column) in its
+    own phase. ``columns``: whether there are phases of columns (None: where a quarter of the
+    barriers goes with them)."""
     batch = choose_batch(program) if batch is None else batch
+    without = _phases(program, batch, columns=False) if not columns else ()
+    if columns is False or batch is None:
+        return Schedule(program, batch, without or _phases(program, batch, columns=False))
+    within = _phases(program, batch, columns=True)
+    fewer = columns or FEWER*len(within) <= len(without)
+    return Schedule(program, batch, within if fewer else without)
+
+
+FEWER = 4/3  # phases without those of columns for each phase with them, at least
+
+
+def _phases(program: Program, batch: Symbol | None, columns: bool) -> tuple[Phase, ...]:
     sizes = {n: t.shape for n, t in program.tensors.items()}
     todo = list(program.groups)
     done: set[str] = {t.name for t in program.given}
     phases: list[Phase] = []
+
+    def add(kind: Literal["rows", "pieces", "columns"], tasks: list[Task], rest: list[Group]
+            ) -> list[Group]:
+        if tasks:
+            phases.append(Phase(kind, tuple(tasks)))
+            done.update(eq.name for task in tasks for eq in task.group.equations)
+        return rest
+
     while todo:
-        rows, todo = _take_rows(todo, done, sizes, batch)
-        if rows:
-            phases.append(Phase("rows", tuple(rows)))
-            done |= {eq.name for task in rows for eq in task.group.equations}
-        pieces, todo = _take_pieces(todo, done, sizes, batch)
-        if pieces:
-            phases.append(Phase("pieces", tuple(pieces)))
-            done |= {eq.name for task in pieces for eq in task.group.equations}
-        assert rows or pieces, "groups are in an order of computation, so the first is ready"
-    return Schedule(program, batch, tuple(phases))
+        before = len(todo)
+        rows, rest = _take_rows(todo, done, sizes, batch)
+        if columns and batch is not None:
+            taken, others = take_columns(todo, done, sizes, batch)
+            if {id(t.group) for t in rows} <= {id(t.group) for t in taken}:
+                todo = add("columns", taken, others)
+                continue
+        todo = add("rows", rows, rest)
+        if not columns:
+            todo = add("pieces", *_take_pieces(todo, done, sizes, batch))
+        assert len(todo) < before, "groups are in an order of computation: the first is ready"
+    return tuple(phases)
 
 
 def _outside_reads(group: Group) -> set[str]:
@@ -157,6 +184,47 @@ def _keeps_to_piece(group: Group, names: set[str], sizes: dict[str, tuple]) -> b
     return part is not None and all(
         access.where[:1] == (part,) and sizes[access.name][0] == part.size
         for access in accesses(group.equations[0].body) if access.name in names)
+
+
+def take_columns(todo: Sequence[Group], done: set[str], sizes: Mapping[str, tuple], batch: Symbol
+                 ) -> tuple[list[Task], list[Group]]:
+    """Everything that can be computed from what is done, and from the own column of what is
+    computed on the way."""
+    tasks: list[Task] = []
+    rest: list[Group] = []
+    split: dict[str, int | None] = {}  # what this phase makes, and which dim it is split along
+    for group in todo:
+        new = _outside_reads(group) - done
+        eq = group.equations[0]
+        part = _piece(group) if not new else None
+        if len(group.equations) == 1 and not group.recurrent and not is_share(eq.tensor):
+            part = _column(eq, new, split, sizes, batch)
+        if not new <= split.keys() or (new and part is None):
+            rest.append(group)
+            continue
+        tasks.append(Task(group, part))
+        split |= {e.name: None for e in group.equations}
+        if part is not None:
+            split[eq.name] = eq.indices.index(part)
+    return tasks, rest
+
+
+def _column(eq: Equation, new: Collection[str], split: Mapping[str, int | None],
+            sizes: Mapping[str, tuple], batch: Symbol) -> Index | None:
+    """The index that an equation is split over in a phase of columns: that at which it reads
+    ``new``, else the last one beside the row, or the first one where there are no rows."""
+    found: set[Index | None] = set()
+    for access in (a for a in accesses(eq.body) if a.name in new):
+        at = split.get(access.name)
+        place = None if at is None else access.where[at]
+        whole = place in eq.indices and place.size == sizes[access.name][at]
+        found.add(place if whole and place.size != batch else None)
+    if found:
+        return found.pop() if len(found) == 1 else None
+    own = [i for i in eq.indices if i.size != batch]
+    if not own or len(own) == len(eq.indices):
+        return eq.indices[0] if eq.indices else None
+    return own[-1]
 
 
 def _piece(group: Group) -> Index | None:
