@@ -42,6 +42,7 @@ SCHEDULES = {
     "two parts, blocks of two rows, no shares": (2, Storage(block=2, shares=False)),
     "three parts, shares": (3, Storage(shares=True)),
     "seven parts": (7, Storage()),
+    "three parts, columns": (3, Storage(columns=True)),
 }
 
 

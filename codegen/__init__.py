@@ -14,8 +14,8 @@ _WHERE = {
     "deploy": "codegen.deployment",
     "show": "codegen.pipeline",
     "Model": "codegen.model",
-    "KernelError": "codegen.model",
-    "NotFiniteError": "codegen.model",
+    "KernelError": "codegen.failures",
+    "NotFiniteError": "codegen.failures",
 }
 
 __all__ = sorted(_WHERE)  # noqa: PLE0605

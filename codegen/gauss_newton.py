@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from codegen.model import Model, NotFiniteError, Values
+from codegen.failures import NotFiniteError
+from codegen.model import Model, Values
 
 RESIDUAL = 1e-6  # of the gradient's norm, where conjugate gradients end
 STEADY, WILD, FACTOR = 0.75, 0.25, 1.5

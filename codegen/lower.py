@@ -38,6 +38,7 @@ from codegen.loops import statements as all_statements
 from codegen.ranges import sharpen
 from codegen.schedule import Phase, Task
 from codegen.shares import is_share
+from codegen.sums import gathered, other_side, prefers_target
 from derive.nodes import (
     Index,
     IntegerAccess,
@@ -48,7 +49,6 @@ from derive.nodes import (
     Reduction,
     Select,
     SumOver,
-    accesses,
     alpha_rename,
     bound_indices,
     fresh,
@@ -226,7 +226,7 @@ class Lowering:
         """Visit every summand once; add it where its gathers point."""
         places = gathered(node, free)
         rest = [c for c in conjuncts(node.body.condition) if c not in places.values()]
-        mapping = {index: _other_side(eq_, index) for index, eq_ in places.items()}
+        mapping = {index: other_side(eq_, index) for index, eq_ in places.items()}
         for index, value in mapping.items():
             reach = value if not isinstance(value, IntegerAccess) else None
             if index == self.part:
@@ -245,49 +245,6 @@ class Lowering:
         if outside:
             inner = (If(sympy.And(*outside), inner),)
         return self.nest(node.bound, inner)
-
-
-def _other_side(equality: Expr, index: Index) -> Expr:
-    left, right = equality.args
-    return right if left == index else left
-
-
-def gathered(node: SumOver, free: Sequence[Index]) -> dict[Index, Expr]:
-    """Free indices that a guard of the sum sets equal to a gather, with that guard."""
-    body = node.body
-    if not (isinstance(body, Select) and body.no == 0):
-        return {}
-    found: dict[Index, Expr] = {}
-    for condition in conjuncts(body.condition):
-        if not isinstance(condition, sympy.Eq):
-            continue
-        for index, value in (condition.args, condition.args[::-1]):
-            if (
-                index in free
-                and index not in found
-                and value.atoms(IntegerAccess)
-                and value.free_symbols & set(node.bound)
-                and not value.free_symbols & set(free)
-            ):
-                found[index] = condition
-                break
-    return found
-
-
-def prefers_target(node: SumOver, last: Index) -> bool:
-    """Whether memory is read in order with the target's last index innermost, and not with the
-    last bound index innermost."""
-    return strided(node.body, last) < strided(node.body, node.bound[-1])
-
-
-def strided(body: Expr, index: Index) -> int:
-    """How many accesses jump in memory from one value of ``index`` to the next."""
-    count = 0
-    for access in accesses(body):
-        *front, final = access.where or (S.Zero,)
-        jumps = any(index in e.free_symbols for e in front)
-        count += jumps or (index in final.free_symbols and final.diff(index) not in (1, -1))
-    return count
 
 
 def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shapes,

@@ -12,25 +12,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numba
 import numpy as np
-from numba.core.errors import NumbaError
 
+from codegen.failures import guarded
 from codegen.kept import Kept, load, save
 from codegen.pipeline import Compiled, determined
-from derive.errors import ChainruleError, DataError, MissingError, unknown_name
+from derive.errors import DataError, unknown_name
 from derive.program import Program
 
 Values = dict[str, np.ndarray]
 Callback = Callable[[dict[str, float]], object]
-
-
-class KernelError(ChainruleError):
-    """The emitted kernels do not compile here."""
-
-
-class NotFiniteError(ChainruleError):
-    """A loss was NaN or infinite; the parameters are those before that step."""
 
 
 class Model:
@@ -365,27 +356,7 @@ class Model:
         return history
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
-        """What a kernel gives; its failures in our own words."""
-        try:
-            return call()
-        except NumbaError as error:
-            raise KernelError(
-                f"Numba cannot compile the kernels of {self.program.name!r}",
-                got=str(error).strip().splitlines()[0][:200],
-                mend=f"report this with the file {self.kernels.__file__}; numba "
-                f"{numba.__version__}, numpy {np.__version__}",
-            ) from None
-        except MemoryError as error:
-            raise DataError(f"{self.program.name!r} does not fit the memory",
-                            got=str(error) or None, mend="smaller batches") from None
-        except getattr(self.kernels, "Refused", ()) as error:
-            raise MissingError(f"the kernels of {self.program.name!r} cannot run on this device",
-                               got=str(error), mend='target="cpu", or what is said above') from None
-        except self.kernels.NotFinite as error:
-            raise NotFiniteError(
-                f"the loss of {self.program.name!r} is NaN or infinite at step {error.step}",
-                mend="a smaller learning rate, or look for zeros under log, sqrt and division",
-            ) from None
+        return guarded(self.program.name, self.kernels, call)
 
     # -- data -----------------------------------------------------------------------------------
     def _checked(self, values: Mapping[str, Any], entry: str) -> Values:

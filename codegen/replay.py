@@ -17,7 +17,8 @@ from sympy import S
 
 from codegen.checkpoint import Checkpoint, CheckpointError, fit_into, read_checkpoint
 from codegen.checkpoint import write_checkpoint as write
-from codegen.model import Model, NotFiniteError, Values
+from codegen.failures import NotFiniteError
+from codegen.model import Model, Values
 from codegen.training import Snapshot, Training
 from derive.nodes import Reduction, Select
 from derive.program import Program

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from codegen.checkpoint import Checkpoint, Store, fit_into
+from codegen.failures import NotFiniteError
 from codegen.kept import Kept
-from codegen.model import Model, NotFiniteError, Values
+from codegen.model import Model, Values
 from codegen.rows import Rows
 from derive.errors import DataError
 

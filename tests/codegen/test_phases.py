@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import derive as dr
 from codegen.module import render
-from codegen.phases import REPEATS, find_runs
 from codegen.pipeline import compile_program
+from codegen.repeats import REPEATS, find_runs
 from derive.program import Program
 from tests.codegen.support import build, differences, interpreted, sample
 
