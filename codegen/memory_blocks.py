@@ -9,9 +9,10 @@ enters (random numbers, masks by position in the batch) is not cut.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from sympy import Expr, Mul, Symbol
+from sympy import Expr, Symbol
 
 from codegen.memory_lives import Life, place_size
 from codegen.schedule import Phase
@@ -69,8 +70,7 @@ def block_rows(phase: Phase, program: Program, lives: Sequence[Life]) -> int:
 
 def _work(eq: Equation) -> int:
     """How often the body of an equation is computed for one row."""
-    sizes = [i.size for i in (*eq.indices, *bound_indices(eq.body))]
-    return _number(Mul(*sizes))
+    return math.prod(_number(i.size) for i in (*eq.indices, *bound_indices(eq.body)))
 
 
 def _fewest(eq: Equation, group: Group) -> int:
@@ -101,4 +101,6 @@ def _indices(access: Access) -> set[Index]:
 
 def _number(size: Expr) -> int:
     """A product of sizes, those at run time taken as some number."""
+    if size.is_Integer:
+        return int(size)
     return int(size.subs(dict.fromkeys(size.free_symbols, UNKNOWN)))

@@ -75,8 +75,8 @@ def choose_batch(program: Program) -> Symbol | None:
     sizes = {n: t.shape for n, t in program.tensors.items()}
     found = {s for t in program.inputs for s in t.shape if s.is_Symbol}
     ordered = [s for s in program.sizes if s in found]
-    if not ordered:
-        return None
+    if len(ordered) < 2:
+        return ordered[0] if ordered else None
     looped = {
         eq.indices[g.axis[eq.name]].size
         for g in program.groups if g.recurrent for eq in g.equations
@@ -96,13 +96,14 @@ def make_schedule(program: Program, batch: Symbol | None = None, columns: bool |
     barriers goes with them)."""
     batch = choose_batch(program) if batch is None else batch
     without = _phases(program, batch, columns=False) if not columns else ()
-    if columns is False or batch is None:
+    if columns is False or batch is None or (columns is None and len(without) < SOME):
         return Schedule(program, batch, without or _phases(program, batch, columns=False))
     within = _phases(program, batch, columns=True)
     fewer = columns or FEWER*len(within) <= len(without)
     return Schedule(program, batch, within if fewer else without)
 
 
+SOME = 4  # phases from which on it is worth to look for fewer
 FEWER = 4/3  # phases without those of columns for each phase with them, at least
 
 
@@ -217,8 +218,9 @@ def _column(eq: Equation, new: Collection[str], split: Mapping[str, int | None],
     for access in (a for a in accesses(eq.body) if a.name in new):
         at = split.get(access.name)
         place = None if at is None else access.where[at]
-        whole = place in eq.indices and place.size == sizes[access.name][at]
-        found.add(place if whole and place.size != batch else None)
+        whole = (at is not None and isinstance(place, Index) and place in eq.indices
+                 and place.size == sizes[access.name][at] != batch)
+        found.add(place if whole else None)
     if found:
         return found.pop() if len(found) == 1 else None
     own = [i for i in eq.indices if i.size != batch]

@@ -15,8 +15,9 @@ from codegen.checkpoint import Store
 from codegen.configuration import DataPlan, RanksPlan
 from codegen.datasets import Parts
 from codegen.evaluation import Evaluator, what_to_measure
+from codegen.failures import NotFiniteError
 from codegen.health import Health
-from codegen.model import Model, NotFiniteError
+from codegen.model import Model
 from codegen.progress import progress
 from codegen.replay import Culprit, find_culprit, write_replay
 from codegen.signals import stop_request

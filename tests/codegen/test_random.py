@@ -22,6 +22,7 @@ def test_random_networks(seed, tmp_path):
     draw = random.Random(seed).choice
     for parts in (1, 3):
         assert not wrong_kernels(derived, values, tmp_path, parts, sizes)
-        storage = Storage(block=draw((None, 1, 2, 3)), shares=draw((True, False)))
+        storage = Storage(block=draw((None, 1, 2, 3)), shares=draw((True, False)),
+                          columns=draw((None, True)))
         assert not wrong_kernels(derived, values, tmp_path, draw((1, 2, 3, 5)), sizes,
                                  storage=storage)
