@@ -15,6 +15,7 @@ from sympy import Expr, Integer, Mul
 from codegen.contraction import Shapes
 from codegen.launches import Launch, split
 from codegen.loops import If, Let, Loop, Product, Statement, Store, expressions
+from codegen.parts import LONG, long_sum, turns
 from codegen.pipeline import Compiled
 from codegen.tiling import SIDE, Machine, chosen
 
@@ -40,7 +41,7 @@ CARDS = (Card("A100 40GB (data sheet: 19.5 TFLOP/s, 1555 GB/s)", 19.5e12, 1555e9
 @dataclass(frozen=True)
 class Cost:
     """One launch: operations, and bytes that pass memory once. A product has the rows, columns,
-    summands and number of its matrices, too, and whether its sum may be cut into parts."""
+    summands and number of its matrices, too. ``cut``: the sum may be in parts."""
 
     launch: str
     kind: str
@@ -66,7 +67,8 @@ class Cost:
         return self.once + times*(read + again)*self.itemsize
 
     def seconds(self, card: Card) -> float:
-        launches = 1 if self.product is None or self.tiles(card)[1] == 1 else 2
+        parted = self.cut if self.product is None else self.tiles(card)[1] > 1
+        launches = 2 if parted else 1
         return max(self.operations/card.operations, self.bytes(card)/card.bytes, launches*LAUNCH)
 
 
@@ -91,7 +93,9 @@ def _cost(launch: Launch, shapes: Shapes, number: object, itemsize: int) -> Cost
     operations = times*sum(_operations(node, number) for node in launch.body)
     once = {t: number(Mul(Integer(1), *shapes[t])) for t in launch.tensors}
     if launch.kind != "product":
-        return Cost(launch.name, launch.kind, operations, sum(once.values())*itemsize, itemsize)
+        found = long_sum(launch.over, launch.body) if launch.parts is not None else None
+        return Cost(launch.name, launch.kind, operations, sum(once.values())*itemsize, itemsize,
+                    cut=found is not None and number(turns(found[1:])) >= LONG)
     product = launch.product
     m, n, k = (number(e) for e in (product.left.rows, product.right.columns, product.left.columns))
     behind = m*n*times*sum(_operations(node, number) for node in launch.behind)

@@ -13,13 +13,13 @@ from codegen.alike import cited_lines
 from codegen.cpu_parts import declared_parts, declared_tables, table_text
 from codegen.cuda_ptx import ARCHITECTURES
 from codegen.entries import given
-from codegen.epilogue import PARTIAL, PARTS
 from codegen.half import rescaling_text
 from codegen.kernelset import Functions, function_texts, tensor_names
 from codegen.launches import Launch, split
 from codegen.loops import LO, Store
 from codegen.memory import GIVEN, HALF
 from codegen.optimizer_cuda import update_texts
+from codegen.parts import PARTIAL, PARTS, long_sum, turns
 from codegen.pipeline import Compiled, Entry
 from codegen.print_cuda import LIBRARY, LaunchPrinter, elements_of
 from codegen.print_statements import identifier, polynomial
@@ -49,19 +49,34 @@ class LaunchSet:
         """The lines that run a launch; ``offsets`` says where each tensor begins."""
         sizes = self.sizes if given_sizes is None else given_sizes
         own, arguments = self.kernel(launch, buffers, offsets, sizes)
-        if launch.kind != "product":
-            return [f"{own}[(*{grid_of(launch, {**sizes})}, stream)]({arguments})"]
-        shape, total = product_sizes(launch, {**sizes}), launch.total
-        call = (f"multiply(stream, ({own}, {own}_small), ({shape}), {total is not None}, "
-                f"({arguments}, partial))")
+        total, whole = launch.total, f"{own}[(*{{}}, stream)]({arguments})"
+        if launch.kind == "product":
+            shape = product_sizes(launch, {**sizes})
+            whole = (f"multiply(stream, ({own}, {own}_small), ({shape}), {total is not None}, "
+                     f"({arguments}, partial))")
+        else:
+            whole = whole.format(grid_of(launch, {**sizes}))
         if total is None:
-            return [call]
-        self.rooms[f"room({shape})"] = None
-        own_shape = tuple(i.size for i in total.over)
-        self.shapes[PARTIAL], self.names[PARTIAL] = (PARTS, *own_shape), "partial"
-        added = self.add(total, {**buffers, PARTIAL: "partial"}, {**offsets, PARTIAL: "0"},
-                         {**sizes, PARTS: "parts"})
-        return [f"parts = {call}", "if parts > 1:", *("    " + line for line in added)]
+            return [whole]
+        self.shapes[PARTIAL] = (PARTS, *(i.size for i in total.over))
+        self.names[PARTIAL] = "partial"
+        parted = ({**buffers, PARTIAL: "partial"}, {**offsets, PARTIAL: "0"},
+                  {**sizes, PARTS: "parts"})
+        added = ["    " + line for line in self.lines(total, *parted)]
+        if launch.parts is None:
+            self.rooms[f"room({shape})"] = None
+            return [f"parts = {whole}", "if parts > 1:", *added]
+        shape = sum_sizes(launch, {**sizes})
+        self.rooms[f"room_of_sums({shape})"] = None
+        return [f"parts = cut_sums({shape})", "if parts > 1:",
+                *("    " + line for line in self.lines(launch.parts, *parted)), *added,
+                "else:", "    " + whole]
+
+    def lines(self, launch: Launch, buffers: dict[str, str], offsets: dict[str, str],
+              sizes: dict[Symbol, str]) -> list[str]:
+        """The line that runs a launch as it is."""
+        own, arguments = self.kernel(launch, buffers, offsets, sizes)
+        return [f"{own}[(*{grid_of(launch, {**sizes})}, stream)]({arguments})"]
 
     def kernel(self, launch: Launch, buffers: dict[str, str], offsets: dict[str, str],
                sizes: Mapping[Symbol, str]) -> tuple[str, str]:
@@ -103,6 +118,13 @@ def product_sizes(launch: Launch, names: dict[object, str]) -> str:
     product = launch.product
     return ", ".join(polynomial(e.subs(LO, 0), names) for e in (
         product.target.rows, product.target.columns, product.left.columns, elements_of(launch)))
+
+
+def sum_sizes(launch: Launch, names: dict[object, str]) -> str:
+    """Elements of a launch and summands of each."""
+    found = long_sum(launch.over, launch.body)
+    assert found is not None
+    return f"{polynomial(elements_of(launch), names)}, {polynomial(turns(found[1:]), names)}"
 
 
 class EntryLauncher:

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sympy import Expr, Integer, Symbol
+from sympy import Expr, Symbol
 
 from codegen.fuse import substituted
 from codegen.loops import If, Let, Loop, Product, Statement, Store, expressions, statements
-from derive.nodes import Access, Index, IntegerAccess, accesses
+from derive.nodes import Index, IntegerAccess, accesses
 
 VALUE = Symbol("_sum", extended_real=True)
-PARTIAL = "partial "  # the tensor of a product's parts: [part, …, row, column]
-PARTS = Symbol("parts", integer=True, positive=True)
 
 
 def stored(product: Product) -> tuple[Statement, ...]:
@@ -85,13 +83,3 @@ def _forwarded(product: Product, body: tuple[Statement, ...]) -> tuple[Statement
 
 def _writes(node: If, known: Mapping[Expr, Expr]) -> bool:
     return any(isinstance(n, Store) and n.target in known for n in statements((node,)))
-
-
-def added_parts(product: Product, over: Sequence[Index], body: tuple[Statement, ...]
-                ) -> tuple[tuple[Index, ...], tuple[Statement, ...]]:
-    """Where a product's sum was cut into parts: for each element the parts are added in order,
-    and ``body`` is done with their sum. The indices, and what stands inside their loops."""
-    own = (*over, *product.rows, *product.columns)
-    part = Index("part", PARTS)
-    add = Loop(part, Integer(0), PARTS, (Let(VALUE, Access(PARTIAL, part, *own), "+="),))
-    return own, (Let(VALUE, Integer(0)), add, *body)

@@ -22,8 +22,9 @@ from typing import Literal
 import sympy
 from sympy import Integer, Mod, Symbol
 
+from codegen.block_weights import Kept, kept_tensors
 from codegen.contraction import Shapes
-from codegen.epilogue import PARTS, added_parts, behind, stored
+from codegen.epilogue import VALUE, behind, stored
 from codegen.fuse import independent
 from codegen.loops import (
     If,
@@ -37,19 +38,20 @@ from codegen.loops import (
     statements,
 )
 from codegen.lower import sizes_of, tensors_of
+from codegen.parts import LONG, PARTIAL, PARTS, added, long_sum, partial_sums
 from derive.nodes import Access, Index, IntegerAccess
 from derive.program import Equation
 
 Kind = Literal["elements", "blocks", "product"]
 OWNERS = 64  # threads that share the places of a scatter among them, for each of its columns
-LONG = 128  # summands of a product from which on its sum may be cut into parts
 SHORT = 32  # turns of the loops in an element up to which one thread does them all
 
 
 @dataclass(frozen=True)
 class Launch:
     """One launch: ``over`` are the loops that are spread over the grid, outermost first; ``body``
-    is what stands inside them; ``behind`` is what is done with each element of a product."""
+    is what stands inside them; ``behind`` is what is done with each element of a product, ``kept``
+    are the tensors that blocks keep in shared memory."""
 
     kind: Kind
     name: str
@@ -59,6 +61,7 @@ class Launch:
     sizes: tuple[Symbol, ...]
     cites: tuple[tuple[int, Equation], ...]
     behind: tuple[Statement, ...] = ()
+    kept: tuple[Kept, ...] = ()
 
     @property
     def product(self) -> Product:
@@ -66,19 +69,37 @@ class Launch:
         return _product(self.body)
 
     @property
+    def parts(self) -> Launch | None:
+        """The launch that makes parts of the sum that each element is; None for a product, whose
+        own launch makes them, and where there is no such sum."""
+        if not self._long:
+            return None
+        return self._like("parts", *partial_sums(self.over, self.body)[0])
+
+    @property
     def total(self) -> Launch | None:
-        """The launch that adds up a product's parts; None where its sum is not cut: it is short,
-        or there are several sums, one for each turn of a loop."""
+        """The launch that adds up parts; None where a sum is not cut: it is short, or there are
+        several, one for each turn of a loop."""
+        if self.kind == "elements":
+            return self._like("sum", *partial_sums(self.over, self.body)[1]) if self._long else None
         if self.kind != "product" or not isinstance(self.body[0], Product):
             return None
-        inner = self.product.left.columns
+        product, inner = self.product, self.product.left.columns
         if inner.is_Integer and inner < LONG:
             return None
-        over, body = added_parts(self.product, self.over, self.behind)
+        own = (*self.over, *product.rows, *product.columns)
+        return self._like("sum", *added(own, VALUE, self.behind))
+
+    @property
+    def _long(self) -> bool:
+        return (self.kind == "elements" and PARTIAL not in self.tensors
+                and long_sum(self.over, self.body) is not None)
+
+    def _like(self, name: str, over: tuple[Index, ...], body: tuple[Statement, ...]) -> Launch:
         nest = _nest(over, body)
         sizes = dict.fromkeys((*sizes_of(nest), *(s for s in self.sizes if s != PARTS)))
-        return Launch("elements", f"{self.name}_sum", over, body, tensors_of(nest), tuple(sizes),
-                      self.cites)
+        return Launch("elements", f"{self.name}_{name}", over, body, tensors_of(nest),
+                      tuple(sizes), self.cites)
 
 
 def parallel(loop: Loop) -> bool:
@@ -126,8 +147,9 @@ def split(kernel: Kernel, shapes: Shapes) -> tuple[Launch, ...]:
             tensors = tensors_of(nest)
             steps = {s for t in tensors for size in shapes[t][1:] for s in size.free_symbols}
             sizes = dict.fromkeys((*sizes_of(nest), *sorted(steps, key=str)))
+            kept = kept_tensors(body, over, shapes) if kind == "blocks" else ()
             made.append(Launch(kind, kernel.name + number, over, body, tensors, tuple(sizes),
-                               kernel.cites, last))
+                               kernel.cites, last, kept))
     return tuple(made)
 
 

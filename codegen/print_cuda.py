@@ -11,6 +11,7 @@ from functools import singledispatchmethod
 
 from sympy import Expr, Integer, Mul, Symbol
 
+from codegen.block_weights import KEPT, copied, padded
 from codegen.contraction import Shapes, strides
 from codegen.epilogue import VALUE
 from codegen.launches import Launch
@@ -26,6 +27,7 @@ from codegen.threads import (
     One,
     Own,
     Serial,
+    Share,
     Spread,
     Step,
     Tiles,
@@ -100,10 +102,15 @@ class LaunchPrinter(StatementPrinter):
         self.starts = [t for t in launch.tensors if not buffers[t].endswith("_flat")]
         places = {t: (short[buffers[t]], starts[t] if t in self.starts else "0")
                   for t in launch.tensors}
-        taken = {*self.buffers, *starts.values(), "x", "setting", "row", "column", "more"}
+        shapes = {**shapes, **{name + KEPT: padded(shape) for name, shape in launch.kept}}
+        places |= {n + KEPT: (f"t{k}_kept" if plain else f"{tensors[n]}_kept", "0")
+                   for k, (n, _) in enumerate(launch.kept)}
+        taken = {*self.buffers, *(place for place, _ in places.values()), *starts.values(),
+                 "x", "setting", "row", "column", "more"}
         names: dict[object, str] = {}
         body = (*launch.body, *launch.behind)
-        for number, index in enumerate([*launch.over, *indices_of(body)]):
+        copies = [i for kept in launch.kept for i in copied(kept)[0]]
+        for number, index in enumerate([*launch.over, *indices_of(body), *copies]):
             if index not in names:
                 names[index] = f"i{number}" if plain else identifier(index.name, taken)
         for size in launch.sizes:
@@ -219,6 +226,11 @@ class LaunchPrinter(StatementPrinter):
                        (f"cuda.blockIdx.{node.by}", f"cuda.gridDim.{node.by}"))
         self.spread(node.over, first, step, depth)
         self.steps(node.body, depth + 1)
+
+    @step.register
+    def _share(self, node: Share, depth: int) -> None:
+        size = self.scalars.index(Mul(*node.shape))
+        self.line(depth, f"{self.places[node.name][0]} = cuda.shared.array({size}, F)")
 
     @step.register
     def _spread(self, node: Spread, depth: int) -> None:

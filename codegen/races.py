@@ -37,6 +37,7 @@ from codegen.threads import (
     One,
     Own,
     Serial,
+    Share,
     Spread,
     Step,
     Tiles,
@@ -78,8 +79,8 @@ def conflicts(launch: Launch, tree: Sequence[Step] | None = None) -> tuple[Confl
     """What cannot be proved harmless in a launch; ``tree`` instead of its own."""
     walk = _Walk(launch.name, _written((*launch.body, *launch.behind)))
     walk.steps(threaded(launch) if tree is None else tree)
-    further = launch.total if tree is None else None
-    return tuple(dict.fromkeys((*walk.found, *(conflicts(further) if further else ()))))
+    further = [x for x in (launch.parts, launch.total) if x is not None and tree is None]
+    return tuple(dict.fromkeys((*walk.found, *(c for x in further for c in conflicts(x)))))
 
 
 def _written(body: Iterable[Statement]) -> set[str]:
@@ -98,6 +99,7 @@ class _Walk:
     private: set[Symbol] = field(default_factory=set)  # scalars that differ from thread to thread
     site: int | None = None
     sites: int = 0
+    shared: set[str] = field(default_factory=set)
     tiled: dict[Product | None, int] = field(default_factory=dict)
     turns: tuple[Index, ...] = ()
     alone: bool = False  # a thread of its own for each turn: nothing to compare in a block
@@ -139,10 +141,16 @@ class _Walk:
         self.steps(node.body)
         for one in self.every:
             for other in self.every:
-                if (one.writes or other.writes) and one.access.name == other.access.name:
+                if ((one.writes or other.writes) and one.access.name == other.access.name
+                        and one.access.name not in self.shared):  # each block has its own
                     apart = replace(one, fixed=frozenset()), replace(other, fixed=frozenset())
                     if not same_turns(*apart, tuple(zip(node.over, node.over, strict=True))):
                         self.note(f"{one.access} and {other.access} in two turns of the grid")
+
+    @step.register
+    def _share(self, node: Share) -> None:
+        self.written.add(node.name)
+        self.shared.add(node.name)
 
     @step.register
     def _spread(self, node: Spread) -> None:

@@ -2,7 +2,7 @@
 
     Launch → tuple of Step
     Step := Grid | Spread | One | Barrier | Own | Merge | Serial | Branch | Together | Tiles
-            | Statement
+            | Share | Statement
 
 Here and nowhere else is decided which thread does what, and where the threads of a block wait for
 each other; `codegen.races` proves of each of these trees that no two threads meet.
@@ -17,6 +17,7 @@ from typing import Literal
 
 from sympy import Expr, Mul, S, Symbol
 
+from codegen.block_weights import copied, padded, reading_kept
 from codegen.fuse import renamed
 from codegen.launches import Launch, parallel, reduction, whole
 from codegen.loops import If, Let, Loop, Op, Product, Statement, Store, statements
@@ -108,7 +109,15 @@ class Tiles:
     body: tuple[Statement, ...]
 
 
-Step = (Grid | Spread | One | Barrier | Own | Merge | Serial | Branch | Together | Tiles
+@dataclass(frozen=True)
+class Share:
+    """A tensor in the shared memory of a block."""
+
+    name: str
+    shape: tuple[Expr, ...]
+
+
+Step = (Grid | Spread | One | Barrier | Own | Merge | Serial | Branch | Together | Tiles | Share
         | Statement)
 
 
@@ -116,10 +125,17 @@ def threaded(launch: Launch) -> tuple[Step, ...]:
     """The tree of one launch."""
     if launch.kind == "elements":
         return (Grid(launch.over, "thread", launch.body),)
-    body = (_Block().together(launch.body) if launch.kind == "blocks" else
-            _tiled(launch.body, launch.behind))
     axis: Literal["x", "y"] = "y" if launch.kind == "product" else "x"
-    return (Grid(launch.over, axis, body),) if launch.over else body
+    front: list[Step] = []
+    if launch.kind == "product":
+        body = _tiled(launch.body, launch.behind)
+    else:
+        body = _Block().together(reading_kept(launch.body, launch.kept))
+        for kept in launch.kept:
+            over, copy = copied(kept)
+            front += [Share(copy.target.name, padded(kept[1])), Spread(over, (copy,))]
+        front += [Barrier()] if front else []
+    return (*front, *((Grid(launch.over, axis, body),) if launch.over else body))
 
 
 def _tiled(body: Sequence[Statement], behind: tuple[Statement, ...]) -> tuple[Step, ...]:

@@ -123,6 +123,37 @@ def test_what_stands_behind_a_product_is_done_in_registers():
     assert stores["k10_d_h1"] == ["_d_h1", "_d_z1"]
 
 
+def test_weights_of_a_recurrence_are_kept_in_shared_memory(tmp_path):
+    """Read once for each block: the steps find them in rows of odd length, forward and back."""
+    net = dr.Network("steps")
+    h = dr.elman(net.input("x", "B", 3, 2), 4)
+    b, s, i = h.indices
+    net.loss(dr.mean(h[b, s, i]**2, b, s, i))
+    program = derive(net.program())
+    text = render_cuda(compile_program(program, dr.sgd(), device=True))
+    assert text.count("V1_kept = cuda.shared.array(20, F)") == 2
+    agrees(program, tmp_path, 3)
+    large = dr.Network("too large to be kept")
+    h = dr.elman(large.input("x", "B", 3, 2), 80)
+    large.loss(dr.mean(h[h.indices]**2, *h.indices))
+    assert "_kept" not in render_cuda(compile_program(derive(large.program()), dr.sgd(),
+                                                      device=True))
+
+
+def test_a_bias_of_many_rows_is_summed_in_parts(tmp_path):
+    """Threads sum parts of the rows side by side; the parts are added in order."""
+    program = mlp(3)
+    values = random_values(program, 3, {"B": 9})
+    for parts in (2, 4, 16):  # as many as there are rows, and more
+
+        def load(text: str, folder: Path, parts: int = parts):
+            module = stepped(text, folder)
+            module.cut_sums = lambda count, summands: parts
+            return module
+
+        assert not wrong_launches(program, values, tmp_path, {"B": 9}, load=load)
+
+
 def test_long_sums_of_few_elements_are_cut_into_parts():
     """A weight gradient of a large batch fills the device by parts; a large product needs none."""
     card = CARDS[0].machine
