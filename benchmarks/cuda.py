@@ -29,12 +29,12 @@ if __name__ == "__main__":  # in place of this folder, whose cuda.py is not the 
 import codegen
 import derive as dr
 from benchmarks.cpu_rows import ROWS, Row, data
-from benchmarks.gpu_examples import module_of, names, programs
+from benchmarks.gpu_examples import module_of, names, point, programs
 from codegen.cuda_cost import CARDS, LAUNCH, costs
 from codegen.cuda_device import Device, find_device
 from codegen.cuda_ptx import ARCHITECTURES, Assembled, assemble, kernels_of
 from derive.errors import ChainruleError
-from derive.points import default_sizes, random_values
+from derive.points import default_sizes
 
 ROUNDS, STEPS = 7, 50
 Known = dict[tuple[Any, ...], list[Assembled]]
@@ -115,15 +115,15 @@ def compare(examples: tuple[str, ...]) -> int:
     worst = 0.0
     for name in examples:
         for label, program in programs(name):
-            point = random_values(program, 3, dict.fromkeys(default_sizes(program), 3))
+            values = point(program, 3, dict.fromkeys(default_sizes(program), 3))
             found = []
             for target in ("cpu", "cuda"):
                 model = codegen.compile(program, target=target, device="cuda", dtype="float64",
                                         parallel=False)
                 kept = {**model.parameters, **model.states}
                 for key, view in kept.items():
-                    view[...] = point[key]
-                given = {n: v for n, v in point.items() if n not in kept}
+                    view[...] = values[key]
+                given = {n: v for n, v in values.items() if n not in kept}
                 found.append({"loss": np.array(model.loss(**given)), **model.gradients(**given)})
             off = max(float(np.abs(found[0][n] - found[1][n]).max()
                             / (1e-300 + np.abs(found[0][n]).max())) for n in found[0])

@@ -14,9 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 import derive as dr
 from codegen.loading import load_model
 from derive.differentiate import derive
+from derive.points import random_values
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples"
@@ -58,6 +61,16 @@ def programs(name: str, narrow: bool = False) -> Iterator[tuple[str, dr.Program]
         for loss in program.losses:
             title = label if len(program.losses) == 1 else f"{label} ({loss})"
             yield title, derive(program.only(loss, *program.updates.values()), of=loss)
+
+
+def point(program: dr.Program, seed: int, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    """Random values of all that is given; sentences have at least one word."""
+    values = random_values(program, seed, sizes)
+    if "length" in values:
+        most = values["words"].shape[1]
+        values["length"] = np.random.default_rng(seed).integers(
+            1, most + 1, values["length"].shape)
+    return values
 
 
 def _declared(name: str, narrow: bool) -> Iterator[tuple[str, dr.Program]]:

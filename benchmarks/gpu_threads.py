@@ -5,7 +5,8 @@ evaluator in double precision, at small sizes (``--rows``). The launches run as 
 `tests.codegen.blocks`, whose threads and blocks come in several orders (``--orders``: ascending,
 descending, then shuffled ones), and which refuses two threads that touch an element with no barrier
 between them. Before that `codegen.races` proves of every launch that no two threads meet, whatever
-the order (``--proofs``: this alone). ``--random N`` adds N random programs of `tests.programs`.
+the order; ``--proofs`` does this alone, and follows all threads of real blocks through shared memory
+(`codegen.shared_memory`): what they read there was written before a barrier. ``--random N`` adds N random programs of `tests.programs`.
 
 With NUMBA_ENABLE_CUDASIM=1 in the environment the same modules run in Numba's simulator instead,
 once each: it has its own order of threads, and knows of no races. ``--log FILE`` keeps what was
@@ -27,15 +28,16 @@ if __name__ == "__main__":  # in place of this folder, whose cuda.py is not the 
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import derive as dr
-from benchmarks.gpu_examples import names, programs
+from benchmarks.gpu_examples import names, point, programs
 from codegen.launches import split
 from codegen.module import render_cuda
 from codegen.pipeline import compile_program
 from codegen.races import conflicts, overlaps
+from codegen.shared_memory import shared_conflicts
 from derive.differentiate import derive
 from derive.errors import ChainruleError
 from derive.optimizers import sgd
-from derive.points import default_sizes, random_values
+from derive.points import default_sizes
 from tests.codegen.blocks import Race, order_threads
 from tests.codegen.cuda_support import EVERY, simulated, stepped, wrong_launches
 from tests.codegen.support import with_fixed_parameters
@@ -45,8 +47,9 @@ from tests.programs import random_network, reached
 ORDERS = 3
 
 
-def proved(program: dr.Program) -> tuple[int, list[str]]:
-    """How many launches there are, and what could not be proved of them."""
+def proved(program: dr.Program, shared: bool) -> tuple[int, list[str]]:
+    """How many launches there are, and what could not be proved of them: in memory over their
+    trees, in ``shared`` memory by following their threads at `codegen.shared_memory.ROWS` rows."""
     made = compile_program(program, dr.adam(), device=True)
     shapes = {n: t.shape for n, t in made.packed.tensors.items()}
     count = 0
@@ -58,6 +61,8 @@ def proved(program: dr.Program) -> tuple[int, list[str]]:
             for launch in split(kernel, shapes):
                 count += 1
                 unproved += map(str, conflicts(launch))
+    if shared:
+        unproved += map(str, shared_conflicts(render_cuda(made)))
     return count, unproved
 
 
@@ -86,12 +91,12 @@ class Log:
 
 def verdict(program: dr.Program, sizes: dict[str, int], seed: int, orders: int) -> str:
     """"agrees", or what is wrong with a module."""
-    count, unproved = proved(program)
+    count, unproved = proved(program, not orders)
     if unproved:
         return f"UNPROVED: {unproved[0]}"
     if not orders:
         return f"agrees: {count} launches proved"
-    values = random_values(program, seed, sizes)
+    values = point(program, seed, sizes)
     numbas = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
     for order in range(1 if numbas else orders):
         order_threads(order)
