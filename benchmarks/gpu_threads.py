@@ -5,8 +5,8 @@ evaluator in double precision, at small sizes (``--rows``). The launches run as 
 `tests.codegen.blocks`, whose threads and blocks come in several orders (``--orders``: ascending,
 descending, then shuffled ones), and which refuses two threads that touch an element with no barrier
 between them. Before that `codegen.races` proves of every launch that no two threads meet, whatever
-the order; ``--proofs`` does this alone, and follows all threads of real blocks through shared memory
-(`codegen.shared_memory`): what they read there was written before a barrier. ``--random N`` adds N random programs of `tests.programs`.
+the order (``--proofs``: this alone). ``--shared`` follows all threads of real blocks through shared
+memory (`codegen.shared_memory`): what they read there was written before a barrier. ``--random N`` adds N random programs of `tests.programs`.
 
 With NUMBA_ENABLE_CUDASIM=1 in the environment the same modules run in Numba's simulator instead,
 once each: it has its own order of threads, and knows of no races. ``--log FILE`` keeps what was
@@ -90,12 +90,12 @@ class Log:
 
 
 def verdict(program: dr.Program, sizes: dict[str, int], seed: int, orders: int) -> str:
-    """"agrees", or what is wrong with a module."""
-    count, unproved = proved(program, not orders)
+    """"agrees", or what is wrong with a module; -1 orders: its shared memory is followed."""
+    count, unproved = proved(program, orders < 0)
     if unproved:
         return f"UNPROVED: {unproved[0]}"
-    if not orders:
-        return f"agrees: {count} launches proved"
+    if orders <= 0:
+        return f"agrees: {count} launches {'followed' if orders else 'proved'}"
     values = point(program, seed, sizes)
     numbas = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
     for order in range(1 if numbas else orders):
@@ -134,6 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=2, help="the value of every run-time size")
     parser.add_argument("--orders", type=int, default=ORDERS)
     parser.add_argument("--proofs", action="store_const", dest="orders", const=0)
+    parser.add_argument("--shared", action="store_const", dest="orders", const=-1)
     parser.add_argument("--log", type=Path, metavar="FILE")
     parser.add_argument("examples", nargs="*", help="all, where neither these nor --random")
     args = parser.parse_args(arguments)
