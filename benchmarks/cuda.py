@@ -6,19 +6,24 @@
 3. Beside each the roofline's prediction, where the card's data sheet is known.
 
 Without a GPU it says so, and does the static part: every kernel of every example through the
-compiler library and ptxas, for each architecture. ``--table FILE`` writes that as a page;
+compiler library and ptxas, for each architecture. ``--table FILE`` writes that as a page (with
+``--log FILE`` a table that was interrupted goes on);
 ``--compare`` does the first part alone, in Numba's simulator where NUMBA_ENABLE_CUDASIM=1.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,12 +37,36 @@ from benchmarks.cpu_rows import ROWS, Row, data
 from benchmarks.gpu_examples import module_of, names, point, programs
 from codegen.cuda_cost import CARDS, LAUNCH, costs
 from codegen.cuda_device import Device, find_device
-from codegen.cuda_ptx import ARCHITECTURES, Assembled, assemble, kernels_of
+from codegen.cuda_ptx import ARCHITECTURES, Assembled, assemble_text, compile_kernel, kernels_of
 from derive.errors import ChainruleError
 from derive.points import default_sizes
 
 ROUNDS, STEPS = 7, 50
-Known = dict[tuple[Any, ...], list[Assembled]]
+
+
+@dataclass
+class Known:
+    """What ptxas said: of kernels by their code, and of PTX in a file that grows line by line."""
+
+    log: Path | None = None
+    kernels: dict[tuple[Any, ...], list[Assembled]] = field(default_factory=dict)
+    texts: dict[str, Assembled] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.log is not None and self.log.exists():
+            for line in self.log.read_text(encoding="utf-8").splitlines():
+                key, found = json.loads(line)
+                self.texts[key] = Assembled(**found)
+
+    def assembled(self, module: ModuleType, name: str, architecture: str) -> Assembled:
+        text = compile_kernel(module, name, ARCHITECTURES[architecture].capability)
+        key = hashlib.sha256(f"{architecture} {text}".encode()).hexdigest()
+        if key not in self.texts:
+            self.texts[key] = assemble_text(name, architecture, text)
+            if self.log is not None:
+                with self.log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([key, asdict(self.texts[key])]) + "\n")
+        return self.texts[key]
 
 
 # -- what needs no GPU ---------------------------------------------------------------------------
@@ -49,11 +78,11 @@ def assembled(program: dr.Program, known: Known) -> Iterator[tuple[str, list[Ass
                             optimizer=dr.adam())
         first = module_of(path, "kernels")
         texts = {n: _text(k) for n, k in kernels_of(first).items()}
-        todo = {text: name for name, text in texts.items() if text not in known}
+        todo = {text: name for name, text in texts.items() if text not in known.kernels}
         for text, name in todo.items():
-            known[text] = [assemble(first, name, architecture) for architecture in ARCHITECTURES]
+            known.kernels[text] = [known.assembled(first, name, a) for a in ARCHITECTURES]
         for name, text in texts.items():
-            yield name, known[text], first.THREADS
+            yield name, known.kernels[text], first.THREADS
 
 
 def _text(kernel: Any) -> tuple[Any, ...]:
@@ -78,14 +107,14 @@ def rows_of(program: dr.Program, known: Known) -> list[str]:
     return rows
 
 
-def table(path: Path, examples: tuple[str, ...]) -> None:
+def table(path: Path, examples: tuple[str, ...], log: Path | None) -> None:
     lines = ["# Kernels as ptxas sees them", "",
              "Made by `python benchmarks/cuda.py --table docs/cuda_kernels.md "
              f"{' '.join(examples)}`, without a GPU: "
              "single precision, Adam, blocks of 256 threads. Registers and occupancy are those of "
              f"{', '.join(ARCHITECTURES)}, in this order; spilled and stack bytes are summed over "
              "them. Vector loads are counted in the PTX.", ""]
-    known: Known = {}
+    known = Known(log)
     for name in examples:
         for label, program in programs(name):
             start, rows = time.perf_counter(), rows_of(program, known)
@@ -96,7 +125,7 @@ def table(path: Path, examples: tuple[str, ...]) -> None:
 
 def static(examples: tuple[str, ...]) -> int:
     """Registers, shared memory and spills, printed; 1 where a kernel spills or exceeds a limit."""
-    known: Known = {}
+    known = Known()
     wrong = 0
     for name in examples:
         for label, program in programs(name):
@@ -198,12 +227,13 @@ def timed(row: Row, device: Device, where: str = "cuda") -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, metavar="FILE")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="what ptxas said of each PTX")
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("examples", nargs="*")
     args = parser.parse_args()
     examples = tuple(args.examples) or names()
     if args.table:
-        table(args.table, examples)
+        table(args.table, examples, args.log)
         return 0
     try:
         device = find_device()

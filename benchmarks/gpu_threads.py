@@ -6,7 +6,8 @@ evaluator in double precision, at small sizes (``--rows``). The launches run as 
 descending, then shuffled ones), and which refuses two threads that touch an element with no barrier
 between them. Before that `codegen.races` proves of every launch that no two threads meet, whatever
 the order (``--proofs``: this alone). ``--shared`` follows all threads of real blocks through shared
-memory (`codegen.shared_memory`): what they read there was written before a barrier. ``--random N`` adds N random programs of `tests.programs`.
+memory (`codegen.shared_memory`): what they read there was written before a barrier. ``--random N``
+adds N random programs of `tests.programs`.
 
 With NUMBA_ENABLE_CUDASIM=1 in the environment the same modules run in Numba's simulator instead,
 once each: it has its own order of threads, and knows of no races. ``--log FILE`` keeps what was

@@ -158,8 +158,12 @@ def assemble(module: ModuleType, name: str, architecture: str) -> Assembled:
         MissingError: ptxas is not here.
         AssemblyError: it refuses the kernel.
     """
-    limits = ARCHITECTURES[architecture]
-    text = compile_kernel(module, name, limits.capability)
+    text = compile_kernel(module, name, ARCHITECTURES[architecture].capability)
+    return assemble_text(name, architecture, text)
+
+
+def assemble_text(name: str, architecture: str, text: str) -> Assembled:
+    """The PTX of a kernel through ptxas; raises as `assemble`."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(text, encoding="utf-8")
