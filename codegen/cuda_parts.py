@@ -199,6 +199,12 @@ def cuda_module_parts(compiled: Compiled) -> dict[str, Any]:
         if compiled.storage:
             more, own = rescaling_text(compiled)
             update, functions = [*more, *update], {**functions, **own}
+        if compiled.optimizer.matrix is not None:
+            from codegen.matrix_cuda import NAME, matrix_entry, matrix_texts
+
+            entries[NAME] = matrix_entry(compiled, launches)
+            texts.append(entries[NAME].text())
+            update = [*matrix_texts(compiled, entries[NAME]), *update]
         launches.functions.update(functions)
         epoch = [_gathering(compiled, entries["gradient"], batch)]
     functions_text = function_texts(launches.functions, library=LIBRARY)
@@ -208,7 +214,7 @@ def cuda_module_parts(compiled: Compiled) -> dict[str, Any]:
         "library": sorted(LIBRARY.items()),
         "kernels": launches.ordered(),
         "entries": texts, "update": update, "epoch": epoch,
-        "half": compiled.storage or "",
+        "half": compiled.storage or "", "matrices": compiled.optimizer.matrix is not None,
         "tiling": tiling.text(), "wait": tiling.WAIT, "more": tiling.LAUNCH,
         "lanes": {a.capability: a.lanes for a in ARCHITECTURES.values()},
         "tables": [*(e.table() for e in entries.values()), *(e.arena() for e in entries.values()),
@@ -233,6 +239,8 @@ def _tables(compiled: Compiled, entries: dict[str, EntryLauncher]) -> list[str]:
     names = tensor_names(compiled.packed)
     kinds = dict.fromkeys(("p", "d", "s", "n", "w", "partial", "scales", "buffer", "bad"), "float")
     kinds[HALF] = "half"
+    if "matrix" in entries:
+        kinds |= dict.fromkeys((*entries["matrix"].flat.values(), "rule", "flat", "piece"), "float")
     kinds |= dict.fromkeys(("settings", "factors", "sums", "losses"), "double")
     kinds |= dict.fromkeys(("segments", "flag", "seed", "order_flat"), "int")
     for tensor in given(compiled.program):

@@ -65,7 +65,8 @@ def _filled(target: str, compiled: Compiled, parts: dict[str, Any], dtype: str, 
     templates = environment()
     host = "\n\n\n".join([*parts.pop("tables"),
                           templates.get_template(f"{target}_host.py.jinja").render(
-                              half=compiled.storage or "").rstrip()])
+                              half=compiled.storage or "",
+                              matrices=bool(parts.get("matrices"))).rstrip()])
     program = compiled.program
     text = templates.get_template(f"{target}.py.jinja").render(
         header=f"{program.name}: forward, backward and {compiled.optimizer.name}, compiled."

@@ -12,7 +12,6 @@ from typing import Any
 from codegen.memory import Layout
 from codegen.optimizer import BLOCKS, RulePrinter, segments
 from codegen.print_cuda import LIBRARY
-from derive.errors import DeclarationError
 from derive.optimizers import Optimizer
 
 FACTOR = "*factors[piece*{count} + {{}}]"
@@ -23,18 +22,13 @@ def update_texts(optimizer: Optimizer, layout: Layout, trained: int, skips: bool
     """Tables, kernels, and the host's function ``launch_update``; and functions used.
 
     ``skips``: steps may be left out, which the device alone knows: ``flag[1]`` says so of this
-    one, ``flag[2]`` counts those since the host last asked, which are no steps of the rule.
-
-    Raises:
-        DeclarationError: the rule works on matrices.
+    one, ``flag[2]`` counts those since the host last asked, which are no steps of the rule. What a
+    rule does with matrices is in `codegen.matrix_cuda`.
     """
-    if optimizer.matrix is not None:
-        raise DeclarationError(
-            f"the optimizer {optimizer.name!r} works on matrices, which the CUDA target cannot do",
-            expected="a rule of elements and norms, such as adam, lamb or lion",
-            mend='another optimizer, or target="cpu"')
     rule = RulePrinter(optimizer, library=LIBRARY)
     pieces, factors = segments(optimizer, layout, trained, any(n.each for n in rule.norms))
+    if not pieces:  # all are matrices; nothing is empty on a device
+        pieces, factors = [(0, 0)], [[1.0]*len(optimizer.settings)]
     factor = FACTOR.format(count=len(optimizer.settings))
     texts = ["\n".join([
         f"# parts of the flat arrays, and factors of {', '.join(optimizer.settings)} in each",

@@ -334,7 +334,7 @@ def shared_conflicts(text: str, rows: int = ROWS, entries: Sequence[str] | None 
     for name, (shape, kind, _) in module.INPUTS.items():
         size = int(np.prod([rows if isinstance(s, str) else s for s in shape]))
         given[name] = _Memory(size, module.DTYPE if kind == "float" else np.int64)
-    for entry in entries or module._LAUNCH:
+    for entry in entries or (n for n in module._LAUNCH if n != "matrix"):
         model.run(entry, given)
     if entries is None and module.SETTINGS:
         model.update()

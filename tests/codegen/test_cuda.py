@@ -272,11 +272,6 @@ def test_jacobians_and_products_with_hessians(make, tmp_path):
         np.testing.assert_allclose(found, want[program.gradients[name]], rtol=1e-10, atol=1e-14)
 
 
-def test_a_rule_of_matrices_is_refused():
-    with pytest.raises(DeclarationError, match="works on matrices"):
-        codegen.emit(mlp(), "never.py", target="cuda", optimizer=dr.muon())
-
-
 def test_an_unknown_device_is_named():
     with pytest.raises(DeclarationError, match="did you mean 'cuda'"):
         codegen.compile(mlp(), target="cuda", device="cude")

@@ -9,10 +9,15 @@ import pytest
 
 import codegen
 import derive as dr
+from codegen.cuda_parts import LaunchSet
+from codegen.matrix_cuda import matrix_entry
+from codegen.pipeline import compile_program
+from codegen.races import conflicts
 from derive.errors import DeclarationError
 from derive.muon import muon
 from derive.reference import evaluate
-from tests.codegen.support import interpreted
+from tests.codegen.cuda_support import emitted
+from tests.codegen.support import interpreted, sample
 
 
 def formula(p: np.ndarray, gradients: np.ndarray, lr: float = 1e-3, beta: float = 0.95,
@@ -92,6 +97,43 @@ def test_kernels_follow_them_for_matrices_and_the_other_rule_for_the_rest(
             want = formula(p.reshape(len(p), -1), flat, 0.05, decay=0.1)[0].reshape(p.shape)
         np.testing.assert_allclose(model.parameters[name], want, rtol=tolerance, atol=tolerance,
                                    err_msg=name)
+
+
+def test_a_gpu_follows_the_same_equations(tmp_path: Path):
+    """Matrices of both kinds, one turned and one not, one of four dims; an epoch is the CPU's."""
+    rule = muon(lr=dr.cosine(0.05, steps=9), decay=0.1, rest=dr.adam(lr=0.05))
+    program = dr.derive(network())
+    model = emitted(program, tmp_path, optimizer=rule).Model()
+    model.initialize(3)
+    with interpreted():
+        other = codegen.compile(program, optimizer=rule, dtype="float64", directory=tmp_path,
+                                parallel=False).initialize(3)
+        values, order = sample(program, 5), np.arange(5)
+        for _ in range(2):
+            total = model.epoch(values, 3, order)
+            assert total/5 == pytest.approx(other.epoch(values, 3, order=order), rel=1e-11)
+    np.testing.assert_allclose(model.p, other.flat, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(model.moments["m"], other.moments["m"], rtol=1e-9, atol=1e-12)
+
+
+def test_launches_for_matrices_are_proved():
+    made = compile_program(dr.derive(network()), muon(), device=True)
+    launcher = matrix_entry(made, LaunchSet({}, {}, {}))
+    assert {launch.kind for launch in launcher.pieces} >= {"product", "elements"}
+    assert [conflict for launch in launcher.pieces for conflict in conflicts(launch)] == []
+
+
+def test_a_gpu_leaves_matrices_out_with_the_step(tmp_path: Path):
+    program = dr.derive(network())
+    kernels = emitted(program, tmp_path, optimizer=muon(rest=dr.sgd()))
+    model = kernels.Model()
+    model.initialize(0)
+    before, values = model.p.copy(), sample(program, 3)
+    values["x"][0] = np.nan
+    with pytest.raises(kernels.NotFinite):
+        model.epoch(values, 3, np.arange(3))
+    np.testing.assert_array_equal(model.p, before)
+    np.testing.assert_array_equal(model.moments["m"], 0)
 
 
 def test_a_pattern_leaves_matrices_to_the_other_rule(tmp_path: Path):
