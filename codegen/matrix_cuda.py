@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from codegen.alike import Forms
 from codegen.cpu_parts import table_text
 from codegen.cuda_parts import EntryLauncher, LaunchSet
 from codegen.kernelset import tensor_names
 from codegen.matrix_update import matrices
 from codegen.memory import Layout
-from codegen.pipeline import STORAGE, Compiled, Entry, compile_entry
+from codegen.pipeline import STORAGE, Compiled, Entry, compile_entry, equation_numbers
+from codegen.schedule import choose_batch
 from derive.optimizers import Optimizer
 from derive.program import Program
 
@@ -56,14 +58,14 @@ def matrix_entry(compiled: Compiled, launches: LaunchSet) -> EntryLauncher:
     """The rule's launches, among the kernels of a module."""
     program, rule = rule_program(compiled.optimizer), compiled.optimizer.matrix
     assert rule is not None
-    empty = Layout({}, 0)
-    made = compile_entry(NAME, program, program, empty, empty, tuple(rule.updates.values()),
-                         STORAGE, {}, device=True)
+    empty, shapes = Layout({}, 0), {n: t.shape for n, t in program.tensors.items()}
+    made = compile_entry(NAME, program, choose_batch(program), equation_numbers(program), empty,
+                         empty, tuple(rule.updates.values()), STORAGE, Forms(shapes), device=True)
     entry: Entry = replace(made, phases=tuple(
         tuple(replace(k, name=PREFIX + k.name, cites=()) for k in kernels)
         for kernels in made.phases))
     names = {n: PREFIX + code for n, code in tensor_names(program).items()}
-    own = replace(launches, shapes={n: t.shape for n, t in program.tensors.items()}, names=names,
+    own = replace(launches, shapes=shapes, names=names, rooms={},
                   sizes={s: f"{PREFIX}{s}" for s in program.sizes}, adjoints=frozenset())
     return EntryLauncher(entry, own)  # texts, functions and keys are those of the module
 

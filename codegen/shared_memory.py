@@ -192,7 +192,8 @@ class _Kernel:
         return lambda *arguments: self.launch([*map(int, grid), 1, 1], int(shape[1]), arguments)
 
     def launch(self, grid: list[int], threads: int, arguments: tuple[Any, ...]) -> None:
-        key = (self.__name__, threads, *(a for a in arguments if isinstance(a, int | np.integer)))
+        own = [a for a in arguments if isinstance(a, int | np.integer)]
+        key = (self.__name__, threads, *grid[2:3], *own)
         if key in _seen or not _may_wait(self.function.__code__):
             return
         _seen.add(key)
@@ -352,6 +353,15 @@ def _loaded(text: str) -> ModuleType:
     own = vars(module)
     kind = own["F"]
     own["F"] = lambda value: DATA if value is DATA else kind(value)
-    own |= {"take": lambda *_: DATA, "put": lambda *_: None}
+
+    def multiply(stream: Any, kernels: tuple[Any, Any], sizes: tuple[int, ...], several: bool,
+                 arguments: tuple[Any, ...]) -> int:
+        """A product in tiles of both sizes, whole and in two parts of its sum."""
+        for kernel in kernels:
+            for parts in (1, 2)[:1 + several]:
+                kernel[(1, 1, parts), own["SIDE"]**2, stream](*arguments)
+        return 1 + several
+
+    own |= {"multiply": multiply, "take": lambda *_: DATA, "put": lambda *_: None}
     own |= {name: lambda *_: DATA for name in own if name.startswith("math_")}
     return module
