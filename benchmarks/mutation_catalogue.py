@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from mutation_kinds import KINDS, STATEMENTS, Node, called
 
-# never shown to whoever writes the localiser, not even as a reproduction of a miss
+# no miss of these is looked at while the localiser is written, not even as a reproduction; float32
+# was one of them until its misses were
 HELD_OUT_KINDS = ("einsum letters", "eps moved", "eps forgotten", "statement forgotten",
                   "two statements swapped", "range too short", "one entry off by 1e-6",
-                  "one entry of the wrong sign", "float32", "1e-6 of another gradient",
-                  "where swapped", "power too high")
+                  "one entry of the wrong sign", "1e-6 of another gradient", "where swapped",
+                  "power too high")
 HELD_OUT_NETWORKS = ("gru", "multi_head_attention", "rms_norm", "conv1d_with_a_flipped_kernel",
                      "focal", "silu_stack", "embedding")
 

@@ -282,6 +282,15 @@ def effect(tree: ast.Module, one: Hand) -> Effect:
     return Effect("differs", tuple(n for n in one.parameters if n in seen), max(seen.values()))
 
 
+def wrong_exactly(tree: ast.Module, one: Hand) -> set[str]:
+    """The gradients that change at 50 digits, however little: in float64 rounding may hide one, or
+    look like one where the right gradient is zero."""
+    pairs = [(high_values(tree, one, at), right_high(one.name, at)) for at in range(2)]
+    return {n for n in one.parameters if any(
+        abs(a - b) > mpmath.mpf("1e-35") * _size(right, n) for high, right in pairs
+        for a, b in zip(high[n].flat, right[n].flat, strict=True))}
+
+
 # -- the rules of other checkers ----------------------------------------------------------------
 class Rules:
     """The rules of three checkers on the numbers of one network at one point (scale 1; a scaled

@@ -18,12 +18,15 @@ Localised, asked of those with the verdict "wrong": the parameters named are tho
 are wrong and no others, and for each the report either cites the changed line of the function or
 names one change of the derivation (a factor, a term, a sign, a tensor in another's place, which
 entries) that makes the right gradient the one handed in. "So many entries differ, in no pattern"
-is not localised. The rules of three other checkers are in `mutation_support.Rules`.
+is not localised. A report that cites another line counts apart: only if the function with the line
+that the report prints is right at 50 digits, so that the mistake may as well be there. The rules of
+three other checkers are in `mutation_support.Rules`.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
 import itertools
 import json
@@ -57,6 +60,7 @@ from mutation_support import (
     share,
     source_of,
     values,
+    wrong_exactly,
 )
 from mutation_variants import rewritten
 
@@ -116,18 +120,42 @@ def changed_lines(mutant: Mutant, one: Hand) -> set[int]:
             for line in range(start, max(end, start + 1))}
 
 
-def located(report: Any, changed: set[int], found: Effect) -> tuple[str, str]:
-    """"line", "change", "parameter" (only they are right) or "nothing"; and what was said."""
+def located(report: Any, mutant: Mutant, one: Hand, found: Effect, power: int = 0
+            ) -> tuple[str, str]:
+    """"line", "change", "mend" (another line, with whose correction all is right), "parameter"
+    (only they are right) or "nothing"; and what was said."""
     said = " | ".join(f"{f.parameter}: {f.words}" for f in report.findings)
-    if {f.parameter for f in report.findings} != set(found.wrong):
-        return "nothing", said
-    numbers = "|".join(map(str, changed))
+    named, wrong = {f.parameter for f in report.findings}, set(found.wrong)
+    if named != wrong:
+        try:
+            exactly = wrong_exactly(mutant.tree, one)
+        except Exception:  # it does not run at 50 digits
+            return "nothing", said
+        if not named - wrong <= exactly or exactly & (wrong - named):
+            return "nothing", said
+    numbers = "|".join(map(str, changed_lines(mutant, one)))
     at = re.compile(rf"(line |<hand \d+>:)({numbers})\b")
     if all(at.search(str(f)) for f in report.findings):
         return "line", said
-    if any(_CLUELESS.search(f.words) for f in report.findings):
-        return "parameter", said
-    return "change", said
+    if not any(_CLUELESS.search(f.words) for f in report.findings):
+        return "change", said
+    return ("mend" if _mended(report, mutant, one, power) else "parameter"), said
+
+
+def _mended(report: Any, mutant: Mutant, one: Hand, power: int) -> bool:
+    """Whether the function is right at 50 digits with the lines that the report prints."""
+    lines = source_of(mutant.tree, power).splitlines()
+    for finding in report.findings:
+        place = re.match(r"line (\d+):", finding.place)
+        if not place or not finding.mended:
+            return False
+        old = lines[int(place[1]) - 1]
+        lines[int(place[1]) - 1] = old[:len(old) - len(old.lstrip())] + finding.mended
+    last = re.sub(r"return _scaled\((.*)\)$", r"return \1", lines[-1])
+    try:
+        return effect(ast.parse("\n".join([*lines[:-1], last])), one).kind == "equal"
+    except SyntaxError:
+        return False
 
 
 @contextmanager
@@ -171,8 +199,7 @@ def mutation_records(one: Hand, part: float, searched: float = 1.0,
             given = values(plain, one.parameters, points(one.name)[0])
             record.update(rules(one.name).detects(given, 10.0**power))
             if record["verdict"] == "wrong" and place:
-                record["located"], record["said"] = located(
-                    report, changed_lines(mutant, one), found)
+                record["located"], record["said"] = located(report, mutant, one, found, power)
             elif record["verdict"] != "wrong":
                 record["said"] = str(report)[:200]
         yield record
@@ -287,9 +314,22 @@ def _localisation(title: str, wrong: list[dict[str, Any]]) -> str:
     judged = [r for r in wrong if "located" in r]
     places = Counter(r["located"] for r in judged)
     named = places["line"] + places["change"]
-    return (f"{title}: {named} of {len(judged)} ({_percent(named, len(judged))}): "
-            f"{places['line']} by line, {places['change']} by the change; only the parameters "
+    both = named + places["mend"]
+    return (f"{title}: {both} of {len(judged)} ({_percent(both, len(judged))}, "
+            f"{_interval(both, len(judged))}): {places['line']} by line, {places['change']} by the "
+            f"change ({_percent(named, len(judged))}, {_interval(named, len(judged))}), "
+            f"{places['mend']} by another line that mends all; only the parameters "
             f"{places['parameter']}, wrong parameters {places['nothing']}")
+
+
+def _interval(part: int, whole: int) -> str:
+    """Wilson's 95 % interval of a share (Wilson, J. Am. Stat. Assoc. 1927)."""
+    if not whole:
+        return "-"
+    z, p = 1.96, part / whole
+    middle, half = p + z**2 / (2 * whole), z * (p * (1 - p) / whole + z**2 / (4 * whole**2))**0.5
+    low, high = ((middle + s * half) / (1 + z**2 / whole) for s in (-1, 1))
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
 def _times(wrong: list[dict[str, Any]]) -> str:
@@ -306,7 +346,7 @@ _CHECKERS = ("torch", "jax", "pytensor")
 
 def _row(name: str, rows: list[dict[str, Any]]) -> str:
     judged = [r for r in rows if "located" in r]
-    named = sum(r["located"] in ("line", "change") for r in judged)
+    named = sum(r["located"] in ("line", "change", "mend") for r in judged)
     cells = [_percent(sum(map(_detected, rows)), len(rows)), _percent(named, len(judged)),
              *(_percent(sum(r[c] for r in rows), len(rows)) for c in _CHECKERS)]
     return f"{name:34} {len(rows):6} " + " ".join(f"{c:>10}" for c in cells)

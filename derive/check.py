@@ -105,6 +105,7 @@ def check(
     digits: int | None = None,
     directions: int | None = None,
     entries: Mapping[str, tuple[int, ...]] | None = None,
+    also: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Report:
     """Compare gradients with numeric differentiation of the forward program; of a Jacobian, its
     product with random weights.
@@ -120,6 +121,7 @@ def check(
         directions: how many Gaussian directions to try for each tensor in place of coordinates,
             for a quick look at a large network.
         entries: of these tensors alone, and of each this one coordinate.
+        also: coordinates that are tried whatever else is: of a large tensor only some are.
 
     Raises:
         DataError: a gradient is missing or has another shape than its tensor.
@@ -143,7 +145,7 @@ def check(
     sure = gradient_magnitudes(program, point, known or sizes)
     rows = tuple(
         _row(slopes, n, found[n], np.minimum(sure[n], _CANCEL * scale),
-             _directions(found[n].shape, seed, slopes.digits == 15, directions)
+             _directions(found[n].shape, seed, slopes.digits == 15, directions, (also or {}).get(n))
              if entries is None else [_coordinate(found[n].shape, entries[n])])
         for n in names)
     return Report(program.name, rows, seed, {s.name: n for s, n in slopes.sizes.items()})
@@ -255,8 +257,8 @@ def _verdict(value: float, expected: float, difference: float, tolerance: float,
     return "pass" if tolerance <= 1e-3 * max(abs(value), abs(expected)) else "undecided"
 
 
-def _directions(shape: tuple[int, ...], seed: int, costly: bool,
-                few: int | None) -> list[tuple[str, np.ndarray]]:
+def _directions(shape: tuple[int, ...], seed: int, costly: bool, few: int | None,
+                also: tuple[int, ...] | None) -> list[tuple[str, np.ndarray]]:
     """Every coordinate of a small tensor; of a large one Gaussian directions (directions of ±1
     would miss swapped entries) and a sample of coordinates."""
     size = int(np.prod(shape)) if shape else 1
@@ -267,8 +269,8 @@ def _directions(shape: tuple[int, ...], seed: int, costly: bool,
     if size <= limit:
         return [_coordinate(shape, place) for place in np.ndindex(shape)]
     gaussian = [(f"direction {n + 1}", rng.normal(size=shape)) for n in range(4)]
-    chosen = rng.choice(size, 8, replace=False)
-    return gaussian + [_coordinate(shape, np.unravel_index(n, shape)) for n in chosen]
+    chosen = [np.unravel_index(n, shape) for n in rng.choice(size, 8, replace=False)]
+    return gaussian + [_coordinate(shape, p) for p in (*chosen, *([also] if also else []))]
 
 
 def _coordinate(shape: tuple[int, ...], place: Iterable[Any]) -> tuple[str, np.ndarray]:

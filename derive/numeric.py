@@ -18,8 +18,8 @@ import numpy as np
 
 from derive.data import check_values, resolve_sizes
 from derive.points import kink_program
-from derive.program import Program
-from derive.reference import evaluate
+from derive.program import Group, Program
+from derive.reference import evaluate, evaluate_group
 from derive.scalar import DIGITS, Elements, fifty_digits
 
 _STEP = mpmath.mpf(10) ** -20
@@ -57,6 +57,11 @@ class Slopes:
         self.sizes = resolve_sizes(self.program, self.values, sizes)
         self.given_sizes = {s.name: n for s, n in self.sizes.items()}
         self.digits = digits or (DIGITS if 2 * directions * self._points() < 60_000 else 15)
+        self.behind: dict[tuple[str, ...], list[Group]] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+        if self.digits != DIGITS:
+            self.arrays = {**self.values, **evaluate(self.program, self.values,
+                                                     sizes=self.given_sizes)}
         self.base = self._at({})
 
     @property
@@ -86,15 +91,29 @@ class Slopes:
     # -- evaluations --------------------------------------------------------------------------
     def _at(self, moved: Mapping[str, np.ndarray]) -> tuple[mpmath.mpf | float, bytes]:
         """The scalar, and the sign pattern of the kinks, with some tensors replaced."""
-        values = {**self.values, **moved}
         if self.digits != DIGITS:
-            got = evaluate(self.program, values, (self.of, *self.kinks), self.given_sizes)
+            got = {**self.arrays, **moved}
+            with np.errstate(all="ignore"):
+                for group in self._behind(tuple(moved)):
+                    evaluate_group(group, got, self.sizes)
             signs = [np.sign(got[k]).astype(np.int8).tobytes() for k in self.kinks]
             return float(got[self.of]), b"".join(signs)
+        values = {**self.values, **moved}
         with fifty_digits():
             elements = Elements(self.program, values, self.sizes)
             signs = [self._signs(elements, k) for k in self.kinks]
             return elements.element(self.of), b"".join(signs)
+
+    def _behind(self, moved: tuple[str, ...]) -> list[Group]:
+        """What is computed from some tensors, in order: nothing else changes with them."""
+        if moved not in self.behind:
+            reached, found = set(moved), []
+            for group in self.program.groups if moved else ():
+                if any(reached & set(eq.reads) for eq in group.equations):
+                    reached |= {eq.name for eq in group.equations}
+                    found.append(group)
+            self.behind[moved] = found
+        return self.behind[moved]
 
     def _signs(self, elements: Elements, kink: str) -> bytes:
         shape = [elements.size(i) for i in self.program.tensors[kink].indices]

@@ -8,7 +8,7 @@ fused or reordered: what stands in the equation is what is computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import singledispatch
+from functools import lru_cache, singledispatch
 from types import MappingProxyType
 from typing import Any
 
@@ -107,7 +107,7 @@ def evaluate_equation(
 ) -> Array:
     """The target's array, over the given values of some indices and all values of the others."""
     every = {i: ranges.get(i, np.arange(_size(i, sizes))) for i in eq.indices}
-    inner = np.prod([float(_size(i, sizes)) for i in bound_indices(eq.body)] or [1.0])
+    inner = np.prod([float(_size(i, sizes)) for i in _bound(eq.body)] or [1.0])
     points = inner * np.prod([float(len(v)) for v in every.values()] or [1.0])
     shape = tuple(len(v) for v in every.values())
     if points <= _CHUNK or not eq.indices or shape[0] == 1:
@@ -120,6 +120,9 @@ def evaluate_equation(
         for part in np.array_split(every[first], pieces)
     ]
     return np.concatenate(parts)
+
+
+_bound = lru_cache(maxsize=4096)(bound_indices)  # one equation is evaluated many times
 
 
 class _Scope:
@@ -183,6 +186,10 @@ class _Scope:
         places = []
         for where, size in zip(access.where, array.shape, strict=True):
             place = self.whole(where)
+            if isinstance(where, Index) and place.size and \
+                    0 <= place.flat[0] <= place.flat[-1] < size:  # its values ascend
+                places.append(place)
+                continue
             outside = outside | (place < 0) | (place >= size)
             places.append(np.clip(place, 0, size - 1))
         found = array[tuple(places)] if places else array.reshape([1] * len(self.axes))

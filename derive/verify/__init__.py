@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from derive.check import check
+from derive.check import Report, check
 from derive.differentiate import derive
 from derive.errors import ChainruleError
 from derive.points import random_values
@@ -32,8 +32,11 @@ from derive.verify.repair import find_repairs
 from derive.verify.report import Finding, Place, Proof, VerifyReport
 from derive.verify.snippet import claim_snippet, function_snippet
 from derive.verify.trace import size_paths, trace
-from derive.verify.where import telling_point, telling_sizes
+from derive.verify.where import straying, telling_point, telling_sizes, within_rounding
 from derive.verify.written import NAME, Written, read_derivation, symbolic_claim
+
+_EXPLAINED, _UNEXPLAINED = 0.7, 3.0  # seconds for words that a place was found without
+_SHRUNK = 1.0  # seconds for a smaller counterexample
 
 
 def verify(
@@ -93,12 +96,13 @@ def verify(
     if isinstance(function, Hand) and sizes is None and values is None:
         paths = size_paths(function, derived)
     point = dict(values) if values is not None else telling_point(derived, function, seed, sizes)
-    report = check(derived, point, gradients=function(point), seed=seed)
+    report = _checked(derived, function, point, seed)
     branch: Mapping[str, int] = {}
     for path in paths[1:]:  # where its code branches on a size: the other sides
         if report.verdict == "pass":
             branch, point = path, telling_point(derived, function, seed, path)
-            report = check(derived, point, gradients=function(point), seed=seed)
+            report = _checked(derived, function, point, seed)
+    report = _without_rounding(report, derived, function, point)
     wrong = [row.name for row in report.rows if row.verdict == "fail"]
     findings: tuple[Finding, ...] = ()
     snippet = ""
@@ -108,6 +112,26 @@ def verify(
     proof = Proof() if wrong or not seconds else _prove(derived, function, seconds, paths)
     notes = function.claim.notes if isinstance(function, Written) else ()
     return VerifyReport(derived.name, report, findings, function.label, proof, notes, snippet)
+
+
+def _checked(derived: Program, function: Hand | Written, point: dict[str, np.ndarray], seed: int
+             ) -> Report:
+    given = function(point)
+    return check(derived, point, gradients=given, seed=seed, also=straying(derived, given, point))
+
+
+def _without_rounding(report: Report, derived: Program, function: Hand | Written,
+                      point: dict[str, np.ndarray]) -> Report:
+    """Of several gradients that differ, those that differ by rounding alone are not called wrong;
+    for a single one that would have to be sure."""
+    wrong = [row.name for row in report.rows if row.verdict == "fail"]
+    rounded = within_rounding(derived, function, point, wrong) if len(wrong) > 1 else set()
+    if not rounded or rounded == set(wrong):
+        return report
+    note = "differs by the function's own rounding"
+    return replace(report, rows=tuple(
+        replace(row, verdict="undecided", note=note) if row.name in rounded else row
+        for row in report.rows))
 
 
 def _read(hand: str | Path | Mapping[Any, Any], derived: Program, names: Mapping[str, Any] | None,
@@ -152,8 +176,10 @@ def _findings(
     same branch of the code."""
     other = random_values(derived, seed + 1, {**_other_sizes(derived), **branch})
     points = [(point, function(point)), (other, function(other))]
-    found = explain_differences(derived, names, points)
     places = _places(derived, function, [point, other], names, seed)
+    # a change of the function says more than one of the derivation
+    seconds = _EXPLAINED if set(names) <= set(places) else _UNEXPLAINED
+    found = explain_differences(derived, names, points, seconds)
     if branch:
         at = ", ".join(f"{n} = {s}" for n, s in branch.items())
         found = [replace(f, words=f"where the code branches to {at}: {f.words}") for f in found]
@@ -166,7 +192,8 @@ def _with_counterexample(derived: Program, function: Hand | Written, point: dict
                          findings: tuple[Finding, ...]) -> tuple[tuple[Finding, ...], str]:
     """The findings with entries at the smallest point that shows them all, and a program that
     shows these."""
-    smaller = smaller_point(derived, function, point, [f.parameter for f in findings])
+    smaller = smaller_point(derived, function, point, [f.parameter for f in findings],
+                            seconds=_SHRUNK)
     entries = {e.parameter: str(e) for e in smaller.entries}
     text = (function_snippet(function, smaller) if isinstance(function, Hand)
             else claim_snippet(function.claim, smaller))

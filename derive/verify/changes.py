@@ -7,17 +7,15 @@ replaced by other variables, another axis, another index. `derive.verify.repair`
 
 from __future__ import annotations
 
-import ast
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations_with_replacement, permutations
 from typing import Any
 
 import numpy as np
 
 from derive.verify.events import After, Elsewhere, Event, Record
+from derive.verify.operation_text import joined, operand_said, parsed, whole_text
 
 Make = Callable[[Event, "There"], Any]
 Array = np.ndarray
@@ -39,76 +37,6 @@ class Edit:
     words: str
     text: str
     make: Make
-
-
-# -- text -----------------------------------------------------------------------------------------
-@lru_cache(maxsize=4096)
-def _parsed(text: str) -> ast.expr | None:
-    try:
-        statement = ast.parse(text).body[0]
-    except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
-        return None
-    if isinstance(statement, ast.AugAssign):  # p /= n computes p / n
-        place = copy.copy(statement.target)
-        node = ast.BinOp(place, statement.op, statement.value)
-        return ast.copy_location(node, statement)
-    return statement.value if isinstance(statement, ast.Expr) else None
-
-
-def assigned_to(text: str) -> str:
-    """``p = `` of an operation in place such as ``p /= n``, which is put before what is right;
-    "" of an expression."""
-    try:
-        statement = ast.parse(text).body[0]
-    except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
-        return ""
-    if not isinstance(statement, ast.AugAssign):
-        return ""
-    return f"{ast.get_source_segment(text, statement.target)} = "
-
-
-def whole_text(text: str) -> str:
-    """The text as an operand of a product."""
-    node = _parsed(text)
-    if node is None:
-        return ""
-    if assigned_to(text):
-        text = f"{ast.unparse(node)}"
-    loose = isinstance(node, ast.BinOp | ast.UnaryOp | ast.Compare | ast.IfExp | ast.Lambda)
-    return f"({text})" if loose else text
-
-
-@lru_cache(maxsize=4096)
-def operand_texts(text: str) -> tuple[str, ...]:
-    """The operands of an operation as they were written, in the order of its arguments."""
-    node = _parsed(text)
-    parts: list[ast.expr] = []
-    if isinstance(node, ast.BinOp):
-        parts = [node.left, node.right]
-    elif isinstance(node, ast.UnaryOp):
-        parts = [node.operand]
-    elif isinstance(node, ast.Compare) and len(node.comparators) == 1:
-        parts = [node.left, node.comparators[0]]
-    elif isinstance(node, ast.Call):
-        f = node.func
-        parts = list(node.args)
-        if isinstance(f, ast.Attribute) and not (isinstance(f.value, ast.Name)
-                                                 and f.value.id in ("np", "numpy")):
-            parts = [f.value, *parts]
-    elif isinstance(node, ast.Attribute | ast.Subscript):
-        parts = [node.value]
-    return tuple(ast.get_source_segment(text, p) or "" for p in parts)
-
-
-def operand_said(text: str, n: int) -> str:
-    """An operand in words."""
-    parts = operand_texts(text)
-    return parts[n] if n < len(parts) and parts[n] else ("the first operand", "the second operand",
-                                                        "an operand")[min(n, 2)]
-
-
-def _joined(left: str, sign: str, right: str) -> str:
-    return f"{left} {sign} {right}" if left and right else ""
 
 
 # -- what is there to use -------------------------------------------------------------------------
@@ -196,22 +124,22 @@ def _scaled(text: str, there: There) -> Iterator[Edit]:
     whole = whole_text(text)
     yield Edit("its sign is wrong", f"-{whole}" if whole else "", lambda e, t: -e.result())
     for name, value in _factors(there):
-        yield Edit(f"the factor {name} is missing", _joined(name, "*", whole),
+        yield Edit(f"the factor {name} is missing", joined(name, "*", whole),
                    lambda e, t, v=value: e.result() * v(t))  # type: ignore[misc]
-        yield Edit(f"the division by {name} is missing", _joined(whole, "/", name),
+        yield Edit(f"the division by {name} is missing", joined(whole, "/", name),
                    lambda e, t, v=value: e.result() / v(t))  # type: ignore[misc]
         if name != "2":
-            yield Edit(f"the factor 2/{name} is missing", _joined(_joined("2", "*", whole), "/",
+            yield Edit(f"the factor 2/{name} is missing", joined(joined("2", "*", whole), "/",
                                                                   name),
                        lambda e, t, v=value: 2 * e.result() / v(t))  # type: ignore[misc]
     for shift in (1.0, -1.0):
         sign = "+" if shift > 0 else "-"
-        yield Edit(f"the term {shift:+.0f} is missing", _joined(text if whole else "", sign, "1"),
+        yield Edit(f"the term {shift:+.0f} is missing", joined(text if whole else "", sign, "1"),
                    lambda e, t, s=shift: e.result() + s)  # type: ignore[misc]
-    yield Edit("1 minus it belongs there", _joined("1", "-", whole), lambda e, t: 1 - e.result())
-    yield Edit("1 plus it belongs there", _joined("1", "+", whole), lambda e, t: 1 + e.result())
+    yield Edit("1 minus it belongs there", joined("1", "-", whole), lambda e, t: 1 - e.result())
+    yield Edit("1 plus it belongs there", joined("1", "+", whole), lambda e, t: 1 + e.result())
     for eps in (1e-5, 1e-6, 1e-8, 1e-12, 1e-3):
-        yield Edit(f"the term {eps:g} is missing", _joined(text if whole else "", "+", f"{eps:g}"),
+        yield Edit(f"the term {eps:g} is missing", joined(text if whole else "", "+", f"{eps:g}"),
                    lambda e, t, s=eps: e.result() + s)  # type: ignore[misc]
 
 
@@ -231,7 +159,7 @@ def _afterwards(text: str, there: There) -> Iterator[Edit]:
 
 def _applied(text: str) -> Iterator[Edit]:
     for name, f in _FUNCTIONS.items():
-        call = f"{name}({text})" if _parsed(text) is not None else ""
+        call = f"{name}({text})" if parsed(text) is not None else ""
         yield Edit(f"{name.strip(' /')} of it is missing" if name != "1 / " else
                    "one over it belongs there", call,
                    lambda e, t, f=f: f(e.result()))  # type: ignore[misc]
@@ -258,7 +186,7 @@ def _operands(event: Event, text: str) -> Iterator[Edit]:
         for other, (sign, f) in _COMPARE.items():
             if other != name:
                 yield Edit(f"{sign} belongs there",
-                           _joined(operand_said(text, 0), sign, operand_said(text, 1)),
+                           joined(operand_said(text, 0), sign, operand_said(text, 1)),
                            lambda e, t, f=f: f(*e.args))  # type: ignore[misc]
     elif name in _CHOICES:
         for other, f in _CHOICES.items():
@@ -282,10 +210,10 @@ def _arithmetic(name: str, text: str) -> Iterator[Edit]:
     a, b = operand_said(text, 0), operand_said(text, 1)
     for other, (sign, f) in _BINARY.items():
         if other != name:
-            yield Edit(f"{sign} belongs where {_BINARY[name][0]} stands", _joined(a, sign, b),
+            yield Edit(f"{sign} belongs where {_BINARY[name][0]} stands", joined(a, sign, b),
                        lambda e, t, f=f: f(*e.args))  # type: ignore[misc]
         if other in ("subtract", "divide"):
-            yield Edit("its operands are exchanged", _joined(whole_text(b), sign, whole_text(a)),
+            yield Edit("its operands are exchanged", joined(whole_text(b), sign, whole_text(a)),
                        lambda e, t, f=f: f(e.args[1], e.args[0]))  # type: ignore[misc]
     kind = "the term" if name in ("add", "subtract") else "the factor"
     if name == "divide":
@@ -299,7 +227,7 @@ def _arithmetic(name: str, text: str) -> Iterator[Edit]:
                lambda e, t: _kept(name, e.args[1]) + 0 * e.result())
     for n, (one, two) in enumerate(((a, b), (b, a))):
         if name == "multiply":
-            yield Edit(f"{one} is to be squared", _joined(f"{whole_text(one)}**2", "*", two),
+            yield Edit(f"{one} is to be squared", joined(f"{whole_text(one)}**2", "*", two),
                        lambda e, t, n=n: e.result() * e.args[n])  # type: ignore[misc]
         for factor, said in ((2.0, "2"), (0.5, "0.5"), (-1.0, "-1")):
             if name in ("add", "subtract"):
@@ -315,7 +243,7 @@ def _kept(name: str, value: Any) -> Any:
 def _products(event: Event, text: str) -> Iterator[Edit]:
     a, b = operand_said(text, 0), operand_said(text, 1)
     sign = "@" if event.name == "matmul" else ","
-    yield Edit("its operands are exchanged", _joined(whole_text(b), sign, whole_text(a)),
+    yield Edit("its operands are exchanged", joined(whole_text(b), sign, whole_text(a)),
                lambda e, t: e.compute(e.args[1], e.args[0], *e.args[2:]))
     for which in ((0,), (1,), (0, 1)):
         said = " and ".join((a, b)[n] for n in which)

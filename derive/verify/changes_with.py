@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from derive.verify.changes import Array, Edit, Make, There, is_values, operand_said, whole_text
+from derive.verify.changes import Array, Edit, Make, There, is_values
 from derive.verify.events import Event, Record
+from derive.verify.operation_text import operand_said, whole_text
 from derive.verify.tape import Linear
 
 

@@ -13,6 +13,10 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self.end, self.calls, self.over = time.process_time() + seconds, 0, False
 
+    def part(self, seconds: float) -> Deadline:
+        """The end of some seconds from now, or this one where it comes first."""
+        return Deadline(min(seconds, self.end - time.process_time()))
+
     def passed(self) -> bool:
         if self.calls % _EVERY == 0:
             self.over = time.process_time() > self.end

@@ -67,7 +67,7 @@ class Library:
         return {size: np.array(rows) for size, rows in found.items()}
 
     def _steps(self, name: str, value: np.ndarray) -> Iterator[np.ndarray]:
-        """The steps of a recurrence's tensor."""
-        for group in self.derived.groups:
-            if group.recurrent and name in group.axis:
-                yield from np.moveaxis(value, group.axis[name], 0)
+        """The steps of a recurrence's tensor; the rows of any, for loops over samples."""
+        axes = {g.axis[name] for g in self.derived.groups if g.recurrent and name in g.axis}
+        for axis in sorted(axes | ({0} if value.ndim > 1 else set())):
+            yield from np.moveaxis(value, axis, 0)

@@ -12,30 +12,32 @@ which the most other operations have the values that the derivation has.
 from __future__ import annotations
 
 import itertools
-import linecache
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from derive.program import Program
-from derive.verify.changes import Edit, There, assigned_to, own_edits
+from derive.verify.changes import Edit, There, is_values, own_edits
 from derive.verify.changes_with import derived_edits, scaled_edits, variable_edits
 from derive.verify.deadline import Deadline
 from derive.verify.events import Change, Event, Record, Site, Step
 from derive.verify.hand import Hand
 from derive.verify.library import Library
+from derive.verify.mend import Mend, cost, mender
 from derive.verify.probe import Run, run
-from derive.verify.report import difference
+from derive.verify.repaired import Repair, repaired, reworded, spelled
 from derive.verify.tape import Linear, NotReplayed, Tape, linear_at
 
 _CLOSE = 1e-9
 _ROUNDING = 1e-12
 Kind = Callable[..., Iterator[Edit]]
 
+_UNWRITTEN = 6  # the cost of a change that has no text
+_ANY = 1000
+_REWORDED = 2.0  # seconds for changes of the text, so that some are left for those of arrays
 _EACH = 3  # changes of one operation that are kept
 _SCORED = 12  # changes among which the best is chosen
 _FAILS = (ArithmeticError, AttributeError, IndexError, KeyError, LookupError, TypeError,
@@ -49,37 +51,6 @@ class Point:
     given: Mapping[str, np.ndarray]
     right: Mapping[str, np.ndarray]
     there: There
-
-
-@dataclass(frozen=True)
-class Repair:
-    """A change of one operation after which gradients are right: which, where, what is wrong
-    there in words, the line as it is and as it should be ("": no text for it), and the lines that
-    called the function that it is in."""
-
-    mends: tuple[str, ...]
-    file: str
-    line: int
-    words: str
-    operation: str
-    source: str
-    corrected: str
-    callers: tuple[tuple[str, int], ...] = ()
-    passed: tuple[int, str] | None = None  # a line that gives what is assigned here another name
-
-    def __str__(self) -> str:
-        said = f"line {self.line}: {self.source}"
-        if self.passed:
-            said += f" (passed on in line {self.passed[0]}: {self.passed[1]})"
-        if self.callers:
-            file, number = self.callers[0]
-            said += f"   (called from line {number}: {linecache.getline(file, number).strip()})"
-        of = f"`{self.operation}`: " if self.operation != self.source else ""
-        said += f"\n            {of}{self.words}"
-        if not self.corrected:
-            return said
-        marks = difference(self.source, self.corrected)
-        return f"{said}\n    mended  {self.corrected}\n            {marks}"
 
 
 def find_repairs(hand: Hand, derived: Program, points: Sequence[Mapping[str, np.ndarray]],
@@ -115,11 +86,20 @@ def find_repairs(hand: Hand, derived: Program, points: Sequence[Mapping[str, np.
                 break
         if best is None:
             break
-        record, edit, mends = best
-        changes[record.site] = partial(_make, edit, there[0].there)
-        found.append(_repair(record, edit, mends, _spelled(hand, derived, record)))
-        left = [p for p in left if p not in mends]
+        if isinstance(best, Mend):
+            hand = best.hand(hand)
+            found.append(reworded(best, goal))
+        else:
+            record, edit = best
+            changes[record.site] = partial(_make, edit, there[0].there)
+            found.append(repaired(record, edit, goal, spelled(hand, derived, record)))
+        left = [p for p in left if p not in goal]
     return tuple(found)
+
+
+def _cost(record: Record, edit: Edit) -> int:
+    site = record.site
+    return cost(site.text, edit.text, site.code.co_filename) if edit.text else _UNWRITTEN
 
 
 def _make(edit: Edit, there: There, event: Event) -> Any:
@@ -130,50 +110,6 @@ def _point(derived: Program, library: Library, given: Mapping[str, np.ndarray]) 
     arrays, sizes, values = library.at(given)
     right = {p: arrays[g] for p, g in derived.gradients.items()}
     return Point(given, right, There(sizes, values))
-
-
-def _spelled(hand: Hand, derived: Program, record: Record) -> dict[str, str]:
-    """How the code at a place can write the sizes: ``len(x)`` for B."""
-    there = record.events[0].names()
-    found: dict[str, str] = {}
-    for name in hand.arguments or ():
-        for axis, size in enumerate(derived.tensors[name].shape):
-            if size.is_Symbol and name in there and there[name].ndim > axis:
-                found.setdefault(str(size), f"{name}.shape[{axis}]" if axis else f"len({name})")
-    return found
-
-
-def _repair(record: Record, edit: Edit, mends: tuple[str, ...], spelled: Mapping[str, str]
-            ) -> Repair:
-    site = record.site
-    for size, text in spelled.items():
-        words, code = (re.sub(rf"\b{re.escape(size)}\b(?!\()", text, part)
-                       for part in (edit.words, edit.text))
-        edit = replace(edit, words=words, text=code)
-    first, start, last, end = site.span
-    lines = [text.rstrip("\n") for text in
-             linecache.getlines(site.code.co_filename)[first - 1:last]]
-    source = " ".join(text.strip() for text in lines)
-    corrected = ""
-    if edit.text and start >= 0 and lines:
-        head = lines[0].encode()[:start].decode() + assigned_to(site.text)
-        tail = lines[-1].encode()[end:].decode()
-        corrected = (head + edit.text + tail).strip()
-    return Repair(mends, site.code.co_filename, site.line, edit.words, site.text, source, corrected,
-                  tuple(record.callers), _passed_on(site))
-
-
-def _passed_on(site: Site) -> tuple[int, str] | None:
-    """The line of the same function that gives a line's result another name (``h = z``): nothing
-    is computed there, so what is missing there is found where the result comes from."""
-    name = re.match(rf"\s*(\w+) = {re.escape(site.text)}$",
-                    linecache.getline(site.code.co_filename, site.line).rstrip())
-    last = max((line for *_, line in site.code.co_lines() if line), default=0)
-    for number in range(site.line + 1, last + 1) if name else ():
-        text = linecache.getline(site.code.co_filename, number).strip()
-        if name and re.fullmatch(rf"\w+ = {re.escape(name[1])}", text):
-            return number, text
-    return None
 
 
 class _Search:
@@ -195,6 +131,8 @@ class _Search:
         self.judges: dict[Site, Linear | None] = {}
         self.known: set[Site] = set()  # operations whose values the derivation has
         self.right: set[Site] = set()  # operations from which such values are computed
+        self.lines: dict[int, int] = {}
+        self.mender = mender(hand, derived, [p.given for p in points])
 
     # -- judging ----------------------------------------------------------------------------------
     def _off(self, given: Mapping[str, np.ndarray], name: str, point: Point) -> float:
@@ -254,35 +192,74 @@ class _Search:
 
     # -- searching --------------------------------------------------------------------------------
     def best(self, goal: tuple[str, ...], keep: tuple[str, ...]
-             ) -> tuple[Record, Edit, tuple[str, ...]] | None:
-        """The best change of one operation that makes the goal right and keeps what is: that
-        after which the most operations have values of the derivation, the simplest of them. Where
-        the gradients are not linear, first only such changes after which a value nearby is the
-        derivation's are followed to the end."""
+             ) -> tuple[Record, Edit] | Mend | None:
+        """The best change of one operation, or of the text, that makes the goal right and keeps
+        what is. Where the gradients are not linear, first only such changes after which a value
+        nearby is the derivation's are followed to the end."""
         names = (*goal, *keep)
         self.judges = {}
         suspects = self.suspects(goal)
         for record in suspects:
             self.judges[record.site] = self._linear(record.site, names)
-        inner = [r for r in suspects if not self._handed(r, goal)]
         own: tuple[Kind, ...] = (own_edits, scaled_edits, variable_edits)
-        for kinds, records, linear, looked in (
-                (own, suspects, True, False), (own, suspects, False, True),
-                ((derived_edits,), inner, True, False), ((derived_edits,), inner, False, True),
-                (own, suspects, False, False)):
-            here = [r for r in records if (self.judges[r.site] is not None) == linear]
-            found = self._found(kinds, here, names, looked)
-            if found and linear:  # it may mend what went wrong before
-                before = set().union(*(record.reads for _, record, _ in found))
-                found += self._found(kinds, [
-                    r for r in records if self.judges[r.site] is None and r.site in before
-                    and r.site not in self.right | self.known], names, True)
-            if found:
-                # the changes of an operation are in order: the simplest come first
-                found = sorted(found, key=lambda f: f[0])[:_SCORED]
-                scores = [self._score(record, edit) for _, record, edit in found]
-                return (*found[int(np.argmax(scores))][1:], goal)
-        return None
+        derived: tuple[Kind, ...] = (derived_edits,)
+        linear, other = ([r for r in records if (self.judges[r.site] is not None) == straight]
+                         for records, straight in ((suspects, True), (suspects, False)))
+        found = self._found(own, linear, names, False)
+        if found:  # it may mend what went wrong before
+            before = set().union(*(record.reads for _, record, _ in found))
+            found += self._found(own, [r for r in other if r.site in before
+                                       and r.site not in self.right | self.known], names, True)
+        reworded = self._reworded(names, (1, 2), found)
+        if reworded or found:
+            return reworded or self._chosen(found)
+        found = self._found(own, other, names, True)
+        if not found:
+            found = [f for records, looked in ((linear, False), (other, True)) for f in self._found(
+                derived, [r for r in records if not self._handed(r, goal)], names, looked)]
+        if not found:
+            reworded = self._reworded(names, (3,), found)
+        if not found and not reworded:
+            found = self._found(own, other, names, False)
+        return reworded or (self._chosen(found) if found else None)
+
+    def _chosen(self, found: list[tuple[int, Record, Edit]]) -> tuple[Record, Edit]:
+        """Of changes that mend the same the one that a person would write with the fewest words,
+        of these that after which the most values are right, of these the simplest."""
+        found = sorted(found, key=lambda f: (_cost(*f[1:]), f[0]))[:_SCORED]
+        best = min(found, key=lambda f: (_cost(*f[1:]) + self._odd_after(f[1], f[2]), f[0]))
+        return best[1], best[2]
+
+    def _reworded(self, names: tuple[str, ...], sizes: Sequence[int],
+                  found: Sequence[tuple[int, Record, Edit]]) -> Mend | None:
+        """A change of the function's text, if there is one that is smaller than what was found on
+        its arrays; of the smallest ones that after which the most values are right."""
+        if self.mender is None or self.changes:
+            return None
+
+        def right(given: Mapping[str, np.ndarray], at: int) -> bool:
+            return self._right(given, self.points[at], names)
+
+        below = min((_cost(record, edit) for _, record, edit in found), default=_ANY)
+        best: tuple[float, Mend] | None = None
+        deadline = self.deadline.part(_REWORDED)
+        for size in sizes:
+            if size > below or best is not None:
+                break
+            for mend in self.mender.mends(right, size, self._suspicion, deadline):
+                total = mend.cost + self._odd(self.mender.run(mend.function))
+                if mend.cost <= below and (best is None or total < best[0]):
+                    best = total, mend
+        return None if best is None else best[1]
+
+    def _suspicion(self, line: int) -> int:
+        """0 of lines that may be wrong, more of those that are surely right."""
+        if not self.lines:
+            for site in self.base.records:
+                rank = 2 if site in self.right else 1 if site in self.known else 0
+                for n in range(site.span[0], site.span[2] + 1):
+                    self.lines[n] = min(rank, self.lines.get(n, rank))
+        return self.lines.get(line, 0)
 
     def _handed(self, record: Record, goal: tuple[str, ...]) -> bool:
         """Whether an operation's result is one of the wrong gradients: the right one in its place
@@ -342,16 +319,19 @@ class _Search:
         return linear_at(self.tape, site, np.concatenate(parts), np.concatenate(wanted),
                          np.concatenate(tolerances))
 
-    def _score(self, record: Record, edit: Edit) -> float:
-        """How many operations have values of the derivation after a change."""
+    def _odd_after(self, record: Record, edit: Edit) -> float:
+        change = {record.site: partial(_make, edit, self.points[0].there)}
+        return self._odd(self.hand, {**self.changes, **change})
+
+    def _odd(self, hand: Hand, changes: Mapping[Site, Change] | None = None) -> float:
+        """How many operations of a run have values that the derivation has not."""
         point = self.points[0]
-        change = {record.site: partial(_make, edit, point.there)}
         try:
-            _, after = run(self.hand, point.given, {**self.changes, **change}, record=True)
+            _, after = run(hand, point.given, changes, record=True)
         except Exception:
-            return 0.0
-        return sum(float(self.library.knows(v, point.there))
-                   for r in after.records.values() for v in r.results[-1:])
+            return np.inf
+        return sum(not self.library.knows(v, point.there) for r in after.records.values()
+                   for v in r.results[-1:] if is_values(v) and np.size(v) > 2)
 
 
 def _recorded(hand: Hand, point: Point, changes: Mapping[Site, Change]

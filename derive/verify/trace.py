@@ -29,10 +29,11 @@ from sympy import Expr
 from derive.errors import ChainruleError, Location
 from derive.nodes import Access, Index
 from derive.program import Equation, Program, Tensor
+from derive.verify.bodies import as_number
 from derive.verify.branches import OWN, Branches, holds, other_paths, witness
 from derive.verify.claim import Claim, Line, claimed_name
 from derive.verify.hand import Hand
-from derive.verify.traced import Dim, NotTraced, Traced, as_number, number
+from derive.verify.traced import Dim, NotTraced, Traced, number
 
 _STATE = threading.local()
 _LEN = len
@@ -290,7 +291,7 @@ class Tracer:
         if isinstance(value, Traced):
             return value
         if isinstance(value, list | tuple) and any(isinstance(v, Traced) for v in value):
-            from derive.verify.trace_functions import stacked
+            from derive.verify.trace_shaping import stacked
 
             return stacked([self.array(v) for v in value], 0)
         if not isinstance(value, Dim | np.ndarray | np.generic | int | float | list | tuple):

@@ -11,8 +11,9 @@ import sympy
 from sympy import Expr, Integer
 
 from derive.nodes import Index, IntegerAccess, Select, SumOver
+from derive.verify.bodies import apart, as_number, put
 from derive.verify.trace_ops import broadcast, over
-from derive.verify.traced import Dim, NotTraced, Traced, apart, as_number, put
+from derive.verify.traced import Dim, NotTraced, Traced
 
 
 @dataclass(frozen=True)

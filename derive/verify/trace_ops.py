@@ -11,7 +11,8 @@ from sympy import Expr, Integer, Mul
 
 from derive.functions import absolute, relu, sign
 from derive.nodes import Index, MaxOver, MinOver, ProdOver, Reduction, Select, SumOver
-from derive.verify.traced import NotTraced, Traced, apart, as_number, is_condition
+from derive.verify.bodies import apart, as_number, is_condition
+from derive.verify.traced import NotTraced, Traced
 
 
 # -- broadcasting ---------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from derive.program import Program
 from derive.reference import evaluate
 
 _TRIED = 12
+_NUDGED = 4  # runs on inputs that differ in their last bits
+_SMALL = 1e-9  # of a gradient, beyond which nothing is taken for rounding
 _ROUNDING = 1e-11  # what strays less is taken for rounding: a guess, which decides no verdict
 
 Point = dict[str, np.ndarray]
@@ -51,6 +53,39 @@ def telling_point(program: Program, function: Callable[[Point], Mapping[str, Any
             worst, most = point, stray
     assert first is not None
     return first if worst is None else worst
+
+
+def straying(program: Program, given: Mapping[str, Any], point: Point
+             ) -> dict[str, tuple[int, ...]]:
+    """The entry of each gradient that strays most from the derived one, at which numeric
+    differentiation is to look: a single wrong entry of a large gradient is missed by chance."""
+    right = evaluate(program, point, tuple(program.gradients.values()))
+    gaps = {n: np.abs(np.asarray(given[n], dtype=float) - right[g])
+            for n, g in program.gradients.items()}
+    return {n: tuple(int(k) for k in np.unravel_index(int(np.argmax(gap)), gap.shape))
+            for n, gap in gaps.items() if gap.ndim and np.any(gap > 0)}
+
+
+def within_rounding(program: Program, function: Callable[[Point], Mapping[str, Any]], point: Point,
+                    names: Sequence[str]) -> set[str]:
+    """Those of some gradients that differ from the derived ones by no more than the function's own
+    rounding: by what its result changes when its inputs change in their last bits. A gradient that
+    is zero because terms cancel is nothing but rounding, and more of it where another is wrong."""
+    right = evaluate(program, point, [program.gradients[n] for n in names])
+    given = function(point)
+    rng = np.random.default_rng(len(names))
+    largest = {n: float(np.max(np.abs(given[n]), initial=0.0)) for n in program.gradients}
+    gaps = {n: float(np.max(np.abs(given[n] - right[program.gradients[n]]), initial=0.0))
+            for n in names}
+    small = [n for n in names if gaps[n] <= _SMALL * max(largest.values())]
+    noise = dict.fromkeys(small, 0.0)
+    for _ in range(_NUDGED if small else 0):
+        nudged = {n: a * (1 + 4 * np.finfo(float).eps * rng.integers(-1, 2, np.shape(a)))
+                  if np.asarray(a).dtype.kind == "f" else a for n, a in point.items()}
+        found = function(nudged)
+        noise = {n: max(noise[n], float(np.max(np.abs(found[n] - given[n]), initial=0.0)))
+                 for n in small}
+    return {n for n in small if gaps[n] <= 8 * noise[n]}
 
 
 def _points(program: Program, seed: int, sizes: Mapping[str, int] | None) -> Iterator[Point]:
