@@ -27,7 +27,7 @@ from derive.verify.counterexample import smaller_point
 from derive.verify.decide import decide
 from derive.verify.edits import NO_PATTERN, explain_differences
 from derive.verify.hand import Hand
-from derive.verify.place import wrong_line
+from derive.verify.place import unread_lines, wrong_line
 from derive.verify.repair import find_repairs
 from derive.verify.report import Finding, Place, Proof, VerifyReport
 from derive.verify.snippet import claim_snippet, function_snippet
@@ -110,7 +110,10 @@ def verify(
         findings, snippet = _with_counterexample(
             derived, function, point, _findings(derived, function, point, wrong, seed, branch))
     proof = Proof() if wrong or not seconds else _prove(derived, function, seconds, paths)
-    notes = function.claim.notes if isinstance(function, Written) else ()
+    notes: tuple[str, ...] = ()
+    if isinstance(function, Written):
+        notes = function.claim.notes
+        findings = (*findings, *unread_lines(function.claim, derived, seed))
     return VerifyReport(derived.name, report, findings, function.label, proof, notes, snippet)
 
 

@@ -75,8 +75,8 @@ def _explain(
     places = [point for point, _ in points]
     base = Base(program, gradient, places)
     right = base.values
-    worst = _counterexample(name, right[0], hand[0])
-    shown = (str(program[name]), worst, _matrix(program[name]))
+    worst = counterexample(name, right[0], hand[0])
+    shown = (str(program[name]), worst, matrix_text(program[name]))
     constant = _constant_factor(program, right, right, hand, places)
     if constant is not None:
         return Finding(name, constant, "", *shown), None
@@ -93,7 +93,7 @@ def _explain(
             words = edit.words + (f"; and {also}" if also else "")
             eq = program.defined[edit.equation]
             as_if = str(replace(eq, body=edit.body))
-            return Finding(name, words, as_if, str(eq), worst, _matrix(eq)), edit
+            return Finding(name, words, as_if, str(eq), worst, matrix_text(eq)), edit
     words = _unnamed_factor(right, hand) or _pattern(program, name, right[0], hand[0])
     return Finding(name, words, "", *shown), None
 
@@ -114,7 +114,7 @@ def _explains(program: Program, values: Iterator[np.ndarray], right: list[np.nda
     return _constant_factor(program, got, right, hand, places)
 
 
-def _matrix(eq: Equation) -> str:
+def matrix_text(eq: Equation) -> str:
     """The right formula in matrix form, where it has one that is as short."""
     form = matrix_form(eq) if eq.reads else None
     if form is None:
@@ -371,7 +371,9 @@ def _pattern(program: Program, name: str, right: np.ndarray, hand: np.ndarray) -
         rows = off.any(axis=others) if others else off
         if rows.sum() < len(rows):
             listed = ", ".join(str(int(n)) for n in np.flatnonzero(rows)[:8])
-            return f"{share}: only those with {index.name} in {{{listed}}}"
+            same = _ratio(right[off], hand[off])
+            factor = f", {same:.6g} times the right ones" if same is not None else ""
+            return f"{share}: only those with {index.name} in {{{listed}}}{factor}"
         with np.errstate(all="ignore"):
             ratio = np.where(np.abs(right) > _CLOSE * scale, hand / right, np.nan)
         spread = np.nanmax(ratio, axis=others) - np.nanmin(ratio, axis=others) if others else None
@@ -384,7 +386,7 @@ def _pattern(program: Program, name: str, right: np.ndarray, hand: np.ndarray) -
     return f"{share}{NO_PATTERN}"
 
 
-def _counterexample(name: str, right: np.ndarray, hand: np.ndarray) -> str:
+def counterexample(name: str, right: np.ndarray, hand: np.ndarray) -> str:
     place = np.unravel_index(int(np.argmax(np.abs(hand - right))), right.shape)
     at = "".join(f"[{int(n)}]" for n in place)
     return f"{name}{at}: yours {hand[place]:.12g}, right {right[place]:.12g}"

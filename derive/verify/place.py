@@ -24,7 +24,9 @@ from derive.reference import evaluate, evaluate_equation
 from derive.text import expression_text
 from derive.verify.claim import Claim, Line
 from derive.verify.decide import combined
+from derive.verify.edits import counterexample, matrix_text
 from derive.verify.parts import parts_of
+from derive.verify.report import Finding
 from derive.verify.where import telling_sizes
 
 _POINTS = 2
@@ -92,12 +94,12 @@ def wrong_line(claim: Claim, derived: Program, wrong: Sequence[str], seed: int =
     deadline = time.process_time() + seconds
     both = combined(claim, derived)
     points = [_point(both, claim, seed + n) for n in range(_POINTS)]
-    stated = _stated(claim, derived, points)
+    reads = {eq.name: [n for n in eq.reads if claim.line(n)] for eq in claim.equations}
+    cone = _closure({claim.gradients[p] for p in wrong}, reads)
+    stated = _stated(claim, derived, points, cone)
     if stated:
         return stated
     parts = list(_parts(derived, points))
-    reads = {eq.name: [n for n in eq.reads if claim.line(n)] for eq in claim.equations}
-    cone = _closure({claim.gradients[p] for p in wrong}, reads)
     lines = [eq.name for eq in claim.equations if eq.name in cone]
     search = _Search(claim, derived, points, tuple(wrong), reads)
     tensors = [part for part in parts if part.whole]
@@ -127,20 +129,58 @@ def wrong_line(claim: Claim, derived: Program, wrong: Sequence[str], seed: int =
     return Place(_line(claim, roots[0])) if len(roots) == 1 else None
 
 
-def _stated(claim: Claim, derived: Program, points: Sequence[_Point]) -> Place | None:
+def _stated(claim: Claim, derived: Program, points: Sequence[_Point], cone: set[str]
+            ) -> Place | None:
     """The first line that says whose adjoint it is and is wrong, of a derivation that was written
-    down with the adjoints on the way."""
-    lines = [claim.line(eq.name) for eq in claim.equations]
-    adjoints = {line: f"_d_{line.claims}" for line in lines
-                if line and line.claims and f"_d_{line.claims}" in derived.defined}
-    if all(line.claims in derived.gradients for line in adjoints):
+    down with the adjoints on the way, and of what the wrong gradients are computed from."""
+    lines = {line: adjoint for line, adjoint in _adjoints(claim, derived) if line.target in cone}
+    if all(line.claims in derived.gradients for line in lines):
         return None  # nothing but the results
-    for line, adjoint in adjoints.items():
-        pairs = [(p.arrays[line.target], p.arrays[adjoint]) for p in points]
-        if any(mine.shape != right.shape or _largest(mine - right) > 1e-9 * _largest(right)
-               for mine, right in pairs):
+    for line, adjoint in lines.items():
+        if not _same(line, adjoint, points):
             return Place(line, str(derived.defined[adjoint]), alone=False)
     return None
+
+
+def _adjoints(claim: Claim, derived: Program) -> Iterator[tuple[Line, str]]:
+    """Lines that say whose adjoint they are, in order, and what the derivation calls it."""
+    for eq in claim.equations:
+        line = claim.line(eq.name)
+        if line and line.claims and f"_d_{line.claims}" in derived.defined:
+            yield line, f"_d_{line.claims}"
+
+
+def _same(line: Line, adjoint: str, points: Sequence[_Point]) -> bool:
+    pairs = [(p.arrays[line.target], p.arrays[adjoint]) for p in points]
+    return all(mine.shape == right.shape and _near(mine, right) for mine, right in pairs)
+
+
+def _near(mine: np.ndarray, right: np.ndarray) -> bool:
+    return _largest(mine - right) <= 1e-9 * _largest(right)
+
+
+def unread_lines(claim: Claim, derived: Program, seed: int = 0) -> list[Finding]:
+    """What is wrong in lines of a derivation that no gradient is computed from: they say whose
+    adjoint they are, and nothing else tells that they are wrong."""
+    reads = {eq.name: [n for n in eq.reads if claim.line(n)] for eq in claim.equations}
+    cone = _closure(set(claim.gradients.values()), reads)
+    lines = [(line, adjoint) for line, adjoint in _adjoints(claim, derived)
+             if line.target not in cone]
+    points = [_point(combined(claim, derived), claim, seed + n) for n in range(_POINTS)]
+    found = []
+    for line, adjoint in lines:
+        mine, right = ([_squeezed(p.arrays[n]) for p in points] for n in (line.target, adjoint))
+        orders = [o for o in _orders(right[0].ndim)
+                  if all(m.shape == r.transpose(o).shape for m, r in zip(mine, right, strict=True))]
+        if not orders or any(_near(mine[0], right[0].transpose(o)) for o in orders):
+            continue  # right in some layout, or in one that the shapes do not tell
+        eq = derived.defined[adjoint]
+        where = f"line {line.where.line}: " if line.where else ""
+        found.append(Finding(
+            str(line.claims), "its adjoint is wrong; no gradient reads it", "", str(eq),
+            counterexample(str(line.claims), right[0].transpose(orders[0]), mine[0]),
+            matrix_text(eq), where + " ".join(line.text.split())))
+    return found
 
 
 def _telling(derived: Program, points: Sequence[_Point]) -> list[str]:

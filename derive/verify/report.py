@@ -133,6 +133,8 @@ class VerifyReport:
     def verdict(self) -> str:
         """"proved", "kinks" (proved, except where the proof says), "agrees" (numerically, within
         the error bars of the table), "wrong" or "undecided"."""
+        if self.findings:  # also of a line that no gradient reads
+            return "wrong"
         numbers = {"pass": "agrees", "fail": "wrong", "undecided": "undecided"}[self.check.verdict]
         return numbers if numbers == "wrong" else self.proof.verdict or numbers
 

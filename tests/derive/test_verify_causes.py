@@ -352,8 +352,9 @@ def test_the_report_names(cause: Cause):
 
 
 ELSEWHERE = [
-    ("dW2 = (h1.T @ d2) * np.array([1, 1.5, 1])", "the ratio depends on k only: 1, 1.5, 1"),
-    ("dW2 = (h1.T @ d2) * np.array([1, 1.5, 1])[:, None]", "only those with j in {1}"),
+    ("dW2 = (h1.T @ d2) * np.array([2, 1.5, 3])", "the ratio depends on k only: 2, 1.5, 3"),
+    ("dW2 = (h1.T @ d2) * np.array([1, 1.5, 1])[:, None]",
+     "3 of 9 entries differ: only those with j in {1}, 1.5 times the right ones"),
     ("dW2 = 1.37 * h1.T @ d2", "1.37 times the right gradient, everywhere"),
     ("dW2 = h1.T @ d2 + 1e-4 * np.cos(h1.T @ h1)", "9 of 9 entries differ"),
 ]

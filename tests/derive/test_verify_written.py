@@ -120,3 +120,25 @@ def test_no_text_brings_another_error(text: str):
     except ChainruleError:
         return
     assert report.verdict in ("wrong", "agrees", "undecided")
+
+
+UNREAD = """
+d_z2[b, k] = (z2[b, k] - t[b, k])/B
+d_h1[b, j] = sum[k](d_z2[b, k]*W2[j, k])
+d_z1[b, j] = (1 - h1[b, j]{power})*d_h1[b, j]
+d_W2[j, k] = sum[b](h1[b, j]*d_z2[b, k])
+"""
+
+
+def test_a_wrong_line_that_no_gradient_reads_is_reported():
+    net = dr.Network("two layers")
+    x, t = net.input("x", "B", 3), net.input("t", "B", 2)
+    net.loss(dr.squared_error(dr.dense(dr.dense(x, 4, dr.tanh), 2), t))
+    assert dr.verify(net, UNREAD.format(power="**2")).verdict == "proved"
+    report = dr.verify(net, UNREAD.format(power=""))
+    assert report.verdict == "wrong" and report.exit_code == 1
+    finding, = report.findings
+    assert finding.parameter == "z1" and "no gradient reads it" in finding.words
+    assert finding.place == "line 4: d_z1[b, j] = (1 - h1[b, j])*d_h1[b, j]"
+    assert finding.formula == "_d_z1[b, j] = (1 - h1[b, j]**2) * _d_h1[b, j]"
+    assert "yours" in finding.counterexample
