@@ -23,10 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 
 import derive as dr
-from codegen.cpu_parts import index_ranges
 from codegen.loading import run_file
 from codegen.memory import Storage
 from derive.points import random_values
@@ -66,14 +64,6 @@ def losses(program: Program) -> Iterator[tuple[str, Program]]:
         yield loss, dr.derive(replace(one, subjects={}), list(wrt))
 
 
-def somewhere(program: Program, sizes: dict[str, int]) -> dict[str, np.ndarray]:
-    """A random point; whole numbers that are no places, such as lengths, are not 0."""
-    values = random_values(program, 0, sizes)
-    places = index_ranges(program)
-    return {n: np.maximum(v, 1) if v.dtype.kind == "i" and n not in places else v
-            for n, v in values.items()}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--examples", help="names; all by default")
@@ -90,7 +80,7 @@ def main() -> int:
                 for loss, derived in losses(program):
                     begun = time.perf_counter()
                     sizes = {s.name: args.rows for s in derived.sizes}
-                    values = somewhere(derived, sizes)
+                    values = random_values(derived, 0, sizes)
                     for name, (parts, storage) in SCHEDULES.items():
                         differ = wrong_kernels(derived, values, Path(folder), parts, sizes,
                                                args.compiled, storage)

@@ -41,6 +41,10 @@ class Forms:
     _known: dict[int, tuple[Equation, Form]] = field(default_factory=dict)
     _numbers: dict[Hashable, int] = field(default_factory=dict)
 
+    def of(self, shapes: Shapes) -> Forms:
+        """The same for an entry point whose tensors are stored in other shapes."""
+        return replace(self, shapes=shapes, _known={})
+
     def kernel(self, tasks: Sequence[Task], numbers: Mapping[str, int],
                lower: Callable[[], Kernel]) -> Kernel:
         """The kernel of some tasks: lowered, or as one that is alike was."""
@@ -77,6 +81,11 @@ class Forms:
                 parts += [form.key, group.axis.get(eq.name),
                           *(_number(tensors, t) for t in form.tensors),
                           *(_number(indices, i) for i in form.indices)]
+            if task.sweep is not None:
+                sweep = task.sweep
+                parts += [sweep.size, *(_number(indices, i) for i in (
+                    sweep.row, sweep.column, *sweep.outer))]
+                parts += [_number(tensors, t) for pair in sweep.tiles.items() for t in pair]
         # indices of one name meet where they stand in several equations
         parts += [i.size for i in indices]
         return Form(tuple(parts), tuple(tensors), tuple(indices))

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from codegen.cuda_device import simulated
-from codegen.footprint import footprint_text
+from codegen.footprint import footprint_text, shown_bytes
 from codegen.half import STORAGES
 from codegen.memory import Storage
 from codegen.model import Model
 from codegen.module import load, render, render_cuda, write
-from codegen.pipeline import STORAGE, compile_program
+from codegen.pipeline import SHOWN, STORAGE, Compiled, compile_program
+from codegen.recompute import AUTO
 from derive.errors import DeclarationError, MissingError, nearest
 from derive.jacobians import gauss_newton_vector
 from derive.optimizers import Optimizer, sgd
@@ -28,7 +29,8 @@ DTYPES = ("float32", "float64", *STORAGES)
 def compile(program: Program, target: str | None = None, optimizer: Optimizer | None = None,
             dtype: str = "float32", parallel: bool | Literal["auto"] = "auto",
             threads: int | None = None, directory: str | Path | None = None,
-            device: str | None = None, storage: Storage = STORAGE) -> Model:
+            device: str | None = None, storage: Storage = STORAGE,
+            recompute: str | int = "auto") -> Model:
     """Compile a derived program for this machine.
 
     Args:
@@ -46,6 +48,9 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
             "cpu" takes the CPU; by default "auto" for the target "cuda", else "cpu". What
             follows, and ``parallel`` and ``threads``, are the CPU's.
         storage: how intermediates are stored (`codegen.memory.Storage`); by default as is fastest.
+        recompute: how many bytes training may take with 64 of each run-time size on two threads
+            (what `emit` tells): above that, intermediates are computed again in the backward pass.
+            "auto" is 1 GiB, and takes what is least above it; "none" keeps all. The CPU's.
 
     Returns:
         A `Model`; call ``initialize`` or ``load`` before training.
@@ -55,6 +60,7 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
             a parameter whose size is not a number.
         DerivationError: the program has no loss or no gradients.
         MissingError: ``device="cuda"`` and there is none: says what is missing.
+        DeclarationError: training takes more than ``recompute`` bytes whatever is computed again.
     """
     _known("dtype", dtype, DTYPES)
     chosen = optimizer or sgd()
@@ -69,7 +75,8 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
                                mend='dtype="float32", or target="cuda", device="cuda"')
     # settings are handed over at run time: another learning rate finds the same compiled module
     compiled = compile_program(program, replace(chosen, settings=dict.fromkeys(chosen.settings, 1)),
-                               storage=storage)
+                               storage=_limited(storage, recompute, dtype))
+    _within(compiled, recompute, dtype)
     count = _threads(threads)
     split = count > 1 if parallel == "auto" else bool(parallel)
     kernels = load(render(compiled, dtype, split, cache=True), directory)
@@ -140,12 +147,12 @@ def _forward_model(part: Program, outputs: tuple[str, ...], optimizer: Optimizer
 
 def emit(program: Program, path: str | Path, target: str = "cpu",
          optimizer: Optimizer | None = None, dtype: str = "float32", force: bool = False,
-         parallel: bool = True, storage: Storage = STORAGE,
+         parallel: bool = True, storage: Storage = STORAGE, recompute: str | int = "auto",
          report: Callable[[str], object] = lambda line: None) -> Path:
     """Write a standalone module that trains the network; see `codegen.module` for its interface.
 
     A module for the target "cuda" is written without a GPU, too. ``report`` is told how much memory
-    training takes (of the target "cpu"); ``storage`` is as for `compile`.
+    training takes (of the target "cpu"); ``storage`` and ``recompute`` are as for `compile`.
 
     Raises:
         DataError: the file exists and was not written by this tool (unless ``force``).
@@ -162,14 +169,45 @@ def emit(program: Program, path: str | Path, target: str = "cpu",
     if target == "cpu" and dtype in STORAGES:
         raise DeclarationError(f"a module for the CPU cannot store intermediates as {dtype}",
                                expected="float32 or float64", mend='target="cuda"')
-    compiled = compile_program(program, optimizer or sgd(), storage=storage,
+    if target == "cuda" and recompute not in ("auto", "none"):
+        raise DeclarationError("a module for a GPU keeps all intermediates",
+                               expected='recompute="auto" or "none"', got=recompute,
+                               mend='target="cpu", or dtype="bfloat16", which halves them')
+    compiled = compile_program(program, optimizer or sgd(),
+                               storage=_limited(storage, recompute, dtype),
                                device=target == "cuda", half=_half(dtype))
+    if target == "cpu":
+        _within(compiled, recompute, dtype)
     text = (render_cuda(compiled, dtype, path.name) if target == "cuda"
             else render(compiled, dtype, parallel, path.name))
     written = write(text, path, force)
     if target == "cpu":
         report(footprint_text(compiled, dtype))
     return written
+
+
+def _limited(storage: Storage, recompute: str | int, dtype: str) -> Storage:
+    """The storage with the elements that training may take."""
+    if recompute == "none":
+        return storage
+    limit = AUTO if recompute == "auto" else recompute
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise DeclarationError("recompute is no number of bytes",
+                               expected='"auto", "none" or a whole number of at least 1',
+                               got=repr(recompute))
+    return replace(storage, recompute=limit // (8 if dtype == "float64" else 4))
+
+
+def _within(compiled: Compiled, recompute: str | int, dtype: str) -> None:
+    """Refuses a limit of memory that cannot be kept."""
+    if isinstance(recompute, str):
+        return
+    least = shown_bytes(compiled, 2, dtype)
+    if least > recompute:
+        raise DeclarationError(
+            f"training takes {least} bytes at least, with {SHOWN} of each run-time size on two "
+            "threads", expected="recompute of as many bytes", got=recompute,
+            mend=f"recompute={least}, or a smaller network")
 
 
 def _half(dtype: str) -> str | None:

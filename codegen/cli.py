@@ -59,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--show", metavar="STAGE",
                      help="print a stage: simplified, packed, schedule, memory, loops, cost (of "
                           "--target cuda) or text")
+    sub.add_argument("--recompute", default="auto", metavar="BYTES",
+                     help="bytes that training may take, with 64 of each run-time size on two "
+                          "threads: above, intermediates are computed again (auto: 1 GiB; none)")
     _training(sub, dtypes=("float32", "float64", "float16", "bfloat16"))
     _force(sub)
 

@@ -6,9 +6,8 @@ import numpy as np
 from sympy import Expr, Integer, Mul
 
 from codegen.entries import given
-from codegen.pipeline import Compiled
-
-SHOWN = 64  # what each run-time size is in the sentence of `footprint_text`
+from codegen.pipeline import SHOWN, Compiled
+from codegen.recompute import is_again
 
 
 def training_bytes(compiled: Compiled, parts: int = 1, dtype: str = "float32") -> Expr:
@@ -25,10 +24,21 @@ def training_bytes(compiled: Compiled, parts: int = 1, dtype: str = "float32") -
     return item*(flat + plan.arena(Integer(parts)) + sum(floats)) + sum(numbers)
 
 
+def shown_bytes(compiled: Compiled, parts: int = 1, dtype: str = "float32") -> int:
+    """`training_bytes` with `SHOWN` of each run-time size."""
+    sizes = dict.fromkeys(compiled.program.sizes, SHOWN)
+    return int(training_bytes(compiled, parts, dtype).subs(sizes))
+
+
 def footprint_text(compiled: Compiled, dtype: str = "float32") -> str:
     """``Training on batches of 64 takes 1.31 MB, on two threads 1.35 MB.``"""
-    sizes = dict.fromkeys(compiled.program.sizes, SHOWN)
-    one, two = (float(training_bytes(compiled, n, dtype).subs(sizes))/1e6 for n in (1, 2))
+    one, two = (shown_bytes(compiled, n, dtype)/1e6 for n in (1, 2))
     what = " and ".join(f"{size} = {SHOWN}" for size in compiled.program.sizes)
-    return f"Training{f' with {what}' if what else ''} takes {one:.3g} MB, " \
+    text = f"Training{f' with {what}' if what else ''} takes {one:.3g} MB, " \
            f"on two threads {two:.3g} MB."
+    schedule = compiled.entries["gradient"].schedule
+    tiled = {eq.name for sweep in schedule.sweeps for eq in sweep.equations}
+    again = [eq.name for eq in schedule.program.equations
+             if is_again(eq.tensor) and eq.name not in tiled]
+    count = f"{len(again)} intermediates are" if len(again) != 1 else "One intermediate is"
+    return text + (f" {count} computed again in the backward pass." if again else "")

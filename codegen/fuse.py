@@ -13,7 +13,17 @@ from typing import Any
 
 from sympy import Expr
 
-from codegen.loops import If, Let, Loop, Product, Statement, Store, expressions, statements
+from codegen.loops import (
+    If,
+    Let,
+    Loop,
+    Matrix,
+    Product,
+    Statement,
+    Store,
+    expressions,
+    statements,
+)
 from derive.nodes import Access, Index, accesses, bound_indices
 
 
@@ -80,7 +90,8 @@ def _indices(body: tuple[Statement, ...]) -> set[Index]:
     for node in statements(body):
         if isinstance(node, Loop):
             found.add(node.index)
-        for expr in expressions(node):
+        places = node.places if isinstance(node, Product) else ()  # a product's own rows, columns
+        for expr in (*expressions(node), *places):
             found |= set(bound_indices(expr)) | {s for s in expr.free_symbols
                                                  if isinstance(s, Index)}
     return found
@@ -97,7 +108,7 @@ def substituted(node: Any, known: Mapping[Expr, Expr]) -> Any:
         return node.xreplace(known)
     if isinstance(node, tuple):
         return tuple(substituted(n, known) for n in node)
-    if isinstance(node, Loop | Let | Store | If | Product):
+    if isinstance(node, Loop | Let | Store | If | Product | Matrix):
         return replace(node, **{f.name: substituted(getattr(node, f.name), known)
                                 for f in fields(node)})
     return node

@@ -39,6 +39,7 @@ from codegen.ranges import sharpen
 from codegen.schedule import Phase, Task
 from codegen.shares import is_share
 from codegen.sums import gathered, other_side, prefers_target
+from codegen.tile_loops import sweep_statements
 from derive.nodes import (
     Index,
     IntegerAccess,
@@ -259,6 +260,9 @@ def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shape
     lowering = Lowering(part, shapes, in_place=not device)
     body: list[Statement] = []
     for task in tasks:
+        if task.sweep is not None:
+            body += sweep_statements(lowering, task.sweep, shapes)
+            continue
         if task.group.recurrent:
             body += (_rows_of_recurrence(lowering, task) if device and task.part is not None
                      else _recurrence(lowering, task.group))
@@ -277,7 +281,7 @@ def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shape
 def begins_kernel(task: Task, before: Sequence[Task], forms: Forms) -> bool:
     """Whether a task starts a kernel of its own: a recurrence, what is packed for a product, or
     a matrix product that reads nothing packed in front of it. What follows is fused behind."""
-    if task.group.recurrent:
+    if task.group.recurrent or task.sweep is not None:
         return True
     eq = task.group.equations[0]
     origin = eq.tensor.origin
@@ -298,7 +302,7 @@ def group_tasks(phase: Phase, forms: Forms) -> tuple[tuple[Task, ...], ...]:
         return tuple((task,) for task in phase.tasks)
     groups: list[list[Task]] = []
     for task in phase.tasks:
-        alone = groups and (groups[-1][0].group.recurrent
+        alone = groups and (groups[-1][0].group.recurrent or groups[-1][0].sweep is not None
                             or is_share(groups[-1][0].group.equations[0].tensor))
         if not groups or alone or begins_kernel(task, groups[-1], forms) or _size(
                 task.part) != _size(groups[-1][-1].part):

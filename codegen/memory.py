@@ -21,6 +21,7 @@ from codegen.memory_blocks import block_rows, blockable
 from codegen.memory_lives import Life, aligned, lay_out
 from codegen.schedule import Schedule, Task
 from codegen.shares import PARTS, is_share
+from codegen.tiles import Wanted
 from derive.errors import DeclarationError
 from derive.nodes import IntegerAccess, Select
 from derive.program import Program, Tensor
@@ -39,6 +40,10 @@ class Storage:
     ``reuse``: places are used again; else every intermediate is there when an entry point returns.
     ``block``: rows that a thread takes through a phase at once (None: chosen for the cache).
     ``shares``: sums over rows are added up thread by thread (None: where that pays).
+    ``tiles``: rows and columns of the tiles in which a softmax between products is computed (None:
+    where that pays, in tiles of a size that fits the cache; False: nowhere).
+    ``recompute``: elements of a training step, with 64 of each run-time size on two threads, above
+    which intermediates are computed again in the backward pass (None: never).
     ``half``: what has two dims or more, and is not wanted when all is done, is stored in 16 bits.
     ``columns``: there are phases split over columns (None: where that saves barriers).
     """
@@ -48,6 +53,8 @@ class Storage:
     shares: bool | None = None
     half: bool = False
     columns: bool | None = None
+    tiles: Wanted = None
+    recompute: int | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +158,9 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
     back = {gradient: name for name, gradient in program.gradients.items()
             if name not in program.jacobians}
     after = {new: old for old, new in program.updates.items() if old in states.slots}
+    shapes = schedule.stored
+    beside = {name: tile for sweep in schedule.sweeps for name, tile in sweep.tiles.items()
+              if name != tile}  # which lie in the tile of another
     stored: set[str] = set()
     shares: list[str] = []
     for name, tensor in program.tensors.items():
@@ -166,14 +176,15 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
         elif name in program.defined and is_share(tensor):
             shares.append(name)
         elif name in program.defined:
-            stored.add(name)
+            if name not in beside:
+                stored.add(name)
         else:
             slots[name] = Slot(GIVEN + name, Integer(0), tensor.shape)
     wanted = frozenset(stored) if not storage.reuse else stored & frozenset(kept)
     shared, own_lives, blocks = _lives(schedule, groups, stored, wanted, storage)
     small = {life.name for life in shared if storage.half and _halved(program, life)}
     offsets, length = lay_out([life for life in shared if life.name not in small])
-    slots |= {n: Slot("w", at, program.tensors[n].shape) for n, at in offsets.items()}
+    slots |= {n: Slot("w", at, shapes[n]) for n, at in offsets.items()}
     for name in shares:
         shape = program.tensors[name].shape
         count = int(Mul(*shape))
@@ -184,10 +195,12 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
     made: list[Block | None] = []
     for lives, rows in zip(own_lives, blocks, strict=True):
         offsets, elements = lay_out(lives)
-        slots |= {n: Slot(OWN, at, program.tensors[n].shape) for n, at in offsets.items()}
+        slots |= {n: Slot(OWN, at, shapes[n]) for n, at in offsets.items()}
         made.append(Block(rows, elements) if lives else None)
+    slots |= {name: slots[tile] for name, tile in beside.items()}
     ordered = {n: slots[n] for n in program.tensors}
-    present = frozenset(n for n in slots if n in wanted or n not in {*stored, *shares})
+    present = frozenset(n for n in slots if n in wanted
+                        or n not in {*stored, *shares, *beside})
     return Plan(ordered, length, tuple(made), present, schedule.batch, halves)
 
 
@@ -206,7 +219,7 @@ def _lives(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]], store
            ) -> tuple[list[Life], list[list[Life]], list[int]]:
     """Lifetimes across phases (counted in phases), inside each phase (counted in its kernels), and
     the rows of each phase's blocks."""
-    program = schedule.program
+    program, shapes = schedule.program, schedule.stored
     born: dict[str, tuple[int, int]] = {}
     read: dict[str, tuple[int, int]] = {}
     for phase, kernels in enumerate(groups):
@@ -219,7 +232,7 @@ def _lives(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]], store
     shared: list[Life] = []
     inside: list[list[Life]] = [[] for _ in groups]
     for name in (n for n in program.tensors if n in stored):
-        shape, (phase, time), last = program.tensors[name].shape, born[name], read[name]
+        shape, (phase, time), last = shapes[name], born[name], read[name]
         if name in wanted:
             shared.append(Life(name, phase, None, shape))
         elif cut[phase] and last[0] == phase and shape[:1] == (schedule.batch,):

@@ -4,6 +4,8 @@
     → packed       products over windows as plain products, what is the same in every row once,
                    sums over rows as sums of the threads' shares
                                                 (taps.py, pack.py, invariants.py, shares.py)
+    → laid out     intermediates in the order in which products are largest     (layouts.py)
+    → tiled        softmax between products, tile by tile (tile_search.py, tiles.py, tile_loops.py)
     → schedule     phases of tasks, each split over one index            (schedule.py)
     → memory       a place for every tensor in a few flat buffers        (memory.py)
     → loops        one loop-nest tree for each form of task
@@ -20,23 +22,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from sympy import Symbol
+from sympy import Add, Integer, Mul, Symbol
 
 from codegen.alike import Forms
 from codegen.invariants import hoist_rows
+from codegen.layouts import laid_out
 from codegen.loops import Kernel
 from codegen.lower import group_tasks, lower_tasks
 from codegen.memory import Layout, Plan, Storage, flat_layout, plan_memory
 from codegen.pack import pack
+from codegen.recompute import fit
 from codegen.schedule import Phase, Schedule, Task, choose_batch, make_schedule
 from codegen.shares import shared_sums
 from codegen.taps import single_taps
+from codegen.tile_search import tiled
+from codegen.tiles import Sweep
 from derive.errors import DerivationError
 from derive.inference import label_inputs
 from derive.optimizers import Optimizer
 from derive.program import Program
 
 STORAGE = Storage()
+SHOWN = 64  # what each run-time size is where memory is told or limited
+Groups = tuple[tuple[Task, ...], ...]
 STAGES = ("simplified", "packed", "schedule", "memory", "loops", "cost", "text")
 
 
@@ -101,25 +109,65 @@ def determined(program: Program, given: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+@dataclass(frozen=True)
+class _Planner:
+    """One program through schedule and memory plan; ``kept`` is wanted when all is done."""
+
+    batch: Symbol | None
+    parameters: Layout
+    states: Layout
+    kept: tuple[str, ...]
+    storage: Storage
+    forms: Forms
+    device: bool
+
+    def plan(self, program: Program) -> tuple[Schedule, tuple[Groups, ...], Plan]:
+        sweeps: tuple[Sweep, ...] = ()
+        if self.storage.reuse and not self.device:  # a GPU's kernels are launched one by one
+            program = laid_out(program, self.batch, self.kept)
+            program, sweeps = tiled(program, self.batch, self.kept, self.storage.tiles)
+        schedule = make_schedule(program, self.batch,
+                                 False if self.device else self.storage.columns, sweeps)
+        forms = self.forms.of(schedule.stored)
+        groups = tuple(group_tasks(phase, forms) for phase in schedule.phases)
+        if self.device:  # kernels follow each other, and there is a barrier behind each
+            phases = [(Phase("pieces", tasks), (tasks,)) for kernels in groups
+                      for tasks in kernels]
+            schedule = replace(schedule, phases=tuple(p for p, _ in phases))
+            groups = tuple(g for _, g in phases)
+        return schedule, groups, plan_memory(schedule, groups, self.parameters, self.states,
+                                             self.kept, self.storage)
+
+
+def shown_elements(plan: Plan) -> int:
+    """Work space on two threads, with `SHOWN` of each run-time size."""
+    arena = plan.arena(Integer(2))
+    return int(arena.subs(dict.fromkeys(arena.free_symbols, SHOWN)))
+
+
 def compile_entry(name: str, program: Program, batch: Symbol | None, numbers: Mapping[str, int],
                   parameters: Layout, states: Layout, kept: Iterable[str], storage: Storage,
                   forms: Forms, device: bool = False) -> Entry:
     """One program through schedule, memory plan and lowering; ``kept`` is wanted when the entry
     point returns, ``numbers`` are those of the equations, ``forms`` keeps the kernels that layers
     and entry points share."""
-    schedule = make_schedule(program, batch, False if device else storage.columns)
-    groups = tuple(group_tasks(phase, forms) for phase in schedule.phases)
-    if device:  # kernels follow each other, and there is a barrier behind each
-        phases = [(Phase("pieces", tasks), (tasks,)) for kernels in groups for tasks in kernels]
-        schedule = replace(schedule, phases=tuple(p for p, _ in phases))
-        groups = tuple(g for _, g in phases)
-    plan = plan_memory(schedule, groups, parameters, states, tuple(kept), storage)
+    planner = _Planner(batch, parameters, states, tuple(kept), storage, forms, device)
+    schedule, groups, plan = planner.plan(program)
+    limit = storage.recompute if name == "gradient" and not device else None
+    if limit is not None and batch is not None and shown_elements(plan) > limit:
+        program = fit(program, batch, limit, lambda one: shown_elements(planner.plan(one)[2]))
+        schedule, groups, plan = planner.plan(program)
+    known = dict(numbers)
+    for eq in schedule.program.equations:  # what was made of the equations of this entry point
+        if eq.name not in known and eq.tensor.origin is not None:
+            known[eq.name] = known[eq.tensor.origin[1]]
+    own = forms.of(schedule.stored)
 
     def kernel(tasks: tuple[Task, ...]) -> Kernel:
         def lower() -> Kernel:
-            return lower_tasks(numbers, tasks, forms.shapes, device)
+            return lower_tasks(known, tasks, own.shapes, device)
 
-        return lower() if device else forms.kernel(tasks, numbers, lower)
+        return lower() if device else own.kernel(tasks, known, lower)
 
     return Entry(name, schedule, plan, tuple(tuple(map(kernel, tasks)) for tasks in groups))
 
@@ -173,12 +221,20 @@ def compile_program(program: Program, optimizer: Optimizer,
                              *program.jacobians.values(), *program.updates.values())
     batch, numbers = choose_batch(packed), equation_numbers(packed)
     forms = Forms({n: t.shape for n, t in packed.tensors.items()})
+    if storage.recompute is not None:
+        beside = Add(parameters.total, 2*states.total, trained*(1 + len(optimizer.moments)), *(
+            Mul(*t.shape)*(2 if t.dtype == "int" else 1) for t in program.given
+            if t.role not in ("parameter", "state")))
+        beside = beside.subs(dict.fromkeys(program.sizes, SHOWN))
+        storage = replace(storage, recompute=storage.recompute - int(beside))
     entries = {
         name: compile_entry(name, packed.only(*wanted), batch, numbers, parameters, states,
                             wanted, storage, forms, device)
         for name, wanted in roots.items()
         if wanted and name in only
     }
+    own = {n: t for e in entries.values() for n, t in e.program.tensors.items()}
+    packed = replace(packed, tensors={**own, **packed.tensors})
     return Compiled(program, packed, optimizer, parameters, trained, states, _apart(entries),
                     label_inputs(program), half)
 

@@ -13,22 +13,26 @@ and what is made with them. All follow from the equations' indices; no layer has
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from sympy import Symbol
+from sympy import Expr, Symbol
 
+from codegen.recompute import is_again
 from codegen.shares import is_share, share_index
+from codegen.tiles import Sweep
 from derive.nodes import Index, accesses, bound_indices
 from derive.program import Equation, Group, Program
 
 
 @dataclass(frozen=True)
 class Task:
-    """One group of equations and the index it is split over (None: not split)."""
+    """One group of equations and the index it is split over (None: not split); ``sweep`` says
+    how those of a softmax between products are computed tile by tile."""
 
     group: Group
     part: Index | None
+    sweep: Sweep | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,15 @@ class Schedule:
     program: Program
     batch: Symbol | None
     phases: tuple[Phase, ...]
+    sweeps: tuple[Sweep, ...] = ()
+
+    @property
+    def stored(self) -> dict[str, tuple[Expr, ...]]:
+        """What is stored of each tensor: its shape, or a tile's."""
+        shapes = {n: t.shape for n, t in self.program.tensors.items()}
+        for sweep in self.sweeps:
+            shapes |= sweep.shapes
+        return shapes
 
     def __str__(self) -> str:
         lines = [f"batch: {self.batch if self.batch is not None else 'none'}"]
@@ -54,6 +67,8 @@ class Schedule:
             for task in phase.tasks:
                 split = f"split over {task.part.name}" if task.part is not None else "whole"
                 kind = "recurrence, " if task.group.recurrent else ""
+                if task.sweep is not None:
+                    kind = "in tiles of {}×{}, ".format(*task.sweep.size)
                 lines += [f"  {eq}    ({kind}{split})" for eq in task.group.equations]
         return "\n".join(lines)
 
@@ -89,27 +104,35 @@ def choose_batch(program: Program) -> Symbol | None:
     return max(ordered, key=lambda s: score[s])
 
 
-def make_schedule(program: Program, batch: Symbol | None = None, columns: bool | None = None
-                  ) -> Schedule:
+def make_schedule(program: Program, batch: Symbol | None = None, columns: bool | None = None,
+                  sweeps: tuple[Sweep, ...] = ()) -> Schedule:
     """Phases such that every task reads only earlier phases, or its own row (or column) in its
     own phase. ``columns``: whether there are phases of columns (None: where a quarter of the
-    barriers goes with them)."""
+    barriers goes with them). Each of ``sweeps`` is one task."""
     batch = choose_batch(program) if batch is None else batch
-    without = _phases(program, batch, columns=False) if not columns else ()
-    if columns is False or batch is None or (columns is None and len(without) < SOME):
-        return Schedule(program, batch, without or _phases(program, batch, columns=False))
-    within = _phases(program, batch, columns=True)
-    fewer = columns or FEWER*len(within) <= len(without)
-    return Schedule(program, batch, within if fewer else without)
+    groups = _with_sweeps(program.groups, sweeps)
+
+    def scheduled(columns: bool) -> tuple[Phase, ...]:
+        return _phases(program, groups, batch, columns)
+
+    phases = scheduled(False) if not columns else ()
+    if columns or (columns is None and batch is not None and len(phases) >= SOME):
+        within = scheduled(batch is not None)
+        phases = within if columns or FEWER*len(within) <= len(phases) else phases
+    of = {sweep.equations[0].name: sweep for sweep in sweeps}
+    return Schedule(program, batch, tuple(
+        Phase(p.kind, tuple(replace(t, sweep=of.get(t.group.equations[0].name))
+                            for t in p.tasks)) for p in phases), sweeps)
 
 
 SOME = 4  # phases from which on it is worth to look for fewer
 FEWER = 4/3  # phases without those of columns for each phase with them, at least
 
 
-def _phases(program: Program, batch: Symbol | None, columns: bool) -> tuple[Phase, ...]:
+def _phases(program: Program, groups: Sequence[Group], batch: Symbol | None, columns: bool
+            ) -> tuple[Phase, ...]:
     sizes = {n: t.shape for n, t in program.tensors.items()}
-    todo = list(program.groups)
+    todo = list(groups)
     done: set[str] = {t.name for t in program.given}
     phases: list[Phase] = []
 
@@ -135,6 +158,20 @@ def _phases(program: Program, batch: Symbol | None, columns: bool) -> tuple[Phas
     return tuple(phases)
 
 
+def _with_sweeps(groups: Sequence[Group], sweeps: Sequence[Sweep]) -> list[Group]:
+    """The groups in order, the equations of each sweep as one, where the last of them stands."""
+    of = {eq.name: sweep for sweep in sweeps for eq in sweep.equations}
+    last = {eq.name: group for group in groups for eq in group.equations}
+    found = []
+    for group in groups:
+        sweep = of.get(group.equations[0].name)
+        if sweep is None:
+            found.append(group)
+        elif last[sweep.equations[-1].name] is group:
+            found.append(Group(sweep.equations))
+    return found
+
+
 def _outside_reads(group: Group) -> set[str]:
     own = {eq.name for eq in group.equations}
     return {r for eq in group.equations for r in eq.reads} - own
@@ -142,17 +179,47 @@ def _outside_reads(group: Group) -> set[str]:
 
 def _take_rows(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
                batch: Symbol | None) -> tuple[list[Task], list[Group]]:
+    """Everything that keeps to its rows and reads what is ready. What is computed again waits until
+    it is read, by one of these, or by what can be computed next."""
     if batch is None:
         return [], list(todo)
     ready, tasks, rest = set(done), [], []
-    for group in todo:
-        part = _group_row(group, sizes, batch)
-        if part is not None and _outside_reads(group) <= ready:
+    copies: dict[str, Group] = {}
+
+    def asked(group: Group) -> list[Group]:
+        """The copies that a group reads, each behind those that it reads itself."""
+        found: dict[str, Group] = {}
+        for name in sorted(_outside_reads(group) & set(copies), key=list(copies).index):
+            found |= {g.equations[0].name: g for g in asked(copies[name])}
+            found[name] = copies[name]
+        return list(found.values())
+
+    def take(groups: Sequence[Group], row: Symbol) -> None:
+        for group in groups:
+            part = _group_row(group, sizes, row)
+            assert part is not None, "only what keeps to its rows is computed again"
             tasks.append(Task(group, part))
-            ready |= {eq.name for eq in group.equations}
+            ready.update(eq.name for eq in group.equations)
+            copies.pop(group.equations[0].name, None)
+
+    def reads(group: Group, beside: Sequence[Group]) -> set[str]:
+        return set().union(*map(_outside_reads, (group, *beside))) - {
+            eq.name for g in beside for eq in g.equations}
+
+    for group in todo:
+        if is_again(group.equations[0].tensor) and len(group.equations) == 1:
+            copies[group.equations[0].name] = group
+            continue
+        before = asked(group)
+        if _group_row(group, sizes, batch) is not None and reads(group, before) <= ready:
+            take([*before, group], batch)
         else:
             rest.append(group)
-    return tasks, rest
+    for group in rest:
+        before = asked(group)
+        if before and reads(group, before) <= ready:
+            take(before, batch)
+    return tasks, [g for g in todo if g in rest or g.equations[0].name in copies]
 
 
 def _group_row(group: Group, sizes: dict[str, tuple], batch: Symbol) -> Index | None:
@@ -170,6 +237,9 @@ def _take_pieces(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
     split: set[str] = set()  # what this phase makes, each thread its part of the first index
     for group in todo:
         new = _outside_reads(group) - done
+        if batch is not None and is_again(group.equations[0].tensor):
+            rest.append(group)
+            continue
         if new and not (new <= split and _keeps_to_piece(group, new, sizes)):
             rest.append(group)
             continue
@@ -197,6 +267,9 @@ def take_columns(todo: Sequence[Group], done: set[str], sizes: Mapping[str, tupl
     for group in todo:
         new = _outside_reads(group) - done
         eq = group.equations[0]
+        if is_again(eq.tensor) or (len(group.equations) > 1 and not group.recurrent):
+            rest.append(group)  # a copy, or a sweep: it keeps to its rows
+            continue
         part = _piece(group) if not new else None
         if len(group.equations) == 1 and not group.recurrent and not is_share(eq.tensor):
             part = _column(eq, new, split, sizes, batch)

@@ -46,7 +46,8 @@ def shared_sums(program: Program, batch: Symbol | None, wanted: bool | None = No
     equations: list[Equation] = []
     for eq in program.equations:
         smallest = 0 if wanted else max(WORTH, SMALLER*_count(eq.tensor.shape))
-        cut = None if eq.name in recurrent else _cut(eq, program, batch, smallest)
+        whole = eq.name in recurrent or is_share(eq.tensor)
+        cut = None if whole else _cut(eq, program, batch, smallest)
         equations += [eq] if cut is None else cut
     tensors = {**program.tensors, **{eq.name: eq.tensor for eq in equations}}
     return replace(program, tensors=tensors, equations=tuple(equations))

@@ -53,9 +53,15 @@ def do_emit(args: argparse.Namespace) -> Outcome:
     with progress(f"writing {out}"):
         memory: list[str] = []
         codegen.emit(derived, out, target=args.target, optimizer=_optimizer(args),
-                     dtype=args.dtype, force=args.force, report=memory.append)
+                     dtype=args.dtype, force=args.force, report=memory.append,
+                     recompute=_recompute(args.recompute))
     return OK, {"module": out, "target": args.target, "memory": " ".join(memory)}, "\n".join(
         [f"wrote {out}", *memory, f"check it with: python {out} --self-test"])
+
+
+def _recompute(text: str) -> str | int:
+    """``--recompute``: a number of bytes, "auto" or "none"."""
+    return int(text) if text.isdecimal() else text
 
 
 def do_verify(args: argparse.Namespace) -> Outcome:

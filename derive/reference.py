@@ -238,7 +238,14 @@ def _(expr: sympy.Add, scope: _Scope) -> Array:
 
 @_value.register
 def _(expr: sympy.Mul, scope: _Scope) -> Array:
-    return _fold(np.multiply, [scope.value(a) for a in expr.args])
+    """A factor that is a guard is a strong zero: where it does not hold, the product is 0 whatever
+    the others are (0·inf would be NaN)."""
+    guards = [a for a in expr.args if isinstance(a, Select) and a.no == 0]
+    if not guards:
+        return _fold(np.multiply, [scope.value(a) for a in expr.args])
+    product = _fold(np.multiply, [scope.value(a.yes if a in guards else a) for a in expr.args])
+    holds = _fold(np.logical_and, [scope.value(g.condition) for g in guards])
+    return np.where(holds, product, 0.0)
 
 
 @_value.register
