@@ -1,14 +1,18 @@
 """Two ranks of one thread against one process of two threads, on rows of the CPU benchmark.
 
     python benchmarks/mpi.py [--rounds 7] [--rows 784-2048-2048-10,…] [--json FILE]
+    python benchmarks/mpi.py --rate 1gbit [--delay 0.5]   # ranks at both ends of a link
 
 Both do the same minibatches; runs are interleaved, and the figure is the median of the rounds'
 ratios (1.00: the ranks are as fast as the threads; the aim is 0.90 for steps of 5 ms and more).
-``hidden`` is the share of the time for sending gradients that disappears behind the backward pass:
-1 - (seconds spent on sending with overlap) / (without). ``shard`` and ``bfloat16`` are the steps of
-these options against the plain ones of the ranks; ``state`` the bytes of the optimizer's moments
-and own slice on rank 0, whole and in slices, measured, with what `state_bytes` predicts for the
-slices in brackets. Takes a few minutes; on a machine that others use, only ratios mean something.
+``sending`` is the share of a step that is spent on the gradients' way where they are sent at its
+end. ``points`` and ``thread`` are the shares of that which disappear where each bucket is sent as
+soon as it is computed, (seconds of a step without overlap - with) / (seconds of sending): MPI is
+called between sections of the backward pass, or by a thread. ``shard`` and ``bfloat16`` are the
+steps of these options against the plain ones of the ranks; ``state`` the bytes of the optimizer's
+moments and own slice on rank 0, whole and in slices, measured, with what `state_bytes` predicts for
+the slices in brackets. A row takes a minute, most of it compiling; on a machine that others use,
+only ratios mean something.
 """
 
 from __future__ import annotations
@@ -20,16 +24,18 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cpu_rows import ROWS, Row, data
+from mpi_link import placed
 
 LARGE = ("784-512-512-10", "784-2048-2048-10", "cnn-28x28-32-64", "lstm-64-128-t64",
          "lstm-128-256-t64", "encoder-128-t128", "encoder-256-t256", "784-256-32-256-784")
 SECONDS = 3600.0  # that ranks wait for an order
-WAYS = ("plain", "late", "shard", "bfloat16")
+WAYS = ("plain", "late", "thread", "shard", "bfloat16")
 
 
 # -- what is timed ------------------------------------------------------------------------------
@@ -49,6 +55,7 @@ def threads_of(row: Row, count: int) -> None:
 def ranks_of(row: Row) -> None:
     """One of several ranks: rank 0 reads a number of steps and a way, and answers."""
     from codegen.configuration import RanksPlan
+    from codegen.mpi.exchange import Sender
     from codegen.mpi.model import SharedModel, compile_shared
     from codegen.mpi.shard import state_bytes
     from codegen.mpi.team import Team
@@ -62,7 +69,8 @@ def ranks_of(row: Row) -> None:
     for name, plan in plans.items():
         models[name] = compile_shared(program, team, row.optimizer, threads=1, plan=plan)
         models[name].initialize(0)
-    models["late"] = models["plain"]
+    models |= {"late": models["plain"], "thread": models["plain"]}
+    sender = Sender()
     values: dict[int, list[dict[str, np.ndarray]]] = {}
 
     def batches(model: SharedModel, steps: int) -> list[dict[str, np.ndarray]]:
@@ -81,7 +89,8 @@ def ranks_of(row: Row) -> None:
         if not steps:
             return
         model = models[WAYS[way]]
-        model.overlap = WAYS[way] != "late"
+        model.overlap, model.sender = WAYS[way] != "late", (
+            sender if WAYS[way] == "thread" else None)
         given = batches(model, steps)
         team.meet()
         before, start = model.sending, time.perf_counter()
@@ -104,8 +113,8 @@ def ranks_of(row: Row) -> None:
 class Side:
     """A job that answers orders on a pipe; between two of them it sleeps."""
 
-    def __init__(self, command: list[str]) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
+    def __init__(self, command: list[str], environment: Mapping[str, str] = os.environ) -> None:
+        environment = {**environment, "PYTHONPATH": os.pathsep.join(
             [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])}
         self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, env=environment)
@@ -127,13 +136,14 @@ class Side:
         self.process.wait()
 
 
-def measure(name: str, ranks: int, rounds: int) -> dict[str, Any]:
-    """One row of the table."""
+def measure(name: str, ranks: int, rounds: int, rate: str, delay: float) -> dict[str, Any]:
+    """One row of the table; without a rate, of ranks that share memory."""
     from codegen.mpi.launch import mpiexec
 
     own = [sys.executable, __file__, "--work", name]
     one = Side([*own, "--threads", str(ranks)])
-    many = Side([*mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py", *own[1:]])
+    work = [sys.executable, "-m", "mpi4py", *own[1:]]
+    many = Side(*placed(work, rate, delay)) if rate else Side([*mpiexec(), "-n", str(ranks), *work])
     for way in range(len(WAYS)):  # compiled, and warm
         many.ask(f"2 {way}")
     one.ask("2")
@@ -154,7 +164,10 @@ def measure(name: str, ranks: int, rounds: int) -> dict[str, Any]:
         "ms": 1e3 * median(lambda r: r["threads"]["seconds"]) / steps,
         "efficiency": median(lambda r: r["threads"]["seconds"] / r["plain"]["seconds"]),
         "sending": median(lambda r: r["late"]["sending"] / r["late"]["seconds"]),
-        "hidden": median(lambda r: 1 - r["plain"]["sending"] / r["late"]["sending"]),
+        "points": median(lambda r: (r["late"]["seconds"] - r["plain"]["seconds"])
+                         / r["late"]["sending"]),
+        "thread": median(lambda r: (r["late"]["seconds"] - r["thread"]["seconds"])
+                         / r["late"]["sending"]),
         "shard": median(lambda r: r["shard"]["seconds"] / r["plain"]["seconds"]),
         "bfloat16": median(lambda r: r["bfloat16"]["seconds"] / r["plain"]["seconds"]),
         "state": rows[0]["plain"]["state"], "state_sharded": rows[0]["shard"]["state"],
@@ -167,6 +180,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rows", default=",".join(LARGE))
+    parser.add_argument("--rate", default="", help="of a link: none, 10gbit, 100mbit, …")
+    parser.add_argument("--delay", type=float, default=0, help="of a link, milliseconds")
     parser.add_argument("--json")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
@@ -179,13 +194,14 @@ def main() -> int:
             ranks_of(row)
         return 0
     found = []
-    print(f"{'row':20} {'ms':>7} {'ranks/threads':>13} {'sending':>8} {'hidden':>7} {'shard':>6} "
-          f"{'bfloat16':>8}  state")
+    print(f"{'row':20} {'ms':>7} {'ranks/threads':>13} {'sending':>8} {'points':>7} {'thread':>7} "
+          f"{'shard':>6} {'bfloat16':>8}  state")
     for name in args.rows.split(","):
-        each = measure(name, args.ranks, args.rounds)
+        each = measure(name, args.ranks, args.rounds, args.rate, args.delay)
         found.append(each)
         print(f"{name:20} {each['ms']:7.2f} {each['efficiency']:13.2f} {each['sending']:8.1%} "
-              f"{each['hidden']:7.0%} {each['shard']:6.2f} {each['bfloat16']:8.2f}  "
+              f"{each['points']:7.0%} {each['thread']:7.0%} {each['shard']:6.2f} "
+              f"{each['bfloat16']:8.2f}  "
               f"{each['state']:,} → {each['state_sharded']:,} ({each['state_predicted']:,})",
               flush=True)
     if args.json:

@@ -205,12 +205,13 @@ def train(config: RunConfig, force: bool = False, team: Any = None) -> RunResult
         "machine": f"{platform.machine()} {platform.system()}", "command": sys.argv[1:],
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    _compare(team, settings, session)  # before anything of another run is written over
     if team is None or team.first:
         folder.mkdir(parents=True, exist_ok=True)
         if session.training.store is not None:
             session.training.store.clear()
         write_atomically(folder / RUN, (json.dumps(settings, indent=1) + "\n").encode())
-    _compare(team, settings, session)
+    _begin(team, folder)
     return _go(session, folder, settings)
 
 
@@ -247,6 +248,7 @@ def resume(folder: Path, epochs: int | None = None, team: Any = None,
     config = replace(config, device=session.model.device)
     settings = {**settings, "config": config.to_dict()}
     _compare(team, settings, session)
+    _begin(team, folder)
     return _go(session, folder, settings)
 
 
@@ -264,7 +266,13 @@ def _compare(team: Any, settings: Mapping[str, Any], session: Session) -> None:
            **{f"the {n} data": f"{d['rows']} rows, checksum {d['fingerprint']}"
               for n, d in settings["data"].items()}}
     team.compare(own)
-    team.training(settings["config"]["out"])
+
+
+def _begin(team: Any, folder: Path) -> None:
+    """The folder is there: from here on a launcher may go on from it."""
+    if team is not None:
+        team.meet()
+        team.training(str(folder))
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -32,13 +32,13 @@ class Location:
 
 
 def user_location() -> Location | None:
-    """The innermost frame that is neither inside this project nor the script that an installer
-    made of the command: the line that the user wrote."""
+    """The innermost frame that is neither inside this project, nor in the script that an installer
+    made of the command, nor in what starts a rank: the line that the user wrote."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
         own = file.startswith((*_OWN_FOLDERS, "<frozen")) or Path(file).name in _COMMAND
-        if not own:
+        if not own and "mpi4py" not in Path(file).parts:
             return Location(file, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None

@@ -15,12 +15,15 @@ from codegen.mpi.team import NOTES, RANKS, Team, TogetherError, note
 from codegen.verbs import INTERRUPTED, MISSING, USAGE
 from derive.errors import ChainruleError, DeclarationError, MissingError
 
+# what a launcher tells its ranks: MPICH and Intel MPI, PMIx, Open MPI, Slurm
+_NUMBERS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb on this rank; returns the exit code."""
     args = parser().parse_args(argv)
-    own = next((os.environ[n] for n in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
-                if n in os.environ), "0")
+    own = next((os.environ[n] for n in _NUMBERS if n in os.environ), "0")
     try:
         if args.verb not in ("train", "resume"):
             raise DeclarationError(f"{args.verb!r} does not run over MPI",
@@ -75,9 +78,12 @@ def _run(team: Team, args: object, stderr: object) -> int:
 
 
 def _as_started(team: Team) -> None:
-    """Whether the MPI of mpiexec is the one that mpi4py has loaded."""
-    wanted = int(os.environ.get(RANKS, "0"))
-    if wanted and team.size != wanted:
+    """Whether the MPI of mpiexec is the one that mpi4py has loaded: if not, every rank believes
+    that it is the only one. Without our launcher, what mpiexec or srun left to its ranks says so.
+    """
+    said = [int(os.environ[n]) for n in (RANKS, *_COUNTS) if os.environ.get(n, "").isdecimal()]
+    wanted = said[0] if RANKS in os.environ and said else max(said, default=0)
+    if wanted > 1 and team.size != wanted and (team.size == 1 or RANKS in os.environ):
         version = team.MPI.Get_library_version().split("\n")[0].strip()
         raise MissingError(
             f"mpiexec started {wanted} ranks, and mpi4py sees {team.size}: they are of different "

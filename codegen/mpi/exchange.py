@@ -11,6 +11,8 @@ All begin when they are made and are looked after by ``advance``, for MPI works 
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -151,6 +153,54 @@ class Packed(Whole):
         for count, words in zip(self.counts, self.words, strict=True):
             self.whole[first:first + count] = decode(self._got[at:at + words], self.kind)
             at, first = at + words, first + count
+
+
+class Sender:
+    """Buckets on their way, looked after by a thread while compiled code runs.
+
+    MPI works while it is called, and a section of the backward pass may take longer than a bucket
+    needs. The thread sleeps between two looks: what it costs is theirs.
+    """
+
+    def __init__(self, pause: float = 0.0003) -> None:
+        self.pause = pause
+        self._flying: list[Whole] = []
+        self._lock = threading.Lock()
+        self._some = threading.Event()
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def send(self, made: list[Whole]) -> None:
+        """Look after these as well."""
+        with self._lock:
+            self._flying += made
+        if made:
+            self._some.set()
+
+    def finish(self) -> None:
+        """Wait until all are done.
+
+        Raises:
+            Exception: what the thread has met.
+        """
+        with self._lock:
+            flying, self._flying = self._flying, []
+            self._some.clear()
+            if self._error is not None:
+                raise self._error
+        finish(flying)
+
+    def _run(self) -> None:
+        while True:
+            self._some.wait()
+            time.sleep(self.pause)
+            with self._lock:
+                try:
+                    self._flying = advanced(self._flying)
+                except Exception as error:  # said by the thread that asks
+                    self._error, self._flying = error, []
+                if not self._flying:
+                    self._some.clear()
 
 
 def advanced(flying: list[Whole]) -> list[Whole]:

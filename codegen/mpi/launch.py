@@ -55,19 +55,29 @@ def mpiexec() -> list[str]:
     """The command that starts ranks: the one beside this Python, or the first one found.
 
     Raises:
-        MissingError: there is none, or no mpi4py.
+        MissingError: there is none, or no mpi4py, or they belong to different MPIs.
     """
     beside = Path(sys.executable).parent / "mpiexec"
     path = str(beside) if beside.exists() else shutil.which("mpiexec")
     if path is None:
         raise MissingError("there is no mpiexec here", expected="an MPI",
                            mend='python -m pip install "chainrule[mpi-local]"')
-    try:
-        import mpi4py  # noqa: F401
-    except ImportError:
-        mpi()  # says what is missing
     said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-    return [path, "--oversubscribe"] if "Open MPI" in said or "OpenRTE" in said else [path]
+    own = mpi(initialize=False).Get_library_version()
+    found, loaded = _kind(said), _kind(own)
+    if found != loaded and "?" not in (found, loaded):
+        raise MissingError(f"mpiexec is that of {found}, mpi4py loads {loaded}: every rank would "
+                           "believe that it is the only one", expected=f"the mpiexec of {loaded}",
+                           got=path, mend="put it before the other one on PATH, or "
+                           'python -m pip install "chainrule[mpi-local]"')
+    return [path, "--oversubscribe"] if found == "Open MPI" else [path]
+
+
+def _kind(version: str) -> str:
+    """Whose ranks understand each other; ``?`` where the words say nothing known."""
+    if "Open MPI" in version or "OpenRTE" in version:
+        return "Open MPI"
+    return "MPICH" if any(n in version for n in ("MPICH", "HYDRA", "Intel(R) MPI")) else "?"
 
 
 def _without(argv: Sequence[str], *options: str) -> list[str]:
@@ -95,6 +105,9 @@ def _once(command: list[str], count: int, notes: Path) -> tuple[int, str, str]:
     for reader in readers:
         reader.start()
     watch.start()
+    asked: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: (asked.append(n), process.terminate()))
+              for number in (signal.SIGTERM, signal.SIGHUP)}  # mpiexec ends the ranks
     try:
         while True:
             try:
@@ -104,9 +117,13 @@ def _once(command: list[str], count: int, notes: Path) -> tuple[int, str, str]:
                 watch.tell(signal.SIGINT)
     finally:
         watch.over.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
     for reader in readers:
         reader.join(5)
     watch.join()
+    if asked:
+        raise SystemExit(128 + asked[0])
     text = b"".join(said)
     folder = notes / "folder"
     where = folder.read_text() if folder.exists() else ""

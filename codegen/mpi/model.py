@@ -27,6 +27,7 @@ from codegen.mpi.exchange import (
     Halves,
     Packed,
     Scattered,
+    Sender,
     Whole,
     advanced,
     finish,
@@ -65,6 +66,7 @@ class SharedModel(Model):
         self.set(**made.settings)
         self.program, self.shared, self.team, self.plan = program, shared, team, plan
         self.overlap = True
+        self.sender = Sender() if team.far else None
         self.sending = 0.0  # seconds spent on the flat gradient's way
         kernels = self.kernels
         self._where = kernels.offsets("gradient", (1,) * len(kernels.SIZES))
@@ -141,6 +143,7 @@ class SharedModel(Model):
     def _sections(self, arguments: tuple, where: dict[str, Any], alone: bool) -> None:
         flying: list[Whole] = []
         held: list[Stop] = []
+        sender = None if alone else self.sender
         for n, stop in zip(self._order, self._stops, strict=True):
             if self._parts == 1:
                 self.kernels.gradient_section(n, 0, 1, *arguments)
@@ -154,12 +157,16 @@ class SharedModel(Model):
                 held.append(stop)
                 continue
             start = time.perf_counter()
-            flying += self._send(stop, where)
-            flying = advanced(flying)  # MPI works on while it is called
+            made = self._send(stop, where)
+            if sender is None:
+                flying = advanced(flying + made)  # MPI works on while it is called
+            else:
+                sender.send(made)
             self.sending += time.perf_counter() - start
         start = time.perf_counter()
-        flying += [f for stop in held for f in self._send(stop, where)]
-        finish(flying)
+        if sender is not None:
+            sender.finish()
+        finish(flying + [f for stop in held for f in self._send(stop, where)])
         if self.shard is not None and not alone:
             self.shard.take(self._run.d, [b for b in self.shard.buckets if not b.summed])
         self.sending += time.perf_counter() - start

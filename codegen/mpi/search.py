@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from codegen.mpi.launch import mpiexec
-from codegen.mpi.team import mpi
 from codegen.search import Search, _finished, _optuna, _study, _suggest, _trial, read_search
 from derive.errors import DataError, DeclarationError
 
@@ -30,7 +29,6 @@ def search_on_ranks(path: Path, folder: Path, count: int, trials: int) -> None:
     """
     if count < 1:
         raise DeclarationError("a search has at least one rank", got=count)
-    mpi()
     command = [*mpiexec(), "-n", str(count + 1), sys.executable, "-m", "mpi4py.futures", "-m",
                "codegen.mpi.search", str(path), str(folder), str(trials)]
     if subprocess.run(command, check=False).returncode:

@@ -23,7 +23,7 @@ import numpy as np
 
 from codegen.checkpoint import Checkpoint, Store
 from codegen.mpi.pulse import Pulse
-from derive.errors import ChainruleError, DataError, MissingError
+from derive.errors import ChainruleError, DataError, Location, MissingError
 from derive.files import write_atomically
 
 STEP_SECONDS = 5.0  # how long a rank may take longer than the others: in a step,
@@ -50,20 +50,25 @@ class DifferentRanksError(TogetherError):
     """The ranks do not run the same thing."""
 
 
-def mpi() -> Any:
-    """mpi4py's module, MPI initialised.
+def mpi(initialize: bool = True) -> Any:
+    """mpi4py's module; MPI initialised, unless the process is none of the ranks.
 
     Raises:
         MissingError: mpi4py is not installed, or finds no MPI that fits it.
     """
     mend = 'python -m pip install "chainrule[mpi-local]"'
     try:
+        import mpi4py
+
+        mpi4py.rc.initialize &= initialize
         from mpi4py import MPI
     except ImportError as error:
         raise MissingError("mpi4py is not installed", mend=mend) from error
     except RuntimeError as error:
         raise MissingError("mpi4py finds no MPI library that it can load",
                            got=str(error).strip().splitlines()[0], mend=mend) from error
+    if initialize and not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
     return MPI
 
 
@@ -94,6 +99,12 @@ class Team:
     def here(self) -> int:
         """How many ranks run on this machine."""
         return sum(node == platform.node() for node, _, _ in self._processes)
+
+    @property
+    def far(self) -> bool:
+        """Whether a thread shall look after what is on its way: some ranks are on other machines,
+        and MPI may be called by several threads."""
+        return self.here < self.size and self.MPI.Query_thread() >= self.MPI.THREAD_MULTIPLE
 
     @property
     def threads(self) -> int:
@@ -225,7 +236,8 @@ class Team:
         said = found[bad[0]]["error"]
         where = "" if len(bad) == self.size else f"{ranks(bad)}: "
         raise TogetherError(where + said["text"], expected=said["expected"], got=said["got"],
-                            mend=said["mend"], missing=said["missing"])
+                            mend=said["mend"], missing=said["missing"],
+                            where=Location(*said["where"]) if said["where"] else None)
 
     def save(self, store: Store, make: Callable[[], Checkpoint], apart: Sequence[str] = ()
              ) -> None:
@@ -356,7 +368,8 @@ def _said(error: BaseException) -> dict[str, Any]:
     own = error if isinstance(error, ChainruleError) else ChainruleError(
         f"{type(error).__name__}: {error}")
     return {"text": own.what, "expected": _text(own.expected), "got": _text(own.got),
-            "mend": own.mend, "missing": isinstance(error, MissingError)}
+            "mend": own.mend, "missing": isinstance(error, MissingError),
+            "where": own.where and [own.where.file, own.where.line]}
 
 
 def _text(value: object) -> str | None:

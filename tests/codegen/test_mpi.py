@@ -166,11 +166,17 @@ def test_long_and_many_buckets_in_flight_come_to_the_same(tmp_path: Path):
     config = (folder / "run.toml").read_text().replace("batch = 7", "batch = 29")
     (folder / "run.toml").write_text(config + "[ranks]\nbucket = 1\n")
     for out, more in (("one", ()), ("two", ("--ranks", "2")),
-                      ("short", ("--ranks", "3", "--compress", "float16"))):
+                      ("short", ("--ranks", "3", "--compress", "float16")),
+                      ("far", ("--ranks", "2")), ("slices", ("--ranks", "2", "--shard"))):
+        if out == "far":  # as if they were on several machines: a thread looks after what is sent
+            (folder / "net.py").write_text((folder / "net.py").read_text() + """
+import codegen.mpi.team
+codegen.mpi.team.Team.far = True
+""")
         code, said = finish(folder, "train", "run.toml", "--out", out, *more)
         assert code == 0, said
     want = parameters(folder / "one")
-    for out, bar in (("two", 1e-12), ("short", 1e-2)):
+    for out, bar in (("two", 1e-12), ("short", 1e-2), ("far", 1e-12), ("slices", 1e-12)):
         got = parameters(folder / out)
         assert max(np.abs(got[n] - v).max() for n, v in want.items()) < bar, out
 
@@ -198,6 +204,7 @@ def test_ranks_with_different_networks_are_told_before_the_first_step(tmp_path: 
     code, said = finish(folder, "train", "run.toml", "--ranks", "2")
     assert code == 2, said
     assert said.count("the ranks do not agree on the network") == 1
+    assert "mpi4py" not in said, "the line that is pointed at would be nobody's"
 
 
 def test_a_rank_that_stops_before_the_first_step_ends_the_job(tmp_path: Path):
