@@ -29,11 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cpu_rows import ROWS, Row, data
+from cpu_rows import ADAM, ROWS, Row, data
 from mpi_link import placed
 
 LARGE = ("784-512-512-10", "784-2048-2048-10", "cnn-28x28-32-64", "lstm-64-128-t64",
          "lstm-128-256-t64", "encoder-128-t128", "encoder-256-t256", "784-256-32-256-784")
+# a deep one: most of its gradients have other layers' backward pass to hide behind
+DEEP = Row("784-8x1024-10", "mlp", {"layers": (784, *[1024] * 8, 10)}, 512, ADAM)
 SECONDS = 3600.0  # that ranks wait for an order
 WAYS = ("plain", "late", "thread", "shard", "bfloat16")
 
@@ -69,6 +71,7 @@ def ranks_of(row: Row) -> None:
     for name, plan in plans.items():
         models[name] = compile_shared(program, team, row.optimizer, threads=1, plan=plan)
         models[name].initialize(0)
+    behind = Behind(models["plain"])
     models |= {"late": models["plain"], "thread": models["plain"]}
     sender = Sender()
     values: dict[int, list[dict[str, np.ndarray]]] = {}
@@ -93,7 +96,7 @@ def ranks_of(row: Row) -> None:
             sender if WAYS[way] == "thread" else None)
         given = batches(model, steps)
         team.meet()
-        before, start = model.sending, time.perf_counter()
+        before, behind.seconds, start = model.sending, 0.0, time.perf_counter()
         for batch in given:
             model.gradient(batch)
             model.update()
@@ -103,10 +106,27 @@ def ranks_of(row: Row) -> None:
             state += model.shard.gradient.nbytes if model.shard else 0
             kernels = model.kernels
             print(json.dumps({
-                "seconds": passed, "sending": model.sending - before, "state": state,
+                "seconds": passed, "sending": model.sending - before,
+                "behind": behind.seconds, "state": state,
                 "predicted": state_bytes(int(kernels.P_TRAINED), kernels.MOMENTS,
                                          kernels.DTYPE.itemsize, team.size,
                                          model.shard is not None)}), flush=True)
+
+
+class Behind:
+    """Seconds of the sections of a gradient after which a bucket is already on its way."""
+
+    def __init__(self, model: Any) -> None:
+        self.seconds = 0.0
+        first = next(n for n, stop in enumerate(model._stops) if stop.buckets)
+        late, section = set(model._order[first + 1:]), model.kernels.gradient_section
+
+        def timed(number: int, *arguments: Any) -> None:
+            start = time.perf_counter()
+            section(number, *arguments)
+            self.seconds += (time.perf_counter() - start) * (number in late)
+
+        model.kernels.gradient_section = timed
 
 
 # -- who times ----------------------------------------------------------------------------------
@@ -164,6 +184,7 @@ def measure(name: str, ranks: int, rounds: int, rate: str, delay: float) -> dict
         "ms": 1e3 * median(lambda r: r["threads"]["seconds"]) / steps,
         "efficiency": median(lambda r: r["threads"]["seconds"] / r["plain"]["seconds"]),
         "sending": median(lambda r: r["late"]["sending"] / r["late"]["seconds"]),
+        "bound": median(lambda r: min(1.0, r["late"]["behind"] / r["late"]["sending"])),
         "points": median(lambda r: (r["late"]["seconds"] - r["plain"]["seconds"])
                          / r["late"]["sending"]),
         "thread": median(lambda r: (r["late"]["seconds"] - r["thread"]["seconds"])
@@ -187,21 +208,21 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        row = next(r for r in ROWS if r.name == args.work)
+        row = next(r for r in (*ROWS, DEEP) if r.name == args.work)
         if args.threads:
             threads_of(row, args.threads)
         else:
             ranks_of(row)
         return 0
     found = []
-    print(f"{'row':20} {'ms':>7} {'ranks/threads':>13} {'sending':>8} {'points':>7} {'thread':>7} "
-          f"{'shard':>6} {'bfloat16':>8}  state")
+    print(f"{'row':20} {'ms':>7} {'ranks/threads':>13} {'sending':>8} {'bound':>6} {'points':>7} "
+          f"{'thread':>7} {'shard':>6} {'bfloat16':>8}  state")
     for name in args.rows.split(","):
         each = measure(name, args.ranks, args.rounds, args.rate, args.delay)
         found.append(each)
         print(f"{name:20} {each['ms']:7.2f} {each['efficiency']:13.2f} {each['sending']:8.1%} "
-              f"{each['points']:7.0%} {each['thread']:7.0%} {each['shard']:6.2f} "
-              f"{each['bfloat16']:8.2f}  "
+              f"{each['bound']:6.0%} {each['points']:7.0%} {each['thread']:7.0%} "
+              f"{each['shard']:6.2f} {each['bfloat16']:8.2f}  "
               f"{each['state']:,} → {each['state_sharded']:,} ({each['state_predicted']:,})",
               flush=True)
     if args.json:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -106,8 +108,13 @@ def _once(command: list[str], count: int, notes: Path) -> tuple[int, str, str]:
         reader.start()
     watch.start()
     asked: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: (asked.append(n), process.terminate()))
-              for number in (signal.SIGTERM, signal.SIGHUP)}  # mpiexec ends the ranks
+
+    def end(number: int, _: object) -> None:
+        asked.append(number)
+        process.terminate()  # mpiexec ends the ranks
+
+    here = threading.current_thread() is threading.main_thread()  # others may not ask for signals
+    before = {n: signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGHUP) if here}
     try:
         while True:
             try:
@@ -152,15 +159,35 @@ def _pass_on(pipe: IO[bytes], out: TextIO, said: list[bytes]) -> None:
 def _ended(watch: _Watch, text: bytes, done: set[int]) -> str:
     pid = re.search(rb"PID (\d+) RUNNING", text)
     rank = next((r for r, p in watch.pids.items() if pid and p == int(pid[1])), None)
-    if rank is None:
-        rank = next((r for r in watch.ended if r not in done), None)
+    lost = {r: status for r, status in watch.ended.items() if r not in done}
+    by_itself = next((r for r, status in lost.items() if status and os.WIFEXITED(status)), None)
+    if rank is None:  # mpiexec is silent where a rank ends by itself; the others it kills
+        rank = next(iter(lost), None) if by_itself is None else by_itself
     killed = re.search(rb"\(signal (\d+)\)|KILLED BY SIGNAL: (\d+)", text)
     code = re.search(rb"EXIT CODE: (\d+)", text)
     who = "a rank" if rank is None else f"rank {rank}"
     if killed:
         number = int(killed[1] or killed[2])
         return f"{who} was killed by signal {number} ({signal.Signals(number).name})"
-    return f"{who} ended without a word" + (f", exit code {int(code[1])}" if code else "")
+    number = os.WEXITSTATUS(lost[by_itself] or 0) if by_itself is not None else (
+        int(code[1]) if code else 0)
+    return f"{who} ended without a word" + (f", exit code {number}" if number else "")
+
+
+def _status(pid: int, file: int) -> int | None:
+    """How a process that is no child of ours has ended; None where the kernel does not say."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if words[0] == "Z":  # nobody has asked for it yet
+            return int(words[49])
+    except OSError:
+        pass
+    request = bytearray(struct.pack("Q56x", 1 << 3))  # struct pidfd_info, PIDFD_INFO_EXIT
+    try:
+        fcntl.ioctl(file, 0xC040FF0B, request)  # PIDFD_GET_INFO, of Linux 6.15 and later
+    except OSError:
+        return None
+    return int(struct.unpack_from("i", request, 60)[0])
 
 
 class _Watch(threading.Thread):
@@ -170,7 +197,7 @@ class _Watch(threading.Thread):
         super().__init__(daemon=True)
         self.notes, self.count = notes, count
         self.pids: dict[int, int] = {}
-        self.ended: list[int] = []
+        self.ended: dict[int, int | None] = {}  # by rank, how: as `os.waitpid` has it
         self.over = threading.Event()
 
     def run(self) -> None:
@@ -190,7 +217,8 @@ class _Watch(threading.Thread):
                 time.sleep(0.02)
                 continue
             for file, _ in poll.poll(50):
-                self.ended.append(files.pop(file))
+                rank = files.pop(file)
+                self.ended[rank] = _status(self.pids[rank], file)
                 poll.unregister(file)
                 os.close(file)
         for file in files:

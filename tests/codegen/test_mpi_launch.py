@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 pytest.importorskip("mpi4py")
 
 from codegen.mpi.exchange import Sender, Whole
-from codegen.mpi.launch import mpiexec
+from codegen.mpi.launch import _status, mpiexec
 from derive.errors import MissingError
 from tests.codegen.test_mpi import _rank, finish, place, start
 
@@ -55,6 +56,32 @@ def test_a_launcher_that_is_told_to_end_ends_its_ranks(tmp_path: Path):
     for rank in (0, 1):
         with pytest.raises(AssertionError, match="no process"):
             _rank(folder, rank)
+
+
+def test_a_rank_that_exits_is_named_with_its_code_not_those_that_are_killed_with_it(
+        tmp_path: Path):
+    folder = place(tmp_path)
+    text = (folder / "net.py").read_text()
+    (folder / "net.py").write_text(text.replace("def data():", """def data():
+    import os
+    if os.environ["PMI_RANK"] == "1":
+        os._exit(3)"""))
+    code, said = finish(folder, "train", "run.toml", "--ranks", "3")
+    assert code == 3, said
+    assert said.count("rank 1 ended without a word, exit code 3") == 1, said
+
+
+@pytest.mark.parametrize("reaped", [False, True])
+@pytest.mark.parametrize(("how", "status"), [("exit 3", 3 << 8), ("kill -9 $$", 9)])
+def test_how_a_process_has_ended_is_known_of_strangers(how: str, status: int, reaped: bool):
+    process = subprocess.Popen(["sh", "-c", how])
+    file = os.pidfd_open(process.pid)
+    select.select([file], [], [], 10)
+    if reaped:
+        process.wait()
+    assert _status(process.pid, file) in ({status, None} if reaped else {status})  # older kernels
+    process.wait()
+    os.close(file)
 
 
 def test_ranks_that_raise_at_first_are_said_once_with_the_line(tmp_path: Path):
