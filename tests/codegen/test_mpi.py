@@ -167,7 +167,7 @@ def test_long_and_many_buckets_in_flight_come_to_the_same(tmp_path: Path):
     (folder / "run.toml").write_text(config + "[ranks]\nbucket = 1\n")
     for out, more in (("one", ()), ("two", ("--ranks", "2")),
                       ("short", ("--ranks", "3", "--compress", "float16")),
-                      ("far", ("--ranks", "2")), ("slices", ("--ranks", "2", "--shard"))):
+                      ("far", ("--ranks", "2"))):
         if out == "far":  # as if they were on several machines: a thread looks after what is sent
             (folder / "net.py").write_text((folder / "net.py").read_text() + """
 import codegen.mpi.team
@@ -176,7 +176,7 @@ codegen.mpi.team.Team.far = True
         code, said = finish(folder, "train", "run.toml", "--out", out, *more)
         assert code == 0, said
     want = parameters(folder / "one")
-    for out, bar in (("two", 1e-12), ("short", 1e-2), ("far", 1e-12), ("slices", 1e-12)):
+    for out, bar in (("two", 1e-12), ("short", 1e-2), ("far", 1e-12)):
         got = parameters(folder / out)
         assert max(np.abs(got[n] - v).max() for n, v in want.items()) < bar, out
 
