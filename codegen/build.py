@@ -24,6 +24,7 @@ from derive.program import Program
 TARGETS = ("cpu", "cuda")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "float64", *STORAGES)
+PRODUCTS = ("own", "vendor")
 
 
 def compile(program: Program, target: str | None = None, optimizer: Optimizer | None = None,
@@ -148,16 +149,25 @@ def _forward_model(part: Program, outputs: tuple[str, ...], optimizer: Optimizer
 def emit(program: Program, path: str | Path, target: str = "cpu",
          optimizer: Optimizer | None = None, dtype: str = "float32", force: bool = False,
          parallel: bool = True, storage: Storage = STORAGE, recompute: str | int = "auto",
-         report: Callable[[str], object] = lambda line: None) -> Path:
+         report: Callable[[str], object] = lambda line: None, products: str = "own") -> Path:
     """Write a standalone module that trains the network; see `codegen.module` for its interface.
 
     A module for the target "cuda" is written without a GPU, too. ``report`` is told how much memory
     training takes (of the target "cpu"); ``storage`` and ``recompute`` are as for `compile`.
+    ``products``: "own", or "vendor" for those of cuBLAS through cupy (target "cuda", single or
+    double precision).
 
     Raises:
         DataError: the file exists and was not written by this tool (unless ``force``).
+        DeclarationError: an option is unknown, or not for this target.
     """
     _known("target", target, TARGETS)
+    _known("products", products, PRODUCTS)
+    if products == "vendor" and (target != "cuda" or dtype in STORAGES):
+        raise DeclarationError(
+            "matrix products by the vendor's library are for a GPU, in single or double precision",
+            got=f"target={target!r}, dtype={dtype!r}",
+            mend='target="cuda" with dtype="float32", or products="own"')
     _known("dtype", dtype, DTYPES)
     path = Path(path)
     if optimizer is not None and optimizer.curvature:
@@ -178,8 +188,8 @@ def emit(program: Program, path: str | Path, target: str = "cpu",
                                device=target == "cuda", half=_half(dtype))
     if target == "cpu":
         _within(compiled, recompute, dtype)
-    text = (render_cuda(compiled, dtype, path.name) if target == "cuda"
-            else render(compiled, dtype, parallel, path.name))
+    text = (render_cuda(compiled, dtype, path.name, vendor=products == "vendor")
+            if target == "cuda" else render(compiled, dtype, parallel, path.name))
     written = write(text, path, force)
     if target == "cpu":
         report(footprint_text(compiled, dtype))

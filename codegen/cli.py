@@ -56,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("emit", verbs.do_emit, "write a standalone module that trains the network")
     sub.add_argument("-o", "--out", help="the module's file (kernels.py)")
     sub.add_argument("--target", default="cpu", help="cpu or cuda")
+    sub.add_argument("--products", default="own", help="own, or vendor: matrix products of cuBLAS "
+                     "through cupy (--target cuda)")
     sub.add_argument("--show", metavar="STAGE",
                      help="print a stage: simplified, packed, schedule, memory, loops, cost (of "
                           "--target cuda) or text")

@@ -16,13 +16,14 @@ from codegen.entries import given
 from codegen.half import rescaling_text
 from codegen.kernelset import Functions, function_texts, tensor_names
 from codegen.launches import Launch, split
-from codegen.loops import LO, Store
+from codegen.loops import LO, Matrix, Store
 from codegen.memory import GIVEN, HALF
 from codegen.optimizer_cuda import update_texts
 from codegen.parts import PARTIAL, PARTS, long_sum, turns
 from codegen.pipeline import Compiled, Entry
 from codegen.print_cuda import LIBRARY, LaunchPrinter, elements_of
 from codegen.print_statements import identifier, polynomial
+from codegen.scalars import ScalarPrinter
 from codegen.threads import threads_of
 from derive.nodes import Access, IntegerAccess, size_symbol
 from derive.program import Equation, Program, Tensor
@@ -43,11 +44,14 @@ class LaunchSet:
     keys: dict[str, str] = field(default_factory=dict)
     adjoints: frozenset[str] = frozenset()
     rooms: dict[str, None] = field(default_factory=dict)  # what parts of products take
+    vendor: bool = False  # products by the vendor's library, where they are single ones
 
     def add(self, launch: Launch, buffers: dict[str, str], offsets: dict[str, str],
             given_sizes: dict[Symbol, str] | None = None) -> list[str]:
         """The lines that run a launch; ``offsets`` says where each tensor begins."""
         sizes = self.sizes if given_sizes is None else given_sizes
+        if self.vendor and launch.behind_parts is not None:
+            return self.by_vendor(launch, launch.behind_parts, buffers, offsets, sizes)
         own, arguments = self.kernel(launch, buffers, offsets, sizes)
         total, whole = launch.total, f"{own}[(*{{}}, stream)]({arguments})"
         if launch.kind == "product":
@@ -58,10 +62,7 @@ class LaunchSet:
             whole = whole.format(grid_of(launch, {**sizes}))
         if total is None:
             return [whole]
-        self.shapes[PARTIAL] = (PARTS, *(i.size for i in total.over))
-        self.names[PARTIAL] = "partial"
-        parted = ({**buffers, PARTIAL: "partial"}, {**offsets, PARTIAL: "0"},
-                  {**sizes, PARTS: "parts"})
+        parted = self.parted(total, buffers, offsets, sizes)
         added = ["    " + line for line in self.lines(total, *parted)]
         if launch.parts is None:
             self.rooms[f"room({shape})"] = None
@@ -71,6 +72,37 @@ class LaunchSet:
         return [f"parts = cut_sums({shape})", "if parts > 1:",
                 *("    " + line for line in self.lines(launch.parts, *parted)), *added,
                 "else:", "    " + whole]
+
+    def parted(self, total: Launch, buffers: dict[str, str], offsets: dict[str, str],
+               sizes: dict[Symbol, str]
+               ) -> tuple[dict[str, str], dict[str, str], dict[Symbol, str]]:
+        """Buffers, offsets and sizes with those of parts."""
+        self.shapes[PARTIAL] = (PARTS, *(i.size for i in total.over))
+        self.names[PARTIAL] = "partial"
+        return ({**buffers, PARTIAL: "partial"}, {**offsets, PARTIAL: "0"},
+                {**sizes, PARTS: "parts"})
+
+    def by_vendor(self, launch: Launch, behind: Launch, buffers: dict[str, str],
+                  offsets: dict[str, str], sizes: dict[Symbol, str]) -> list[str]:
+        """A product by the vendor's library into one part, and what is behind it."""
+        names: dict[object, str] = {**sizes}
+        product = launch.product
+
+        def matrix(m: Matrix) -> str:
+            steps = [m.start.expand().coeff(i) for i in launch.over]
+            first = m.start.subs(dict.fromkeys(launch.over, 0))
+            shape = "".join(f"{polynomial(e, names)}, " for e in (
+                *(i.size for i in launch.over), m.rows, m.columns))
+            strides = "".join(f"{polynomial(e, names)}, " for e in (*steps, m.row, m.column))
+            return (f"({buffers[m.name]}, {offsets[m.name]} + {polynomial(first, names)}, "
+                    f"({shape.rstrip()}), ({strides.rstrip()}))")
+
+        count = "*".join(f"({n})" for n in product_sizes(launch, names).split(", ")[:2])
+        self.rooms[f"{count}*({polynomial(elements_of(launch), names)})"] = None
+        alpha = ScalarPrinter(names).value(product.alpha)
+        return [f"library_product(stream, {alpha}, {matrix(product.left)}, "
+                f"{matrix(product.right)}, partial)", "parts = 1",
+                *self.lines(behind, *self.parted(behind, buffers, offsets, sizes))]
 
     def lines(self, launch: Launch, buffers: dict[str, str], offsets: dict[str, str],
               sizes: dict[Symbol, str]) -> list[str]:
@@ -180,14 +212,15 @@ class EntryLauncher:
                           f"{polynomial(plan.halves, self.names)},", f"            {partial})"])
 
 
-def cuda_module_parts(compiled: Compiled) -> dict[str, Any]:
-    """Everything that the template names."""
+def cuda_module_parts(compiled: Compiled, vendor: bool = False) -> dict[str, Any]:
+    """Everything that the template names; ``vendor``: products by the vendor's library."""
     program = compiled.program
     names = tensor_names(compiled.packed)
     taken = set(names.values())
     sizes = {s: identifier(str(s), taken) for s in program.sizes}
     shapes = {n: t.shape for n, t in compiled.packed.tensors.items()}
-    launches = LaunchSet(shapes, names, sizes, adjoints=_adjoints(compiled.packed))
+    launches = LaunchSet(shapes, names, sizes, adjoints=_adjoints(compiled.packed),
+                         vendor=vendor)
     entries = {n: EntryLauncher(e, launches) for n, e in compiled.entries.items()}
     texts = [e.text() for e in entries.values()]
     batch = next(iter(entries.values())).entry.schedule.batch

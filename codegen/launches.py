@@ -82,11 +82,15 @@ class Launch:
         several, one for each turn of a loop."""
         if self.kind == "elements":
             return self._like("sum", *partial_sums(self.over, self.body)[1]) if self._long else None
+        inner = self.product.left.columns if self.kind == "product" else Integer(0)
+        return None if inner.is_Integer and inner < LONG else self.behind_parts
+
+    @property
+    def behind_parts(self) -> Launch | None:
+        """The launch that adds up parts of a single product, and does what is behind it."""
         if self.kind != "product" or not isinstance(self.body[0], Product):
             return None
-        product, inner = self.product, self.product.left.columns
-        if inner.is_Integer and inner < LONG:
-            return None
+        product = self.product
         own = (*self.over, *product.rows, *product.columns)
         return self._like("sum", *added(own, VALUE, self.behind))
 

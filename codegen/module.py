@@ -35,7 +35,8 @@ from derive import __version__
 from derive.errors import DataError, DerivationError, MissingError
 from derive.files import write_atomically
 
-IMPORTS = frozenset({"ctypes", "json", "llvmlite", "math", "numba", "numpy", "pathlib", "sys"})
+IMPORTS = frozenset({"ctypes", "cupy", "json", "llvmlite", "math", "numba", "numpy", "pathlib",
+                     "sys"})
 FORBIDDEN = ("eval", "exec", "compile", "__import__")
 __all__ = ["cache_folder", "kernel_texts", "load", "render", "write"]
 
@@ -49,15 +50,17 @@ def render(compiled: Compiled, dtype: str = "float32", parallel: bool = True,
 
 
 def render_cuda(compiled: Compiled, dtype: str = "float32", filename: str = "kernels.py",
-                cache: bool = False) -> str:
-    """The text of an emitted module for a GPU; ``compiled`` is made for a device."""
+                cache: bool = False, vendor: bool = False) -> str:
+    """The text of an emitted module for a GPU; ``compiled`` is made for a device; ``vendor``:
+    matrix products by cuBLAS, through cupy."""
     from codegen.cuda_parts import cuda_module_parts
 
-    parts = cuda_module_parts(compiled)
+    parts = cuda_module_parts(compiled, vendor)
     if compiled.storage:
         dtype = "float32"
     uses = any("tiled(" in text or "gemm_" in text for text in parts["kernels"])
-    return _filled("cuda", compiled, parts, dtype, filename, cache, uses_products=uses)
+    return _filled("cuda", compiled, parts, dtype, filename, cache, uses_products=uses,
+                   vendor=vendor)
 
 
 def _filled(target: str, compiled: Compiled, parts: dict[str, Any], dtype: str, filename: str,

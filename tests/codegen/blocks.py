@@ -236,6 +236,9 @@ class _Shared:
 
 
 class _Stream:
+    def __int__(self) -> int:
+        return 0
+
     def synchronize(self) -> None:
         pass
 

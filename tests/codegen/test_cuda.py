@@ -11,8 +11,10 @@ import itertools
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,6 +154,45 @@ def test_a_bias_of_many_rows_is_summed_in_parts(tmp_path):
             return module
 
         assert not wrong_launches(program, values, tmp_path, {"B": 9}, load=load)
+
+
+class TestProductsOfTheVendor:
+    """Without a GPU: NumPy's in the place of cupy's; the launches around are the same."""
+
+    def fake(self, calls: list[tuple[int, ...]]) -> ModuleType:
+        made = ModuleType("cupy")
+
+        def matmul(one: np.ndarray, other: np.ndarray, out: np.ndarray) -> None:
+            calls.append(out.shape)
+            np.matmul(one, other, out=out)
+
+        vars(made).update(
+            asarray=lambda array: array.data, matmul=matmul, lib=np.lib,
+            cuda=SimpleNamespace(ExternalStream=lambda handle: nullcontext()))
+        return made
+
+    @pytest.mark.parametrize("program, products", [
+        (mlp(), 5), (derive(product_of("bmik", "bkn", "bmin")), 3)])
+    def test_values_are_those_of_the_reference(self, program, products, tmp_path, monkeypatch):
+        calls: list[tuple[int, ...]] = []
+        monkeypatch.setitem(sys.modules, "cupy", self.fake(calls))
+        monkeypatch.setattr("tests.codegen.cuda_support.render_cuda",
+                            partial(render_cuda, vendor=True))
+        agrees(program, tmp_path, 5)
+        assert len(calls) == products
+
+    def test_without_the_library_it_is_said(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "cupy", None)
+        path = codegen.emit(mlp(), tmp_path / "kernels.py", target="cuda", products="vendor")
+        with pytest.raises(ImportError, match="python -m pip install cupy-cuda13x"):
+            stepped(path.read_text(encoding="utf-8"), tmp_path)
+
+    def test_wrong_options_are_refused(self, tmp_path):
+        with pytest.raises(DeclarationError, match="did you mean 'vendor'"):
+            codegen.emit(mlp(), tmp_path / "k.py", target="cuda", products="vendors")
+        for options in ({"target": "cpu"}, {"target": "cuda", "dtype": "float16"}):
+            with pytest.raises(DeclarationError, match="vendor's library are for a GPU"):
+                codegen.emit(mlp(), tmp_path / "k.py", products="vendor", **options)
 
 
 def test_long_sums_of_few_elements_are_cut_into_parts():
