@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import io
 import sys
 import tempfile
@@ -49,8 +50,10 @@ def networks(path: Path) -> Iterator[Program]:
     with contextlib.redirect_stdout(io.StringIO()):
         names = run_file(path)
     found = [v for v in names.values() if isinstance(v, dr.Network)]
-    if not found and callable(names.get("network")):
-        found = [names["network"]()]
+    make = names.get("network")
+    if not found and callable(make) and all(
+            p.default is not p.empty for p in inspect.signature(make).parameters.values()):
+        found = [make()]
     for net in dict.fromkeys(found):
         if net.program().losses:
             yield net.program()

@@ -45,14 +45,14 @@ class Storage:
     ``recompute``: elements of a training step, with 64 of each run-time size on two threads, above
     which intermediates are computed again in the backward pass (None: never).
     ``half``: what has two dims or more, and is not wanted when all is done, is stored in 16 bits.
-    ``columns``: there are phases split over columns (None: where that saves barriers).
+    ``columns``: there are phases split over columns, which saves barriers between statistics.
     """
 
     reuse: bool = True
     block: int | None = None
     shares: bool | None = None
     half: bool = False
-    columns: bool | None = None
+    columns: bool = False
     tiles: Wanted = None
     recompute: int | None = None
 

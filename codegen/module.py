@@ -27,6 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from codegen.collection import uncollected
 from codegen.cpu_parts import module_parts
 from codegen.footprint import footprint_text
 from codegen.kernelset import kernel_texts
@@ -41,6 +42,7 @@ FORBIDDEN = ("eval", "exec", "compile", "__import__")
 __all__ = ["cache_folder", "kernel_texts", "load", "render", "write"]
 
 
+@uncollected()
 def render(compiled: Compiled, dtype: str = "float32", parallel: bool = True,
            filename: str = "kernels.py", cache: bool = False) -> str:
     """The text of an emitted module for the CPU."""
@@ -49,6 +51,7 @@ def render(compiled: Compiled, dtype: str = "float32", parallel: bool = True,
                    parallel=parallel, memory=memory)
 
 
+@uncollected()
 def render_cuda(compiled: Compiled, dtype: str = "float32", filename: str = "kernels.py",
                 cache: bool = False, vendor: bool = False) -> str:
     """The text of an emitted module for a GPU; ``compiled`` is made for a device; ``vendor``:

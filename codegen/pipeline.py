@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from sympy import Add, Integer, Mul, Symbol
 
 from codegen.alike import Forms
+from codegen.collection import uncollected
 from codegen.invariants import hoist_rows
 from codegen.layouts import laid_out
 from codegen.loops import Kernel
@@ -172,6 +173,7 @@ def compile_entry(name: str, program: Program, batch: Symbol | None, numbers: Ma
     return Entry(name, schedule, plan, tuple(tuple(map(kernel, tasks)) for tasks in groups))
 
 
+@uncollected()
 def compile_program(program: Program, optimizer: Optimizer,
                     only: tuple[str, ...] = ("forward", "loss", "gradient"),
                     outputs: Iterable[str] = (), storage: Storage = STORAGE,

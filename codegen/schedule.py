@@ -104,29 +104,17 @@ def choose_batch(program: Program) -> Symbol | None:
     return max(ordered, key=lambda s: score[s])
 
 
-def make_schedule(program: Program, batch: Symbol | None = None, columns: bool | None = None,
+def make_schedule(program: Program, batch: Symbol | None = None, columns: bool = False,
                   sweeps: tuple[Sweep, ...] = ()) -> Schedule:
     """Phases such that every task reads only earlier phases, or its own row (or column) in its
-    own phase. ``columns``: whether there are phases of columns (None: where a quarter of the
-    barriers goes with them). Each of ``sweeps`` is one task."""
+    own phase; ``columns``: whether there are phases of columns. Each of ``sweeps`` is one task."""
     batch = choose_batch(program) if batch is None else batch
     groups = _with_sweeps(program.groups, sweeps)
-
-    def scheduled(columns: bool) -> tuple[Phase, ...]:
-        return _phases(program, groups, batch, columns)
-
-    phases = scheduled(False) if not columns else ()
-    if columns or (columns is None and batch is not None and len(phases) >= SOME):
-        within = scheduled(batch is not None)
-        phases = within if columns or FEWER*len(within) <= len(phases) else phases
+    phases = _phases(program, groups, batch, columns and batch is not None)
     of = {sweep.equations[0].name: sweep for sweep in sweeps}
     return Schedule(program, batch, tuple(
         Phase(p.kind, tuple(replace(t, sweep=of.get(t.group.equations[0].name))
                             for t in p.tasks)) for p in phases), sweeps)
-
-
-SOME = 4  # phases from which on it is worth to look for fewer
-FEWER = 4/3  # phases without those of columns for each phase with them, at least
 
 
 def _phases(program: Program, groups: Sequence[Group], batch: Symbol | None, columns: bool
@@ -146,7 +134,8 @@ def _phases(program: Program, groups: Sequence[Group], batch: Symbol | None, col
     while todo:
         before = len(todo)
         rows, rest = _take_rows(todo, done, sizes, batch)
-        if columns and batch is not None:
+        if columns:
+            assert batch is not None
             taken, others = take_columns(todo, done, sizes, batch)
             if {id(t.group) for t in rows} <= {id(t.group) for t in taken}:
                 todo = add("columns", taken, others)

@@ -18,7 +18,6 @@ import numpy as np
 
 from codegen.build import compile
 from codegen.configuration import RanksPlan
-from codegen.memory import Storage
 from codegen.model import Model, Values
 from codegen.mpi.exchange import (
     LONG,
@@ -303,8 +302,7 @@ def compile_shared(program: Program, team: Team, optimizer: Optimizer | None = N
     """
     plan = plan or RanksPlan()
     shared = share(program)
-    made = compile(shared.program, optimizer=optimizer, dtype=dtype, threads=threads,
-                   storage=Storage(columns=False), **options)
+    made = compile(shared.program, optimizer=optimizer, dtype=dtype, threads=threads, **options)
     if rows:
         check_space(_bytes(made, team, plan, -(-rows // team.size)), team.here)
     return SharedModel(made, program, shared, team, plan)
