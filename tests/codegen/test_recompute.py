@@ -89,7 +89,7 @@ def test_memory_falls_with_the_limit():
 @pytest.mark.parametrize("parts", [1, 3])
 def test_what_is_predicted_is_what_is_held(parts, tmp_path):
     with interpreted():
-        model = build(normed(), tmp_path, parts, optimizer=dr.adam(), storage=LEAST,
+        model = build(normed(3), tmp_path, parts, optimizer=dr.adam(), storage=LEAST,
                       recompute="none")
         model.epoch(sample(model.program, 11), 7)
     predicted = training_bytes(model.compiled, parts)
@@ -101,7 +101,7 @@ def test_a_chain_without_barriers_is_cut_into_shares():
     what they read for a block only."""
     net = dr.Network("chain")
     h = net.input("x", "B", 8)
-    for _ in range(20):
+    for _ in range(10):
         h = dr.dense(h, 8, dr.tanh)
     net.loss(dr.mean_squared_error(h, net.input("t", "B", 8)))
     free = compile_program(derive(net.program()), sgd(), ("gradient",))
