@@ -122,18 +122,29 @@ class Setter:
 
     @_set.register
     def _(self, node: n.Element) -> tuple[Box, int]:
-        symbol = self.symbols.tensor(node.name.code)
-        return self._indexed(symbol, node.where, False)
+        return self._indexed(node.name.code, node.where, False)
 
-    def _indexed(self, symbol: Symbol, where: tuple[Node | None, ...], bold: bool
-                 ) -> tuple[Box, int]:
+    def _indexed(self, name: str, where: tuple[Node | None, ...], bold: bool) -> tuple[Box, int]:
         """A symbol with indices; None stands for a dim that is whole."""
-        if not any(isinstance(w, n.Number) for w in where):  # a letter says which dim it is of
+        symbol = self.symbols.tensor(name)
+        if self._tells(name, where):
             where = tuple(w for w in where if w is not None)
         rows, rest = (self.subscript(part) if part else None
                       for part in (where[: symbol.rows], where[symbol.rows :]))
         box = self.symbol(symbol, rest, bold, rows)
         return box, _POWER if symbol.loss is not None else _ATOM
+
+    def _tells(self, name: str, where: tuple[Node | None, ...]) -> bool:
+        """Whether letters say which dims they are of: the first ones, or those whose letters they
+        are where the tensor is declared."""
+        held = [k for k, w in enumerate(where) if w is not None]
+        if any(isinstance(where[k], n.Number) for k in held):
+            return False
+        tensor = self.symbols.tensors.get(name)
+        own = [i.name for i in tensor.indices] if tensor is not None else []
+        return held == list(range(len(held))) or not own or all(
+            {own[k]} == {x.code for x in n.walk(where[k])
+                         if isinstance(x, n.Name) and x.kind == "index"} for k in held)
 
     def subscript(self, where: tuple[Node | None, ...]) -> Box:
         """Indices side by side where each is one letter, else with commas."""
@@ -160,7 +171,7 @@ class Setter:
             open_ended = isinstance(factor, n.Big | n.Choice) and k < last
             box = self.set(factor, _POWER if open_ended else _PRODUCT)
             if k:
-                digits = isinstance(factor, n.Number) or starts_with_digit(box)
+                digits = starts_with_digit(box)
                 items.append(op("·") if digits else Space())
             items.append(box)
         return row(*items), _PRODUCT
@@ -301,8 +312,7 @@ class Setter:
     # -- whole arrays ---------------------------------------------------------------------------
     @_set.register
     def _(self, node: n.Whole) -> tuple[Box, int]:
-        symbol = self.symbols.tensor(node.name.code)
-        return self._indexed(symbol, node.at, node.name.kind == "array")
+        return self._indexed(node.name.code, node.at, node.name.kind == "array")
 
     @_set.register
     def _(self, node: n.Transposed) -> tuple[Box, int]:

@@ -136,6 +136,7 @@ def _(box: b.Accent) -> str:
     mark = f'<mo stretchy="{str(wide).lower()}">{_ACCENTS[box.kind]}</mo>'
     # a bar drawn as an accent touches the letter in small sizes
     accent = "" if box.kind == "bar" and not wide else ' accent="true"'
+    accent += ' class="wide"' if box.kind == "bar" and wide else ""  # few fonts stretch it
     return f"<mover{accent}>{box_mathml(box.body)}{mark}</mover>"
 
 

@@ -71,6 +71,9 @@ class _Reader:
                 return Token(token, "number")
             if token in ",;/":
                 return Token(token, "punct")
+            if token == "|":
+                body = self.until("|")
+                return Fence(token, body, self.next())
             if token in "([":
                 body = self.until(")", "]")
                 return Fence(token, body, self.next())

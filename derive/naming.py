@@ -29,6 +29,11 @@ def check_name(name: str, kind: str) -> str:
     return name
 
 
+def printable(text: str) -> str:
+    """A text of a user's without what controls a line or its direction."""
+    return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
+
+
 def as_size(size: Expr | int | str) -> Expr:
     """A size: a whole number of at least 1, or a name such as "B" for a run-time size."""
     if isinstance(size, str):

@@ -30,7 +30,7 @@ class Rule:
 
 _KEYS = (
     "seed", "linear", "product", "power", "select", "chain", "softmax", "ties", "prod",
-    "indices", "accumulate", "collect", "constant", "copy", "adjoint", "name",
+    "indices", "accumulate", "collect", "constant", "copy", "adjoint", "recursion", "name",
 )  # fmt: skip
 
 

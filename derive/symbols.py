@@ -129,12 +129,12 @@ class Symbols:
                         for s in steps}
         self.jacobians = {program.gradients[n]: of for n, of in program.jacobians.items()} \
             if program else {}
+        self.index_names = {i.name for t in self.tensors.values() for i in t.indices}
         self.known: dict[str, Symbol] = {}
         self.used: set[Symbol] = set()
         names = [n for n in self.tensors if not n.startswith("_")]
         for name in (*names, *(n for n in self.tensors if n.startswith("_"))):
             self.tensor(name)
-        self.index_names = {i.name for t in self.tensors.values() for i in t.indices}
 
     def tensor(self, name: str) -> Symbol:
         if name not in self.known:
@@ -168,7 +168,8 @@ class Symbols:
         if kind == "argument":
             return [Symbol("u", (), (plain,))]
         letter = {"softmax": "p", "ties": "n", "others": "q"}.get(kind, "v")
-        return [Symbol(letter), Symbol(letter, (), (plain,))]
+        named = Symbol(letter, (), (plain,))
+        return [named] if letter in self.index_names else [Symbol(letter), named]
 
     def _origin(self, name: str) -> tuple[str, str]:
         tensor = self.tensors.get(name)

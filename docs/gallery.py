@@ -106,14 +106,48 @@ ENTRIES = [
 ]
 
 
-def example(path: Path) -> dr.Network | None:
-    """The network of an example, where it declares one and has one loss."""
+def _adapted(module: Any) -> list[dr.Network]:
+    """The encoder's first block with low-rank updates, as the example trains it."""
+    lora = dr.lora("Wq*", "Wv*", rank=4)
+    return [dr.adapt(module.network(blocks=1), lora, train=["head", "shift"])]
+
+
+#: the networks of examples that make theirs in functions; the cart and pole has none
+_MADE: dict[str, Callable[[Any], list[Any]]] = {
+    "cart_pole": lambda module: [],
+    "finetune_minilm": _adapted,
+    "resnet_block": lambda module: [module.network()],
+    "vanishing": lambda module: list(module.variants().values()),
+    "main": lambda module: [module.regression(), module.one_hidden_layer(), module.logistic()],
+    "depth": lambda module: [module.network(20)],
+}
+
+
+def scripts() -> list[Path]:
+    """The examples, by name."""
+    return sorted(EXAMPLES.glob("**/*.py"))
+
+
+def example(path: Path) -> list[Any]:
+    """The networks of an example: its ``net``, or those that its functions make."""
     spec = importlib.util.spec_from_file_location(f"_example_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return getattr(module, "net", None)
+    sys.path.insert(0, str(path.parent))  # one example reads another
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return _MADE[path.stem](module) if path.stem in _MADE else [module.net]
+
+
+def derivations(path: Path) -> list[tuple[str, dr.Program]]:
+    """The derived programs of an example: one for each loss of each network, with a name."""
+    found = [(net, loss) for net in example(path) for loss in net.program().losses]
+    stem = path.stem if path.stem != "main" else path.parent.name
+    return [(stem if len(found) == 1 else f"{stem}_{n + 1}", dr.derive(net, of=loss))
+            for n, (net, loss) in enumerate(found)]
 
 
 def write_gallery(folder: Path) -> list[Path]:
@@ -129,15 +163,13 @@ def write_gallery(folder: Path) -> list[Path]:
         lines.append(f"- {entry.says}: " + ", ".join(_link(p) for p in paths))
         written += paths
     lines += ["", "## The examples", ""]
-    for path in sorted(EXAMPLES.glob("*.py")):
-        net = example(path)
-        if net is None:
-            continue
-        for loss in net.program().losses:
-            name = path.stem if len(net.program().losses) == 1 else f"{path.stem}_{loss}"
-            made = write_document(dr.derive(net, of=loss), out / f"{name}.html", force=True)
-            written.append(made)
-            lines.append(f"- `examples/{path.name}`: {_link(made)}")
+    for path in scripts():
+        made = [write_document(program, out / f"{name}.html", force=True)
+                for name, program in derivations(path)]
+        written += made
+        if made:
+            lines.append(f"- `examples/{path.relative_to(EXAMPLES)}`: "
+                         + ", ".join(map(_link, made)))
     (folder / "gallery.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return written
 

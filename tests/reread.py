@@ -1,18 +1,18 @@
 """Printed formulas, read again: what stands in the LaTeX of a document → values → compared.
 
-A document is built by a maker that keeps, of every formula, the expressions it was made from. The
-LaTeX of each is then read by the strict grammar of `derive.tex`, whose symbols are those of the
-document, and what was read has to have, at a random point, the values of the derived program.
+A document is built by a maker that keeps, of every formula, what it was made from
+(`tests.remembered`). The LaTeX of each is then read by the strict grammar of `derive.tex`, whose
+symbols are those of the document, and what was read has to have, at a random point, the values of
+the derived program.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
-from unittest import mock
+from xml.etree.ElementTree import ParseError
 
 import numpy as np
 import sympy
@@ -21,17 +21,13 @@ from sympy.logic.boolalg import Boolean
 
 from derive import notation as n
 from derive.bodies import guarded
-from derive.boxes import Row
-from derive.convolutions import convolution_form
-from derive.document.blackboard import _Board
-from derive.document.build import build_document
-from derive.document.forms import Maker
 from derive.document.record import Entry as Entry_
 from derive.document.record import entries
-from derive.document.tex import broken
-from derive.document.tree import Document, Math
 from derive.errors import ChainruleError
-from derive.nodes import Access, Index, bound_indices
+from derive.graph import svg_text
+from derive.latex import box_latex
+from derive.mathml import math
+from derive.nodes import Access, Index
 from derive.notate import Builder
 from derive.notation import walk
 from derive.points import default_sizes, random_values
@@ -46,121 +42,12 @@ from derive.tex.source import Source
 from derive.tex.terms import Reader
 from derive.tex.values import MisfitError, Value, as_number, put
 from derive.text import node_text
-from tests.notation_values import ArrayValues, number
+from tests.mathml_latex import mathml_latex, mathml_letters, svg_letters, tokens
+from tests.remembered import Printed
+from tests.sliding import Meaning, SlidingReader, meaning, with_slid
 
-
-@dataclass(frozen=True)
-class Printed:
-    """A formula of a document with what it was made from.
-
-    ``parts``: what stands between its equals signs, as expressions over ``indices`` (a pair is a
-    derivative: of the first by the second); of a matrix form its equation.
-    """
-
-    kind: str
-    math: Math
-    program: Program
-    symbols: Symbols
-    indices: tuple[Index, ...] = ()
-    parts: tuple[Any, ...] = ()
-    equation: Equation | None = None
-    node: Any = None
-
-    @property
-    def latex(self) -> str:
-        return broken(self.math.box)
-
-
-class RememberingMaker(Maker):
-    """A maker that keeps what each of its formulas was made from."""
-
-    kept: dict[int, Printed]
-    contractions: dict[tuple[str, str], Equation]
-
-    def _keep(self, kind: str, math: Math, **what: Any) -> Math:
-        self.kept[id(math)] = Printed(kind, math, self.program, self.symbols, **what)
-        return math
-
-    def node(self, node):
-        return self._keep("note", super().node(node), node=node)
-
-    def symbol(self, name, bold=False):
-        return self._keep("symbol", super().symbol(name, bold), parts=(name,))
-
-    def index(self, name):
-        return self._keep("index", super().index(name), parts=(name,))
-
-    def expr(self, expr, indices=()):
-        return self._keep("step", super().expr(expr, indices), indices=tuple(indices),
-                          parts=(expr,))
-
-    def equals(self, left, indices, body):
-        return self._keep("closed form", super().equals(left, indices, body),
-                          indices=tuple(indices), parts=(left, body))
-
-    def derivative(self, above, below, value, indices):
-        return self._keep("local derivative", super().derivative(above, below, value, indices),
-                          indices=tuple(indices), parts=((above, below), value))
-
-    def chain(self, left, parts, indices):
-        whole = ((left,) if left is not None else ()) + tuple(parts)
-        return self._keep("step", super().chain(left, parts, indices), indices=tuple(indices),
-                          parts=whole)
-
-    def arrow(self, index, value, variables):
-        return self._keep("arrow", super().arrow(index, value, variables),
-                          parts=(index, value))
-
-    def shape(self, shape):
-        return self._keep("shape", super().shape(shape), parts=tuple(shape))
-
-    def shown(self, eq, *args, **kwargs):
-        made = super().shown(eq, *args, **kwargs)
-        if made.contraction:
-            self.contractions[made.contraction, eq.name] = eq
-        self._keep("index form", made.index, indices=eq.indices, parts=(eq.target, eq.body),
-                   equation=eq)
-        if made.matrix is not None:
-            sliding = eq.tensor.rank > 2 and convolution_form(eq, self.program.tensors)
-            self._keep("convolution" if sliding else "matrix form", made.matrix,
-                       indices=eq.indices, equation=eq)
-        return made
-
-
-class RememberingBoard(_Board):
-    """A blackboard that keeps of each line which element it works."""
-
-    def line(self, eq, place):
-        return self.maker._keep("board", super().line(eq, place), equation=eq)
-
-
-def printed(program: Program, **options: Any) -> tuple[Document, list[Printed]]:
-    """A document and every formula in it, in order; those of the catalogue of messages are of the
-    kind "text"."""
-    kept: dict[int, Printed] = {}
-    contractions: dict[tuple[str, str], Equation] = {}
-    made = type("Maker", (RememberingMaker,), {"kept": kept, "contractions": contractions})
-    with mock.patch("derive.document.build.Maker", made), \
-            mock.patch("derive.document.sections.Maker", made), \
-            mock.patch("derive.document.blackboard._Board", RememberingBoard):
-        document = build_document(program, **options)
-    plain = Symbols(program)
-    found = [kept.get(id(m), Printed("text", m, program, plain))
-             for m in _formulas(document.sections)]
-    found += [Printed("contraction", Math(Row(()), text), program, plain, equation=eq)
-              for (text, _), eq in contractions.items()]
-    return document, found
-
-
-def _formulas(node: Any) -> Iterator[Math]:
-    if isinstance(node, Math):
-        yield node
-    elif isinstance(node, tuple):
-        for part in node:
-            yield from _formulas(part)
-    elif is_dataclass(node):
-        for f in fields(node):
-            yield from _formulas(getattr(node, f.name))
+#: what breaks a formula into lines
+_BREAKS = re.compile(r"\\(begin|end)\{aligned\}(\[t\])?|\\\\\n|^&(\\qquad \{\})?", re.MULTILINE)
 
 
 class Different(AssertionError):
@@ -175,6 +62,7 @@ class Proofreader:
     style: Style = field(default_factory=Style)
     seed: int = 1
     values: Mapping[str, Any] | None = None
+    meanings: tuple[Meaning, ...] = ()  # of the signs ∗ and ⋆
 
     def __post_init__(self) -> None:
         self.sizes = default_sizes(self.program)
@@ -201,9 +89,11 @@ class Proofreader:
             program = self.program
             names = declared_names(program, symbols)
             for name, of in self.of.items():
-                names.adjoints[of] = Entry(self.tensors[name], of=program.tensors[of])
-                if symbols.tensor(name).loss is None:
-                    names.entries[symbol_key(symbols.tensor(name))] = names.adjoints[of]
+                symbol, entry = symbols.tensor(name), Entry(self.tensors[name],
+                                                            of=program.tensors[of])
+                names.entries[symbol_key(symbol)] = entry
+                if symbol.loss is None or symbol_key(symbol.loss) in names.losses:
+                    names.adjoints[of] = entry
             self.readers[id(symbols)] = symbols, names
         return self.readers[id(symbols)][1]
 
@@ -215,13 +105,13 @@ class Proofreader:
         assert isinstance(tree, t.Relation) and set(tree.ops) == {"="}, item.latex
         return source, list(tree.parts[1:])
 
-    def reader(self, item: Printed, source: Source) -> tuple[Reader, dict[str, Index]]:
+    def reader(self, item: Printed, source: Source) -> tuple[SlidingReader, dict[str, Index]]:
         names = self.names(item.symbols)
         for part in item.parts:  # the x and y of the table of functions
             if isinstance(part, Expr) and part.atoms(Symbol) - part.atoms(Index) - set(
                     self.program.sizes):
                 names = replace(names, entries={x: Entry(Tensor(f"_{x}", ())) for x in "xy"})
-        reader = Reader(source, names, self.layout)
+        reader = SlidingReader(source, names, self.layout)
         letters = {symbol_key(item.symbols.index(i.name)): i for i in item.indices}
         reader.letters = set(letters)
         return reader, letters
@@ -296,10 +186,12 @@ class Proofreader:
             raise Different(f"{item.latex}\n  read as {got.ravel()[:4]}, "
                             f"the program has {expected.ravel()[:4]}")
 
-    def _matrix_form(self, item: Printed) -> None:
+    def _matrix_form(self, item: Printed, meanings: tuple[Meaning, ...] = ()) -> None:
         source, (left, right) = self.parts(item)
         reader, letters = self.reader(item, source)
         (head,) = reader.values(left)
+        # whole numbers that are no labels: lengths, say
+        reader.labels_wanted = r"\mathrm{onehot}" not in item.latex
         eq = item.equation
         if not isinstance(head.body, Access) or eq is None or head.body.name != eq.name \
                 or [w for w in head.body.where if w not in head.kept] != [
@@ -307,7 +199,8 @@ class Proofreader:
                     if h not in head.kept]:
             raise Different(f"{item.latex} defines {head.body}, not {eq}")
         sizes = [a and a.size for a in head.axes]
-        values = [v for v in map(as_number, reader.values(right))
+        reader.meanings, reader.sizes = meanings, tuple(sizes)
+        values = [v for v in map(as_number, reader.values(with_slid(right)))
                   if not v.axes or [a and a.size for a in v.axes] == sizes]
         if not values:
             raise Different(f"{item.latex}: no reading has the sizes {sizes}")
@@ -333,7 +226,6 @@ class Proofreader:
         for value in reader.values(node):
             if not isinstance(value.body, Access) or value.body.name != name:
                 raise Different(f"{item.latex} is read as {value.body}, not as {name}")
-
 
     def _index(self, item: Printed) -> None:
         (name,) = item.parts
@@ -366,7 +258,7 @@ class Proofreader:
             source, nodes = self.parts(item)
             made = [item.node.left, item.node.right]
         else:
-            source = Source(item.latex, "a document")
+            source = Source(_BREAKS.sub("", item.latex), "a document")
             nodes, made = [parse(source, [(0, len(source.text))])], [item.node]
         if isinstance(item.node, n.Relation) and isinstance(nodes[0], t.Relation):
             if nodes[0].ops != item.node.ops:
@@ -392,32 +284,22 @@ class Proofreader:
 
     def _contraction(self, item: Printed) -> None:
         """A call of einsum as it stands, by NumPy's own."""
-        front, call = (["1", item.math.plain] if " * " not in item.math.plain
-                       else item.math.plain.split(" * ", 1))
-        inside = re.fullmatch(r'einsum\("([^"]*)", (.*)\)', call)
+        front, _, call = f" * {item.math.plain}".rpartition(" * einsum(")
+        inside = re.fullmatch(r'"([^"]*)", (.*)\)', call)
         assert inside is not None, item.math.plain
-        factor = eval(front, {}, {**self.sizes})
+        factor = eval(front.removeprefix(" * ") or "1", {}, {**self.sizes})
         arrays = [self.arrays[name] for name in inside[2].split(", ")]
         eq = item.equation
         assert eq is not None
         self._close(item, factor * np.einsum(inside[1], *arrays), self.arrays[eq.name])
 
-    def _tree(self, item: Printed) -> None:
-        """A convolution has no LaTeX that says all of it: its notation is evaluated instead."""
-        eq = item.equation
-        assert eq is not None
-        form = convolution_form(eq, self.program.tensors)
-        assert form is not None
-        ranges = {i.name: number(i.size, self.sizes)
-                  for i in (*eq.indices, *bound_indices(eq.body))}
-        judge = ArrayValues(self.program, self.arrays, self.sizes, ranges)
-        at = form.statement.left.at
-        fixed = [i.name for i, w in zip(eq.indices, at, strict=True) if w is not None]
-        for place in itertools.product(*(range(ranges[f]) for f in fixed)):
-            judge.env = dict(zip(fixed, place, strict=True))
-            expected = self.arrays[eq.name][tuple(
-                slice(None) if w is None else int(judge.of(w)) for w in at)]
-            self._close(item, np.asarray(judge.of(form.statement.right)), expected)
+    def _convolution(self, item: Printed) -> None:
+        self._matrix_form(item, self.meanings)
+
+    def _meaning(self, item: Printed) -> None:
+        """What ∗ or ⋆ means, by the equation that it stands at."""
+        shown = replace(item, math=item.node, written="", indices=item.equation.indices)
+        self._matrix_form(shown, (meaning(item.latex),))
 
     def _board(self, item: Printed) -> None:
         """A worked line: every part of it has the value at its end, to the digits written."""
@@ -450,7 +332,8 @@ def verdicts(program: Program, found: Sequence[Printed], style: Style | None = N
              values: Mapping[str, Any] | None = None
              ) -> Iterator[tuple[Printed, Exception | None]]:
     """Each formula that can be checked, and why it is not equal, if it is not."""
-    readers = {id(program): Proofreader(program, style or Style(), values=values)}
+    readers = {id(program): Proofreader(program, style or Style(), values=values, meanings=tuple(
+        meaning(item.latex) for item in found if item.kind == "meaning"))}
     for item in found:
         if item.kind not in CHECKED:
             continue
@@ -466,13 +349,33 @@ def verdicts(program: Program, found: Sequence[Printed], style: Style | None = N
             yield item, trouble
 
 
+def second_outputs(found: Sequence[Printed]) -> Iterator[tuple[Printed, Exception | None]]:
+    """Each formula's MathML, and each label's SVG, beside its LaTeX: whether it says the same."""
+    for item in found:
+        box = item.math.box
+        if item.kind == "contraction":  # is text in every output
+            continue
+        if item.kind == "label":
+            same = svg_letters(svg_text(box)) == mathml_letters(math(box))
+            yield item, None if same else Different(f"the SVG says {svg_text(box)}")
+            continue
+        try:
+            made = mathml_latex(math(box))
+            same = tokens(made) == tokens(box_latex(box))
+        except (ChainruleError, KeyError, ParseError) as trouble:
+            yield item, trouble
+            continue
+        yield item, None if same else Different(f"the MathML says {made}")
+
+
 _CHECKS = {
     "index form": Proofreader._index_form, "closed form": Proofreader._index_form,
     "step": Proofreader._index_form, "local derivative": Proofreader._index_form,
     "matrix form": Proofreader._matrix_form, "symbol": Proofreader._symbol,
     "index": Proofreader._index, "arrow": Proofreader._arrow, "shape": Proofreader._shape,
     "note": Proofreader._note, "contraction": Proofreader._contraction,
-    "convolution": Proofreader._tree, "board": Proofreader._board,
+    "convolution": Proofreader._convolution, "meaning": Proofreader._meaning,
+    "board": Proofreader._board, "label": Proofreader._symbol,
 }  # fmt: skip
 #: kinds of formulas that are read; those of the catalogue of messages have no program
 CHECKED = set(_CHECKS)

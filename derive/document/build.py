@@ -26,6 +26,7 @@ from derive.document.stability import flow_section, stability_section
 from derive.document.tree import Block, Document, Equation, Section, Words
 from derive.errors import DeclarationError
 from derive.messages import catalogue
+from derive.naming import printable
 from derive.program import Program
 from derive.symbols import Style
 
@@ -80,7 +81,8 @@ def build_document(
     if detail != "summary" and maker.rules:
         sections.append(rules_section(maker))
     made = words.text("made", version=derive.__version__, hash=program.hash)
-    return Document(words.text("title", name=program.name), lang, made, tuple(sections), words)
+    title = words.text("title", name=printable(program.name))
+    return Document(title, lang, made, tuple(sections), words)
 
 
 def _in_order(maker: Maker) -> list[str]:

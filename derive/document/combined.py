@@ -38,7 +38,7 @@ def combined(program: Program, eq: Equation) -> Combined | None:
             break
         for access in found:
             used[access.name] = None
-            body = _replaced(body, access, _put_in(program, access, body))
+            body = _replaced(body, access, _put_in(program, access, body, eq))
     else:
         return None
     for total in body.atoms(SumOver):
@@ -75,9 +75,10 @@ def _replaced(body: Expr, access: Access, value: Expr) -> Expr:
     return Add(*terms)
 
 
-def _put_in(program: Program, access: Access, around: Expr) -> Expr:
+def _put_in(program: Program, access: Access, around: Expr, eq: Equation) -> Expr:
     defined = program.defined[access.name]
-    taken = {s.name for s in around.free_symbols | access.free_symbols}
+    taken = {i.name for i in eq.indices}
+    taken |= {s.name for s in around.free_symbols | access.free_symbols}
     taken |= {i.name for s in around.atoms(SumOver) for i in s.bound}
     body = alpha_rename(defined.body, taken)
     return rename(body, dict(zip(defined.indices, access.where, strict=True)))

@@ -18,6 +18,8 @@ from derive.symbols import Symbol, Symbols
 
 _LONGEST = 24  # equations in a layer
 _FEWEST = 4  # layers that are worth folding
+_OWN = ("parameter", "state")  # what a layer may have for itself
+_NUMBER = re.compile(r"\d+(?=(_next)?$)")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Folding:
                 self.places[eq.name] = Place(fold, f"{offset}", layer)
                 for number, name in enumerate(eq.reads):
                     tensor = self.program.tensors[name]
-                    if name not in self.program.defined and tensor.role == "parameter":
+                    if name not in self.program.defined and tensor.role in _OWN:
                         self.places.setdefault(name, Place(fold, f"{offset}.{number}", layer))
 
     def _locate_neighbours(self, fold: Fold) -> None:
@@ -80,8 +82,8 @@ class Folding:
                 if not 0 <= position < len(self.forward):
                     continue
                 eq = self.forward[position]
-                stem = self.forward[fold.start + offset].name.rstrip("0123456789")
-                if eq.name == f"{stem}{fold.first + layer}":
+                name = self.forward[fold.start + offset].name
+                if eq.name == _NUMBER.sub(str(fold.first + layer), name):
                     self.neighbours.setdefault(eq.name, Place(fold, f"{offset}", layer))
                     for number, name in enumerate(eq.reads):
                         if name not in self.program.defined:
@@ -168,11 +170,17 @@ class LayerSymbols(Symbols):
 
 
 def _renumbered(symbol: Symbol, number: str, letter: str) -> Symbol:
-    subs = tuple(
-        _renumbered(s, number, letter) if isinstance(s, Symbol) else letter if s == number else s
-        for s in symbol.subs
-    )
-    return replace(symbol, subs=subs)
+    subs: list[str | Symbol] = []
+    for s in symbol.subs:
+        if isinstance(s, Symbol):
+            subs.append(_renumbered(s, number, letter))
+        elif s == number:
+            subs.append(letter)
+        elif s.endswith(number) and s.removesuffix(number).isalpha():  # the running mean 3
+            subs += [s.removesuffix(number), letter]
+        else:
+            subs.append(s)
+    return replace(symbol, subs=tuple(subs))
 
 
 def skeleton(eq: Equation, token: object) -> tuple:
@@ -210,7 +218,7 @@ def _find(program: Program, forward: tuple[Equation, ...]) -> list[Fold]:
             if name in position:
                 return k - position[name]
             tensor = program.tensors[name]
-            own = tensor.role == "parameter" and readers[name] == 1
+            own = tensor.role in _OWN and readers[name] == 1
             return ("own", tensor.shape) if own else name
 
         keys.append(skeleton(eq, token))
@@ -253,5 +261,5 @@ def _run(forward: tuple[Equation, ...], keys: list[tuple], start: int, period: i
 
 
 def _number(name: str) -> int | None:
-    found = re.search(r"(\d+)$", name)
-    return int(found[1]) if found else None
+    found = _NUMBER.search(name)
+    return int(found[0]) if found else None

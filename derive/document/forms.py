@@ -133,6 +133,12 @@ class Maker:
         rank = self.program.tensors[name].rank if name in self.program.tensors else 0
         return self.node(whole(name, rank if bold else 0))
 
+    def label(self, name: str) -> Box:
+        """A symbol in a picture: a derivative on one line, with a slash."""
+        setter = self.setter()
+        setter.small = True
+        return setter.symbol(self.symbols.tensor(name))
+
     def index(self, name: str) -> Math:
         return self.node(n.Name(name, "index"))
 
@@ -259,8 +265,11 @@ class Maker:
                if a.name in members):
             return ()
         ends = [self.expr(sympy.S.Zero), self.node(Builder().index(index.size - 1))]
-        key, (first, last) = ("forward", ends) if group.step > 0 else ("backward", ends[::-1])
-        return self.words(f"{key}.recursion", index=self.index(index.name), first=first, last=last)
+        first, last = ends if group.step > 0 else ends[::-1]
+        if (eq.tensor.origin or ("",))[0] == "adjoint":
+            return self.words("backward.recursion", index=self.index(index.name), first=first,
+                              last=last, rule=self.rule("recursion"))
+        return self.words("forward.recursion", index=self.index(index.name), first=first, last=last)
 
     def _first_values(self, setter: Setter) -> Spans:
         out = [

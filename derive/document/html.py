@@ -7,10 +7,15 @@ from html import escape
 
 from markupsafe import Markup
 
+from derive.boxes import Box
 from derive.document import tree as t
+from derive.document.breaking import lines, width
 from derive.document.template import render, resource
 from derive.graph import picture_svg
 from derive.mathml import math
+
+LINE = 80.0  # letters of a formula that fit the page
+BESIDE = (42.0, 35.0)  # of an index form and a matrix form side by side
 
 
 def html_text(document: t.Document) -> str:
@@ -83,11 +88,18 @@ def _(block: t.Paragraph, words: t.Words) -> str:
 
 @_block.register
 def _(block: t.Display, words: t.Words) -> str:
-    lines = []
+    shown = []
     for label, formula in block.lines:
         before = f'<span class="label">{_spans(label)}</span>' if label else ""
-        lines.append(f'<div class="scroll">{before}{math(formula.box, block=True)}</div>')
-    return f'<div class="display">{"".join(lines)}</div>'
+        shown.append(f'<div class="scroll">{before}{_formula(formula.box)}</div>')
+    return f'<div class="display">{"".join(shown)}</div>'
+
+
+def _formula(box: Box) -> str:
+    """A formula on lines of its own."""
+    first, *more = lines(box, LINE)
+    return math(first, block=True) + "".join(
+        math(line, block=True).replace("<math", '<math class="more"', 1) for line in more)
 
 
 @_block.register
@@ -101,13 +113,12 @@ def _equation(block: t.Equation, words: t.Words, boxed: bool = False) -> str:
     anchor = f' id="{block.anchor}"' if block.number and not boxed else ""
     kind = "equation result" if block.result and not boxed else "equation"
     note = f'<span class="note">{_spans(block.note)}</span>' if block.note else ""
-    cells = [f'<div class="form scroll">{math(block.index.box, block=True)}{note}</div>']
+    cells = [f'<div class="form scroll">{_formula(block.index.box)}{note}</div>']
     if block.matrix is not None:
         shapes = "".join(
             f'<span class="shape">{escape(shape)}</span>' for shape in block.shapes
         )
-        cells.append(f'<div class="form matrix scroll">{math(block.matrix.box, block=True)}'
-                     f"{shapes}</div>")
+        cells.append(f'<div class="form matrix scroll">{_formula(block.matrix.box)}{shapes}</div>')
     elif block.contraction:
         cells.append(f'<div class="form matrix scroll"><code>{escape(block.contraction)}</code>'
                      "</div>")
@@ -115,7 +126,9 @@ def _equation(block: t.Equation, words: t.Words, boxed: bool = False) -> str:
     if block.number:
         text = f"({block.number})"
         number = f'<a class="number" href="#{block.anchor}">{text}</a>'
-    wide = " single" if len(cells) == 1 else ""
+    beside = block.matrix is None or (width(block.index.box) < BESIDE[0]
+                                      and width(block.matrix.box) < BESIDE[1])
+    wide = " single" if len(cells) == 1 else "" if beside else " stacked"
     reasons = "".join(f"<p class=\"reason\">{_spans(r)}</p>" for r in block.reasons)
     return (f'<div class="{kind}{wide}"{anchor}><div class="forms">{"".join(cells)}</div>'
             f"{number}{reasons}</div>")

@@ -13,6 +13,7 @@ from typing import Any
 
 from derive.document import tree as t
 from derive.document.markdown import _block, plain
+from derive.naming import printable
 from derive.netwrite import write_network
 from derive.nodes import Access
 from derive.program import Program
@@ -25,7 +26,8 @@ def notebook_text(document: t.Document, program: Program) -> str:
     """The text of an .ipynb file."""
     words = document.words
     cells = [_markdown(f"# {plain(document.title)}")]
-    network = write_network(_nameable(program.forward))
+    named = _nameable(program.forward)
+    network = write_network(replace(named, name=printable(named.name)))
     cells += [_markdown(words.text("notebook.setup")), _code(
         "import derive as dr\n"
         "from derive.check import check\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +14,8 @@ from derive.document.tree import Document
 from derive.errors import ChainruleError, MissingError
 
 _SECONDS = 240
+# pdfTeX stops at a letter that no font has; XeTeX leaves it out
+_UNKNOWN = re.compile(r"Unicode character (.) \(U\+|Missing character: There is no (.)")
 _PACKAGES = "texlive-latex-recommended texlive-latex-extra texlive-pictures lmodern"
 
 
@@ -21,6 +24,7 @@ def pdf_bytes(document: Document) -> bytes:
 
     Raises:
         MissingError: no TeX, or a package of it, is on this machine.
+        ChainruleError: a letter of a name is in none of TeX's fonts.
     """
     source = tex_text(document)
     chinese = r"{ctexart}" in source
@@ -60,6 +64,14 @@ def _run(engine: str, file: Path) -> str:
         env={**keep, "openin_any": "p", "openout_any": "p", "max_print_line": "1000"},
     )
     log = done.stdout.decode(errors="replace")
+    unknown = _UNKNOWN.search(log)
+    if unknown:
+        letter = unknown[1] or unknown[2]
+        raise ChainruleError(
+            f"TeX's fonts have no {letter!r}", expected="Latin, Greek or Chinese letters in a PDF",
+            got=f"U+{ord(letter):04X}",
+            mend='dr.Style(names={"…": "w"}) prints a name in other letters; .html, .md and .ipynb '
+                 "show every script")
     if done.returncode == 0:
         return log
     lines = [line for line in log.splitlines() if line.startswith("!")] or [log[-400:]]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import sympy
 from sympy import Expr, S
 
-from derive.boxes import Box, Token
+from derive.boxes import Token
 from derive.cost import Cost, equation_cost, pretty_count, stored_bytes, total_cost
 from derive.document.backward import layers_alike
 from derive.document.forms import Maker, batch_size
@@ -33,7 +33,11 @@ from derive.graph import Node, Picture, draw
 from derive.nodes import Access, Index, MaxOver, MinOver, Reduction, Select
 from derive.notate import Builder
 from derive.program import Tensor
+from derive.randomness import uniform
 from derive.rules import RULES
+
+#: calls without a derivative of their own
+_NO_FUNCTIONS = (Access, Reduction, Select, Index, uniform, sympy.floor, sympy.Mod)
 
 
 def result_section(maker: Maker, after: dict[str, Equation]) -> Section:
@@ -51,6 +55,8 @@ def result_section(maker: Maker, after: dict[str, Equation]) -> Section:
     else:
         losses = program.losses[:1] or ("L",)
         intro = maker.words("result.intro", loss=maker.symbol(losses[0]), first=ref)
+        if any(scalar not in losses for scalar in maker.plain.scalars.values()):
+            intro = (*intro, " ", *maker.words("result.others"))
     return Section(maker.words("section.result"), "result", 1,
                    (Paragraph(intro), Boxed(tuple(shown))))
 
@@ -60,7 +66,9 @@ def notation_section(maker: Maker) -> Section:
     words = maker.words
     rows = []
     for tensor in maker.program.tensors.values():
-        if tensor.role == "gradient" or maker.hidden(tensor.name):
+        adjoint = (tensor.origin or ("",))[0] == "adjoint"
+        if maker.hidden(tensor.name) or ((adjoint or tensor.role == "gradient")
+                                         and not _needs_words(maker, tensor.name)):
             continue
         if tensor.name.startswith("_") and tensor.name not in maker.numbers:
             continue
@@ -84,6 +92,17 @@ def notation_section(maker: Maker) -> Section:
     return Section(words("section.notation"), "notation", 1, tuple(blocks))
 
 
+def _needs_words(maker: Maker, name: str) -> bool:
+    """Whether the symbol of an adjoint does not say what it is: the derivative of another scalar
+    than the loss, or the second of a name."""
+    symbol, scalar = maker.plain.tensor(name), maker.plain.scalars.get(name)
+    origin = maker.program.tensors[name].origin
+    if symbol.loss is not None or scalar is None or origin is None:
+        return False
+    of = maker.plain.tensor(origin[1])
+    return scalar not in maker.program.losses or symbol.subs not in (of.subs, (of,))
+
+
 def _code_name(maker: Maker, name: str) -> Spans:
     """The name in the code; of layers alike the first and the last one."""
     if maker.fold is None:
@@ -101,6 +120,9 @@ def _meaning(maker: Maker, tensor: Tensor) -> Spans:
     ref: Span = Ref(f"eq-{number}", f"({number})") if number else ""
     if tensor.origin is not None:
         kind, other = tensor.origin
+        if kind == "adjoint":
+            return words("meaning.adjoint", of=maker.symbol(other), number=ref,
+                         scalar=maker.symbol(maker.plain.scalars[tensor.name]))
         key = f"meaning.{kind}" if kind in ("argument", "softmax", "ties", "others") else \
             "meaning.intermediate"
         return words(key, number=maker.ref(other) if kind == "argument" else ref)
@@ -162,6 +184,8 @@ def conventions_section(maker: Maker) -> Section:
         blocks.append(Paragraph(words("convention.kink", what=what)))
     if any(b.has(MaxOver, MinOver) for b in bodies):
         blocks.append(Paragraph(words("convention.ties")))
+    if any(b.has(uniform) for b in bodies):
+        blocks.append(Paragraph(words("convention.random")))
     return Section(words("section.conventions"), "conventions", 1, tuple(blocks))
 
 
@@ -206,7 +230,7 @@ def graph_picture(maker: Maker, value: Callable[[str], str] = lambda name: "") -
     keys: dict[str, str] = {}
     needed = {name for eq in maker.forward for name in (eq.name, *eq.reads)}
     order = [t for t in program.tensors if t in needed and t not in program.defined]
-    order += [eq.name for eq in maker.forward]
+    order += [eq.name for eq in program.equations if eq.name in needed]
     for name in order:
         if maker.folding.places.get(name) and maker.hidden(name):
             partner = maker.folding.partner(name, maker.folding.places[name].fold.shown)
@@ -218,12 +242,16 @@ def graph_picture(maker: Maker, value: Callable[[str], str] = lambda name: "") -
         tensor = program.tensors[name]
         kind = "loss" if name in program.losses else tensor.role
         adjoint = _adjoint_name(maker, name)
-        label = _adjoint_label(maker, adjoint) if adjoint else None
-        nodes.append(Node(name, maker.symbol(name).box, label, kind, maker.number_of(name), count,
+        label = maker.label(adjoint) if adjoint else None
+        nodes.append(Node(name, maker.label(name), label, kind, maker.number_of(name), count,
                           value(name), value(adjoint) if adjoint else ""))
         maker.fold = None
     arrows = [(keys[r], keys[eq.name])
               for eq in maker.forward for r in eq.reads if r in keys]
+    for name in order:  # a gradient that the network reads
+        of = program.tensors[name].origin or ("", "")
+        if of[0] == "adjoint":
+            arrows += [(keys[a], name) for a in (maker.plain.scalars.get(name), of[1]) if a in keys]
     position = {node.key: k for k, node in enumerate(nodes)}
     together = {eq.name: group for group in program.groups if group.recurrent
                 for eq in group.equations}  # a recurrence has arrows that lead back
@@ -238,12 +266,6 @@ def graph_picture(maker: Maker, value: Callable[[str], str] = lambda name: "") -
 def _adjoint_name(maker: Maker, name: str) -> str | None:
     made = maker.program.gradients.get(name, f"_d_{name.lstrip('_')}")
     return made if made in maker.program.tensors else None
-
-
-def _adjoint_label(maker: Maker, adjoint: str) -> Box:
-    setter = maker.setter()
-    setter.small = True
-    return setter.symbol(maker.symbols.tensor(adjoint))
 
 
 # -- forward ----------------------------------------------------------------------------------
@@ -342,7 +364,7 @@ def _function_table(maker: Maker) -> Table | None:
     used: dict[type, tuple[Expr, ...]] = {}
     for eq in maker.forward:
         for f in eq.body.atoms(sympy.Function):
-            if not isinstance(f, Access | Reduction | Select | Index | sympy.floor | sympy.Mod):
+            if not isinstance(f, _NO_FUNCTIONS):
                 used.setdefault(type(f), f.args[1:])
     rows: list[tuple[Spans, ...]] = []
     for cls, settings in used.items():

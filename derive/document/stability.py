@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from derive.conventions import Kink, ledger
+from derive.document.expected import equal_scores
 from derive.document.forms import Maker
 from derive.document.tree import Block, Code, Paragraph, Section, Spans, Strong, Table, listed
 from derive.functions import REGISTRY, Elementary
@@ -35,6 +36,12 @@ def stability_section(maker: Maker) -> Section:
                    Paragraph(words("stability.kinks"), quiet=True)]
     if not blocks:
         blocks.append(Paragraph(words("stability.none")))
+    first = equal_scores(maker.program)
+    if first is not None:
+        scores, count, loss = first
+        blocks.append(Paragraph(words(
+            "stability.first", scores=maker.symbol(scores), loss=maker.symbol(loss),
+            count=str(count), value=f"{math.log(count):.4f}")))
     return Section(words("section.stability"), "stability", 1, tuple(blocks))
 
 

@@ -8,21 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import singledispatch
 
-from derive.boxes import (
-    Accent,
-    Box,
-    Cases,
-    Colour,
-    Fence,
-    Frac,
-    Radical,
-    Row,
-    Script,
-    Space,
-    Token,
-    Under,
-)
+from derive.boxes import Box, Row, Token
 from derive.document import tree as t
+from derive.document.breaking import lines, width
 from derive.document.template import render
 from derive.graph import picture_tikz
 from derive.latex import LETTERS, OPERATORS, box_latex, escape
@@ -150,7 +138,7 @@ def _equation(block: t.Equation, label: bool) -> str:
         *(_spans(reason) for reason in block.reasons),
     ]
     if notes:
-        out += "\n\\crnote{" + "\\\\\n".join(notes) + "}"
+        out = "\\crkeep" + out + "\n\\crnote{" + "\\\\\n".join(notes) + "}"
     return out
 
 
@@ -221,46 +209,20 @@ def _(block: t.Section) -> str:
     )
     title = rf"\texorpdfstring{{{_spans(block.title)}}}{{{text(plain)}}}"
     inner = ""
-    for part in block.blocks:
+    for part, behind in zip(block.blocks, (*block.blocks[1:], None), strict=True):
         # an empty line before a formula would be a paragraph, with its space, of its own
         gap = "\n" if isinstance(part, t.Display | t.Equation) else "\n\n"
-        inner += (gap if inner else "") + _block(part)
+        made = _block(part)
+        if isinstance(behind, t.Display | t.Equation) and made.endswith("\\par}"):
+            made = made.removesuffix("\\par}") + "}"
+        inner += (gap if inner else "") + made
     return f"\\{command}*{{{title}}}\\crtarget{{{block.anchor}}}\n{inner}"
 
 
 # -- long formulas ----------------------------------------------------------------------------
-def width(box: Box | None) -> float:
-    """A rough width of a formula in letters."""
-    if box is None or isinstance(box, Space):
-        return 0.3
-    if isinstance(box, Token):
-        return len(box.text) + (1.2 if box.kind == "op" else 0.0)
-    if isinstance(box, Row):
-        return sum(map(width, box.items))
-    if isinstance(box, Frac):
-        return max(width(box.above), width(box.below)) + 0.5
-    if isinstance(box, Script):
-        return width(box.base) + 0.7 * max(width(box.sub), width(box.sup))
-    if isinstance(box, Under):
-        return max(1.8, *(0.7 * width(line) for line in box.lines))
-    if isinstance(box, Fence | Radical):
-        return width(box.body) + 1.2
-    if isinstance(box, Cases):
-        return max(width(v) + width(c) for v, c in box.rows) + 4
-    return width(box.body) if isinstance(box, Accent | Colour) else 1.0
-
-
 def broken(box: Box) -> str:
     """A formula, broken at the signs of its outermost sum where it is too long for a line."""
-    if width(box) <= 0.85 * _LINE or not isinstance(box, Row):
-        return _fitted(box)
-    lines: list[list[Box]] = [[]]
-    for item in box.items:
-        sign = isinstance(item, Token) and item.kind == "op" and item.text in "+−="
-        if sign and lines[-1] and width(Row(tuple(lines[-1]))) > 0.45 * _LINE:
-            lines.append([])
-        lines[-1].append(item)
-    rows = [_fitted(Row(tuple(line))) for line in lines]
+    rows = [_fitted(line) for line in lines(box, _LINE)]
     if len(rows) == 1:
         return rows[0]
     body = "\\\\\n&\\qquad {}".join(rows)

@@ -25,6 +25,8 @@ MESSAGES = {
     "result.intro": "For the loss {loss}, the derivative with respect to each of its parameters "
     "is given here; it is derived from equation {first} on. A bar marks the adjoint of an "
     "intermediate quantity, $\\bar v = \\partial L/\\partial v$.",
+    "result.others": "Other scalars are differentiated on the way; the notation says which bar is "
+    "the adjoint of which of them.",
     "result.jacobian": "All derivatives of {of} are given here, each element of it by each of the "
     "other; they are derived from equation {first} on. In the sweep every adjoint has the indices "
     "of what is differentiated in front.",
@@ -52,7 +54,7 @@ MESSAGES = {
     "meaning.softmax": "softmax: the derivative of a log-sum-exp",
     "meaning.ties": "how many elements reach the maximum",
     "meaning.others": "the product of all other factors",
-    "meaning.adjoint": "derivative of the loss with respect to {of}",
+    "meaning.adjoint": "{number}, the derivative of {scalar} with respect to {of}",
     "meaning.loss": "the loss",
     "scalar": "scalar",
     # conventions
@@ -82,6 +84,9 @@ MESSAGES = {
     "convention.kink": "Where the derivative jumps, one value is chosen: {what}.",
     "convention.ties": "Where several elements reach the maximum, they share its derivative "
     "equally.",
+    "convention.random": "$\\operatorname{uniform}_{n,i,j}(s)$ is a random number between 0 and 1 "
+    "that is a function of whole numbers alone: of the seed $s$ of the step, of the number $n$ of "
+    "its stream and of the indices of the element. Its derivative is 0.",
     "convention.first": "Outside its range a recurrence takes its first value: {formula}.",
     # graph
     "graph.caption": "Each box is a tensor, with its adjoint in red below; parameters are rounded, "
@@ -117,8 +122,8 @@ MESSAGES = {
     "maximum, only the largest gets it.",
     "backward.combined": "With {numbers} put in and the common factor in front, this is",
     "backward.centred": "{sum} is 0 and was left out: {mean} is the mean of {of}.",
-    "backward.recursion": "a recursion in {index}, worked from {first} to {last}: beyond its end "
-    "the adjoint is 0",
+    "backward.recursion": "a recursion in {index}, worked from {first} to {last} ({rule}): beyond "
+    "its end the adjoint is 0",
     "forward.recursion": "a recursion in {index}, worked from {first} to {last}",
     "convention.slices": "A bold symbol with indices is what is left when these are held: "
     "$\\mathbf{H}_t$ is the matrix at $t$, and $\\mathbf{H}_{:,0}$ that at 0 of the second dim.",
@@ -176,6 +181,10 @@ MESSAGES = {
     "flow.bound": "Largest singular value at most",
     "flow.recurrent": "Through the recurrence of {names} it changes by a factor of {factor} in "
     "each of {steps} steps.",
+    "stability.first": "Where all {count} scores of a sample in {scores} are equal, as they nearly "
+    "are before training with small weights, {loss} is $\\log$ {count} = {value}: training should "
+    "begin there. A larger loss says that the scores begin too large, a smaller one that the "
+    "labels are known beforehand.",
     "stability.none": "Nothing in these equations overflows or has a kink.",
     # numbers
     "numbers.intro":
@@ -285,6 +294,24 @@ MESSAGES = {
     "rule.adjoint.says": "All contributions are there; their sum is the adjoint.",
     "rule.adjoint.proof": "The sweep visits a tensor after everything that reads it, so by "
     "induction from the loss no contribution is missing.",
+    "rule.recursion.title": "back-propagation through time",
+    "rule.recursion.says": "The adjoint at a step is what the loss sends to this step itself, and "
+    "the adjoint of the next step times the local derivative between the two: one pass, from the "
+    "last step to the first, in which nothing is computed twice.",
+    "rule.recursion.proof": "Let $h_t = f(h_{t-1}, x_t)$, $J_t = \\frac{\\partial h_t}"
+    "{\\partial h_{t-1}}$, and $d_t$ what the loss sends to step $t$ itself. Then "
+    "$\\bar h_t = d_t + J_{t+1}^\\top \\bar h_{t+1}$, and put into itself "
+    "$\\bar h_t = \\sum_{s \\geq t} J_{t+1}^\\top \\dots J_s^\\top d_s$: what a late "
+    "step sends back passes one factor for each step between. Where a recurrence is linear, "
+    "$h_t = W h_{t-1} + x_t$, all factors are equal, and "
+    "$\\bar h_t = \\sum_{s \\geq t} (W^\\top)^{s-t} d_s$: along an eigenvector of $W^\\top$ with "
+    "eigenvalue $\\lambda$ a contribution is multiplied by $\\lambda^{s-t}$, so it vanishes for "
+    "$|\\lambda| < 1$ and explodes for $|\\lambda| > 1$. A state that is carried on by a gate, "
+    "$c_t = f_t \\odot c_{t-1} + g_t$, has $f_t$ itself as the factor along this way: it passes "
+    "as long as the gate is near 1. Truncated after $\\tau$ steps, the sum has its terms with "
+    "$s - t \\leq \\tau$ alone; that is the gradient of another program, in which the state of "
+    "every so many steps is held constant, and what is left out shrinks like the factors do. Here "
+    "all terms are kept.",
     "rule.name.title": "a name for an inner sum",
     "rule.name.says": "A sum inside a function gets a name, so that it is computed once and has an "
     "adjoint.",

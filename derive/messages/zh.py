@@ -21,6 +21,7 @@ MESSAGES = {
     "stop": "。",
     "result.intro": "下面给出损失 {loss} 对每个参数的导数；推导从方程 {first} 开始。"
     "字母上的横线表示中间量的伴随，$\\bar v = \\partial L/\\partial v$。",
+    "result.others": "途中还对其他标量求导；记号一节说明每个带横线的符号是哪一个标量的伴随。",
     "result.jacobian": "下面给出 {of} 的全部导数，即它的每个元素对自变量每个元素的导数；"
     "推导从方程 {first} 开始。推导中每个伴随的下标前面都带有被求导量的下标。",
     "result.intermediate": "连同从损失回到输入的递推",
@@ -46,7 +47,7 @@ MESSAGES = {
     "meaning.softmax": "softmax：log-sum-exp 的导数",
     "meaning.ties": "达到最大值的元素个数",
     "meaning.others": "其余各因子的乘积",
-    "meaning.adjoint": "损失对 {of} 的导数",
+    "meaning.adjoint": "{number}，{scalar} 对 {of} 的导数",
     "meaning.loss": "损失",
     "scalar": "标量",
     "convention.layout.denominator": "梯度的形状与求导对象相同（分母布局）："
@@ -72,6 +73,8 @@ MESSAGES = {
     "convention.reduction": "损失除以 {count}，所以每个梯度也是。",
     "convention.kink": "导数有跳跃之处取定一个值：{what}。",
     "convention.ties": "多个元素同时达到最大值时，平分其导数。",
+    "convention.random": "$\\operatorname{uniform}_{n,i,j}(s)$ 是 0 与 1 之间的随机数，"
+    "它只是整数的函数：该步的种子 $s$、随机流的编号 $n$ 与元素的下标。它的导数为 0。",
     "convention.first": "递推在其范围之外取初值：{formula}。",
     "graph.caption": "每个方框是一个张量，下方红色是它的伴随；圆角框是参数，双框是损失。"
     "箭头表示方程读取的内容；梯度逆着箭头流动。",
@@ -100,7 +103,7 @@ MESSAGES = {
     "多次被读取的量得到全部贡献之和；取最大值时只有最大者得到伴随。",
     "backward.combined": "代入 {numbers} 并提出公因子，得",
     "backward.centred": "{sum} 为 0，已略去：{mean} 是 {of} 的平均值。",
-    "backward.recursion": "关于 {index} 的递推，从 {first} 算到 {last}：超出末端伴随为 0",
+    "backward.recursion": "关于 {index} 的递推，从 {first} 算到 {last}（{rule}）：超出末端伴随为 0",
     "forward.recursion": "关于 {index} 的递推，从 {first} 算到 {last}",
     "convention.slices": "带下标的粗体符号是固定这些下标后剩下的部分："
     "$\\mathbf{H}_t$ 是 $t$ 处的矩阵，$\\mathbf{H}_{:,0}$ 是第二维取 0 时的部分。",
@@ -150,6 +153,10 @@ MESSAGES = {
     "flow.jacobian": "雅可比矩阵", "flow.element": "其一元素",
     "flow.bound": "最大奇异值上界",
     "flow.recurrent": "通过 {names} 的递推，{steps} 步中每步变化的倍数为 {factor}。",
+    "stability.first": "若 {scores} 中每个样本的 {count} 个得分都相等"
+    "（权重很小时，训练之前几乎如此），则 {loss} 为 $\\log$ {count} = {value}："
+    "训练应当从这里开始。更大说明得分一开始就过大，"
+    "更小说明标签事先已被泄露。",
     "stability.none": "这些方程既不会溢出，也没有不可导点。",
     "numbers.intro": "前向的值为绿色，回传的梯度为红色。书写时取五位有效数字，计算用双精度。",
     "numbers.caption": "代入数值的计算图：值为绿色，梯度为红色。",
@@ -236,6 +243,22 @@ MESSAGES = {
     "rule.adjoint.title": "伴随",
     "rule.adjoint.says": "贡献已齐，其和即伴随。",
     "rule.adjoint.proof": "每个张量在读取它的所有量之后处理，故由归纳可知没有遗漏。",
+    "rule.recursion.title": "沿时间的反向传播",
+    "rule.recursion.says": "某一步的伴随等于损失直接传给这一步的部分，"
+    "加上下一步的伴随乘以两步之间的局部导数：从最后一步到第一步只扫一遍，没有任何量被计算两次。",
+    "rule.recursion.proof": "设 $h_t = f(h_{t-1}, x_t)$，$J_t = \\frac{\\partial h_t}"
+    "{\\partial h_{t-1}}$，$d_t$ 是损失直接传给第 $t$ 步的部分。于是 "
+    "$\\bar h_t = d_t + J_{t+1}^\\top \\bar h_{t+1}$，反复代入得 "
+    "$\\bar h_t = \\sum_{s \\geq t} J_{t+1}^\\top \\dots J_s^\\top d_s$："
+    "后面的步骤传回来的量，中间每一步都要乘一个因子。若递推是线性的，"
+    "$h_t = W h_{t-1} + x_t$，所有因子都相同，"
+    "$\\bar h_t = \\sum_{s \\geq t} (W^\\top)^{s-t} d_s$："
+    "沿 $W^\\top$ 的特征值为 $\\lambda$ 的特征向量，"
+    "贡献被乘以 $\\lambda^{s-t}$，$|\\lambda| < 1$ 时消失，$|\\lambda| > 1$ 时爆炸。"
+    "由门传下去的状态 $c_t = f_t \\odot c_{t-1} + g_t$ 在这条路上的因子就是 $f_t$ 本身："
+    "只要门接近 1，它就通过。在 $\\tau$ 步之后截断，和中只留下 $s - t \\leq \\tau$ 的项；"
+    "那是另一个程序的梯度，其中每隔若干步的状态被当作常数，略去的部分随这些因子一起变小。"
+    "这里保留所有的项。",
     "rule.name.title": "为内部的和命名",
     "rule.name.says": "函数内的和单独命名，使它只算一次并有自己的伴随。",
     "rule.name.proof": "相等者可以互换，值不变。",

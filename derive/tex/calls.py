@@ -11,6 +11,7 @@ from sympy.codegen.cfunctions import expm1, log1p
 
 from derive.functions import REGISTRY, maximum, minimum
 from derive.nodes import Index, LogSumExpOver, MaxOver, MinOver, Select
+from derive.randomness import uniform
 from derive.tex.values import (
     UNKNOWN,
     MisfitError,
@@ -44,6 +45,8 @@ def call(name: str, args: list[Value], primes: int, batch: Expr | None,
     if name in ("max", "min") and len(args) > 1:
         pick = maximum if name == "max" else minimum
         return reduce(lambda a, b: entrywise(pick, a, b, "compared"), args)
+    if name == "uniform":
+        return _random(args)
     wanted = 2 if name in _WITH_SETTING else 1
     if len(args) != wanted:
         raise MisfitError(f"{name} takes {wanted} argument{'s' * (wanted > 1)}",
@@ -56,6 +59,14 @@ def call(name: str, args: list[Value], primes: int, batch: Expr | None,
             raise MisfitError(f"{name} is no function of one number, and has no derivative f′")
         return _whole(name, first, batch, over)
     return first.with_body(_scalar(name, primes, *(a.body for a in args)))
+
+
+def _random(args: list[Value]) -> Value:
+    """A random number: of the seed, the number of its stream and the indices of the element."""
+    if len(args) < 2 or any(a.axes for a in args):
+        raise MisfitError("uniform takes a seed, and the numbers of a stream and an element",
+                          r"\mathrm{uniform}_{0,b,k}(\mathrm{seed})")
+    return Value(uniform(*(a.body for a in args)))
 
 
 def got_text(args: list[Value]) -> str:

@@ -34,7 +34,7 @@ FUNCTIONS = {
     "sqrt": "sqrt", "softmax": "softmax", "logsumexp": "logsumexp", "diag": "diag",
     "Diag": "diag", "tr": "tr", "Tr": "tr", "trace": "tr", "max": "max", "min": "min",
     "rowmax": "rowmax", "rowmin": "rowmin", "onehot": "onehot", "norm": "norm",
-    "atan": "atan", "arctan": "atan", "log1p": "log1p", "expm1": "expm1",
+    "atan": "atan", "arctan": "atan", "log1p": "log1p", "expm1": "expm1", "uniform": "uniform",
     **{name: name for name in REGISTRY},
 }  # fmt: skip
 
@@ -48,7 +48,13 @@ def key(letter: str, accents: Sequence[str] = (), subs: Sequence[str] = (), prim
 
 def symbol_key(symbol: Symbol) -> str:
     subs = [symbol_key(s) if isinstance(s, Symbol) else s for s in symbol.subs]
-    return key(symbol.letter, symbol.accents, subs, symbol.primes)
+    own = key(symbol.letter, symbol.accents, subs, symbol.primes)
+    return own if symbol.loss is None else quotient_key(symbol_key(symbol.loss), own)
+
+
+def quotient_key(above: str, below: str) -> str:
+    """A derivative ∂above/∂below as one text."""
+    return f"∂{above}/∂{below}"
 
 
 @dataclass(frozen=True)
@@ -134,13 +140,14 @@ def splits(found: Sequence[Item]) -> Iterator[tuple[tuple[str, ...], tuple[Item,
             yield parts, tuple(found[count:])
 
 
-def ways(found: Sequence[Item], known: Callable[[tuple[str, ...]], bool]
+def ways(found: Sequence[Item], known: Callable[[tuple[str, ...]], bool], letters: set[str]
          ) -> list[tuple[tuple[str, ...], tuple[Item, ...]]]:
-    """`splits`; but what ends in a number and is a name as it stands is that name, and not an
-    element of something else at a number."""
+    """`splits`; but what does not end in one of the ``letters`` that are indices, and is a name as
+    it stands, is that name, and not an element of something else."""
     every = list(splits(found))
-    numbered = bool(found) and (found[-1].text or "").isdigit()
-    exact = [way for way in every if numbered and not way[1] and known(way[0])]
+    last = found[-1].text if found else None
+    exact = [way for way in every if last is not None and last not in letters
+             and not way[1] and known(way[0])]
     return exact or every
 
 
@@ -239,9 +246,7 @@ def declared_names(program: Program, symbols: Symbols, plain: Sequence[str] = ()
     """The names of a program: by the symbols that documents print, and by plain names."""
     names = Names(program)
     for name, tensor in program.tensors.items():
-        symbol = symbols.tensor(name)
-        if symbol.loss is None:
-            names.entries.setdefault(symbol_key(symbol), Entry(tensor))
+        names.entries.setdefault(symbol_key(symbols.tensor(name)), Entry(tensor))
     for name in plain:
         names.entries[symbol_key(symbol_of_name(name))] = Entry(program.tensors[name])
     names.sizes = {symbol_key(symbols.size(str(s))): s for s in program.sizes}

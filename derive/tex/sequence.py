@@ -248,11 +248,12 @@ def _function(reader: Reader, name: str, pieces: Pieces, n: int) -> tuple[Operan
 
 def _applied(reader: Reader, name: str, scripts: t.Scripted, nodes: Sequence[t.Node]
              ) -> list[Value]:
-    reader.labels_wanted = name == "onehot"
+    wanted = reader.labels_wanted
+    reader.labels_wanted = wanted or name == "onehot"
     try:
         args = [reader.values(node) for node in nodes]
     finally:
-        reader.labels_wanted = False
+        reader.labels_wanted = wanted
     over: Index | None = None
     settings: list[list[Value]] = []
     for n, sub in enumerate(scripts.subs):

@@ -122,7 +122,8 @@ def _bare(reader: Reader, base: t.Node, found: list[Item], primes: int) -> list[
         return [Value(Index(whole, UNKNOWN) + reader.base)]
     values: list[Value] = []
     trouble: MisfitError | None = None
-    for names, indices in ways(found, lambda n: bool(reader.lookup(named(base, n, primes)))):
+    for names, indices in ways(found, lambda n: bool(reader.lookup(named(base, n, primes))),
+                               reader.letters):
         for used in dict.fromkeys((primes, 0)):
             entries = reader.lookup(named(base, names, used))
             for entry in entries if used or not values else ():

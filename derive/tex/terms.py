@@ -18,6 +18,7 @@ from derive.functions import absolute
 from derive.nodes import Index, Select
 from derive.tex import tree as t
 from derive.tex.calls import call
+from derive.tex.derivatives import declared_derivative
 from derive.tex.names import FUNCTIONS, Entry, Layout, Names, items, named, node_key, ways
 from derive.tex.sequence import sequence_values
 from derive.tex.source import MAX_EXPONENT, Source
@@ -180,7 +181,11 @@ class Reader:
                          list(map(as_number, above)), below)
 
     def derivative(self, node: t.Node) -> list[Value] | None:
-        """``∂L/∂W`` as the adjoint that a line defines; None where it is a plain fraction."""
+        """``∂L/∂W`` as the adjoint that a line defines, ``∂y_i/∂x_j`` as what the network says it
+        is; None where it is a plain fraction."""
+        declared = declared_derivative(self, node)
+        if declared is not None:
+            return tensor_values(self, *declared)
         found = self.derived(node)
         if found is None:
             return None
@@ -191,7 +196,7 @@ class Reader:
         """The tensor, with its indices, that the loss is differentiated by."""
         if not isinstance(node, t.Frac):
             return None
-        above, below = self._differential(node.above), self._differential(node.below)
+        above, below = self.differential(node.above), self.differential(node.below)
         if above is None or below is None:
             return None
         if node_key(above) not in self.names.losses:
@@ -201,7 +206,7 @@ class Reader:
                               'a line for each adjoint, or names={"' + text + '": "L"}', node.at)
         return self.subject(below)
 
-    def _differential(self, node: t.Node) -> t.Node | None:
+    def differential(self, node: t.Node) -> t.Node | None:
         """What stands behind ∂ or d."""
         if not isinstance(node, t.Seq) or len(node.pieces) != 2:
             return None
@@ -225,7 +230,8 @@ class Reader:
         below = [i for n, s in enumerate(subs) for i in items(s, -n - 1)]
         for reading in above(sups):
             for names, rest in ways([*reading.found, *below],
-                                    lambda n: self.target(named(base, n)) is not None):
+                                    lambda n: self.target(named(base, n)) is not None,
+                                    self.letters):
                 name = self.target(named(base, names))
                 if name is not None and reading.power is None:
                     return name, rest

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import unicodedata
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,6 +21,7 @@ from derive.document.tex import tex_text
 from derive.document.tree import Display, Equation, Section
 from derive.errors import DataError, MissingError
 from derive.explain import explain
+from derive.latex import LETTERS
 from derive.messages import catalogue, languages
 from derive.rules import RULES
 from tests.golden_support import compare
@@ -243,6 +245,24 @@ def test_names_of_users_are_harmless_everywhere(tmp_path):
     markdown = write_document(program, tmp_path / "a.md").read_text(encoding="utf-8")
     assert "<script" not in markdown
     json.loads(write_document(program, tmp_path / "a.ipynb").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["вес", "משקל", "größe", "θ", "ŵ_вес", "𝐖", "ひらがな"])
+def test_names_in_any_script_are_shown(tmp_path, name):
+    net = dr.Network("a\u202eb\x00c \U0001f642\nq")  # nothing may turn the line or break the file
+    x, w = net.input("x", "B", 3), net.parameter(name, 3)
+    b, i = x.indices
+    net.loss(dr.mean(x[b, i] * w[i], b, i))
+    program = dr.derive(net)
+    letters = {unicodedata.normalize("NFKC", c) for c in name.split("_")[-1]}
+    for ending in ("html", "md", "tex", "ipynb"):
+        text = write_document(program, tmp_path / f"a.{ending}").read_text(encoding="utf-8")
+        text = text if ending != "ipynb" else "".join(
+            "".join(cell["source"]) for cell in json.loads(text)["cells"])
+        assert not set("\u202e\x00") & set(text)
+        assert all(c in text or LETTERS.get(c, c) in text for c in letters)
+        if ending == "html":
+            parsed(text)
 
 
 @pytest.mark.parametrize("name", ["softmax_classifier", "recurrent", "batch_norm"])

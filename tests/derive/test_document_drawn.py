@@ -104,6 +104,18 @@ def test_a_pdf_in_chinese_is_written_and_reads_as_chinese(tmp_path):
         assert "的梯度推导" in words.decode()
 
 
+@pytest.mark.parametrize("lang", [pytest.param("en", marks=tex), "zh"])
+def test_a_letter_that_no_font_has_is_said_and_not_left_out(tmp_path, lang):
+    if lang == "zh" and shutil.which("xelatex") is None:
+        pytest.skip("no xelatex on this machine")
+    net = dr.Network("weight")
+    w = net.parameter("\u05de\u05e9", 3)
+    net.loss(dr.sum(w[w.indices] ** 2, *w.indices))
+    with pytest.raises(dr.ChainruleError, match=r"(?s)fonts have no '\u05de'.*dr[.]Style"):
+        write_document(dr.derive(net), tmp_path / "a.pdf", lang=lang)
+    assert not (tmp_path / "a.pdf").exists()
+
+
 @browser
 def test_a_browser_draws_the_formulas(tmp_path):
     """Headless Chromium prints the page after its layout; nothing may be missing in it."""

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
 
 import derive as dr
+from derive.boxes import Box
+from derive.document.breaking import lines
+from derive.document.html import LINE, html_text
 from derive.document.tex import tex_text
 from derive.document.tree import Math
 from derive.errors import ChainruleError
+from derive.graph import svg_text
 from derive.latex import equation_latex
 from derive.layout import Setter
+from derive.mathml import box_mathml
 from derive.symbols import Symbols
 from derive.tex.values import MisfitError
 from tests.networks import NETWORKS
-from tests.reread import CHECKED, Different, Proofreader, check_all, printed
+from tests.remembered import Printed, printed
+from tests.reread import CHECKED, Different, Proofreader, check_all, second_outputs, verdicts
 
 COLUMNS = dr.Style(samples="columns", layout="numerator", adjoint="delta")
 PARTIAL = dr.Style(adjoint="partial", names={"c1": "b1", "h": "a_hat"}, indices={"j": "m"})
@@ -56,13 +63,24 @@ def attention() -> dr.Network:
 MORE = {f.__name__: f for f in (pooled, deep, lstm, attention)}
 
 
+def _drawn(item: Printed, page: str) -> list[Box]:
+    """A formula as a page has it: whole, or broken into lines."""
+    box = item.math.box
+    return [box] if box_mathml(box) in page else lines(box, LINE)
+
+
 @pytest.mark.parametrize("name", [*NETWORKS, *MORE])
 def test_every_printed_formula_has_the_values_of_the_program(name):
     program = dr.derive((NETWORKS | MORE)[name]())
     document, found = printed(program, detail="full", optimizer=dr.adam())
     assert check_all(program, found) > 20
-    file = tex_text(document)
+    file, page = tex_text(document), html_text(document)
     assert not [item.latex for item in found if item.latex not in file]
+    labels = [item for item in found if item.kind == "label"]
+    assert labels and not [item.latex for item in labels if svg_text(item.math.box) not in page]
+    assert not [item.latex for item in found if item.kind not in ("label", "contraction")
+                and any(box_mathml(line) not in page for line in _drawn(item, page))]
+    assert not [(item.latex, str(trouble)) for item, trouble in second_outputs(found) if trouble]
 
 
 @pytest.mark.parametrize("style", [COLUMNS, PARTIAL], ids=["columns", "partial"])
@@ -84,6 +102,45 @@ def test_a_blackboard_adds_up():
     _, found = printed(program, values=values)
     assert sum(item.kind == "board" for item in found) > 10
     check_all(program, found, values=values)
+
+
+def test_mathml_and_svg_that_say_something_else_are_found():
+    program = dr.derive(NETWORKS["softmax_classifier"]())
+    _, found = printed(program)
+    label = next(item for item in found if item.kind == "label")
+    step = next(item for item in found if item.kind == "index form")
+    with mock.patch("tests.reread.math", lambda box: "<math><mi>q</mi></math>"):
+        assert all(trouble for _, trouble in second_outputs([label, step]))
+    with mock.patch("tests.reread.math", lambda box: "<math><mfoo/></math>"):
+        assert all(trouble for _, trouble in second_outputs([step]))
+
+
+def test_a_sign_without_its_definition_is_not_read():
+    program = dr.derive(NETWORKS["strided_convolution"]())
+    _, found = printed(program)
+    signs = [item for item in found if item.kind in ("convolution", "meaning")]
+    assert {item.kind for item in signs} == {"convolution", "meaning"}
+    assert not [trouble for _, trouble in verdicts(program, signs) if trouble]
+    alone = [item for item in signs if item.kind == "convolution"]
+    assert not [t for _, t in verdicts(program, alone) if "no definition" not in str(t)]
+    wrong = [replace(item, written=item.latex.replace("r - 1", "r").replace("r + 1", "r"))
+             for item in signs]
+    assert all(isinstance(trouble, Different) for _, trouble in verdicts(program, wrong))
+
+
+def test_derivatives_of_other_scalars_and_random_numbers_are_read():
+    net = dr.Network("slope")
+    x = net.input("x", "B", 1)
+    b, i = x.indices
+    seed = net.random("seed")
+    u = dr.dense(dr.dropout(dr.dense(x, 2, dr.tanh), 0.5, seed), 1, bias=False)
+    slope = net.gradient(net.define("total", (), dr.sum(u[u.indices], *u.indices)), x)
+    net.loss(dr.mean(slope[b, i] ** 2, b, i))
+    program = dr.derive(net)
+    _, found = printed(program, detail="full")
+    assert any(r"\partial\mathrm{total}" in item.latex for item in found)
+    assert any("uniform" in item.latex for item in found)
+    check_all(program, found)
 
 
 def test_what_says_something_else_is_found():
