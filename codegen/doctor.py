@@ -112,12 +112,20 @@ def _gpu() -> list[Finding]:
     if version is None:
         return [*found, Finding("numba-cuda", "missing", "not installed: kernels for a GPU",
                                 INSTALL)]
-    found.append(Finding("numba-cuda", "ok", version))
+    found.append(Finding("numba-cuda", "ok", ", ".join([version, *_beside()])))
     try:
         return [*found, Finding("GPU", "ok", str(find_device()))]
     except MissingError as error:
         return [*found, Finding("GPU", "missing", str(error.got or error.what),
                                 error.mend or "")]
+
+
+def _beside() -> list[str]:
+    """The versions of what numba-cuda works with, as far as they are Python packages."""
+    names = sorted({d.name for d in importlib.metadata.distributions()
+                    if d.name and d.name.startswith(("cuda-bindings", "nvidia-nvvm",
+                                                     "nvidia-cuda-nvcc", "nvidia-nvjitlink"))})
+    return [f"{name} {importlib.metadata.version(name)}" for name in names]
 
 
 def _cache() -> Finding:

@@ -331,6 +331,14 @@ def test_a_device_tells_the_target_unless_they_contradict_each_other(tmp_path):
 
 @pytest.mark.skipif(package() is None, reason="numba-cuda is not installed")
 class TestWithThePackage:
+    def test_doctor_tells_driver_package_and_device(self):
+        from codegen.doctor import examine
+
+        found = {f.what: f for f in examine()}
+        assert found["numba-cuda"].state == "ok" and "cuda-bindings" in found["numba-cuda"].detail
+        assert {"NVIDIA driver", "GPU"} <= set(found)
+        assert found["GPU"].state == "ok" or found["GPU"].mend
+
     def test_an_explicit_device_that_is_not_there(self, tmp_path):
         if Path("/proc/driver/nvidia/version").exists():
             pytest.skip("there is a device here")
