@@ -35,7 +35,7 @@ from derive.verify.trace import size_paths, trace
 from derive.verify.where import straying, telling_point, telling_sizes, within_rounding
 from derive.verify.written import NAME, Written, read_derivation, symbolic_claim
 
-_EXPLAINED, _UNEXPLAINED = 0.7, 3.0  # seconds for words that a place was found without
+_EXPLAINED, _UNEXPLAINED = 1.5, 3.0  # seconds for words that a place was found without
 _SHRUNK = 1.0  # seconds for a smaller counterexample
 
 
