@@ -42,6 +42,11 @@ def gradient_magnitudes(
     return {name: found[size] for name, size in wanted.items()}
 
 
+def magnitude(body: Expr) -> Expr:
+    """A body with every term of its sums taken absolutely."""
+    return _magnitude(body, frozenset())
+
+
 @singledispatch
 def _magnitude(expr: Expr, adjoints: frozenset[str]) -> Expr:
     return Abs(expr)

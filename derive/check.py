@@ -106,6 +106,7 @@ def check(
     directions: int | None = None,
     entries: Mapping[str, tuple[int, ...]] | None = None,
     also: Mapping[str, tuple[int, ...]] | None = None,
+    rounding: Mapping[str, np.ndarray] | None = None,
 ) -> Report:
     """Compare gradients with numeric differentiation of the forward program; of a Jacobian, its
     product with random weights.
@@ -122,6 +123,9 @@ def check(
             for a quick look at a large network.
         entries: of these tensors alone, and of each this one coordinate.
         also: coordinates that are tried whatever else is: of a large tensor only some are.
+        rounding: how far rounding may have taken each entry of the gradients, by tensor; by
+            default what float64 may do. An entry much smaller than its tensor's largest is then
+            judged beside that one.
 
     Raises:
         DataError: a gradient is missing or has another shape than its tensor.
@@ -142,9 +146,15 @@ def check(
     still, held = hold_stopped(program, point)
     slopes = Slopes(still, of, held, known or sizes, digits=digits, directions=count)
     scale = max((float(np.max(np.abs(g))) for g in found.values() if np.size(g)), default=0.0)
-    sure = gradient_magnitudes(program, point, known or sizes)
+    if rounding is None:
+        sure = gradient_magnitudes(program, point, known or sizes)
+        limits = {n: 64 * _EPS * np.minimum(sure[n], _CANCEL * scale) for n in names}
+    else:
+        limits = {n: np.asarray(rounding[n]) for n in names}
+    sizes_of = {n: 0.0 if rounding is None else float(np.max(np.abs(found[n]), initial=0.0))
+                for n in names}
     rows = tuple(
-        _row(slopes, n, found[n], np.minimum(sure[n], _CANCEL * scale),
+        _row(slopes, n, found[n], limits[n], sizes_of[n],
              _directions(found[n].shape, seed, slopes.digits == 15, directions, (also or {}).get(n))
              if entries is None else [_coordinate(found[n].shape, entries[n])])
         for n in names)
@@ -211,17 +221,20 @@ def _gradients(
     return out
 
 
-def _row(slopes: Slopes, name: str, gradient: np.ndarray, magnitude: np.ndarray,
+def _row(slopes: Slopes, name: str, gradient: np.ndarray, limit: np.ndarray, size: float,
          directions: list[tuple[str, np.ndarray]]) -> Row:
     worst: tuple[float, Row] | None = None
     undecided, trouble = 0, ""
     for label, direction in directions:
         estimate = slopes.along(name, direction)
         value = float(np.sum(gradient * direction))
-        rounding = 64 * _EPS * float(np.sum(magnitude * np.abs(direction)))
+        rounding = float(np.sum(limit * np.abs(direction)))
+        if size:  # the signs of a Gaussian direction are no accomplices of rounding
+            rounding = min(rounding, 4 * float(np.linalg.norm(limit * direction)))
         tolerance = 8 * estimate.error + rounding
         difference = abs(value - estimate.value)
-        verdict = _verdict(value, estimate.value, difference, tolerance, rounding)
+        verdict = _verdict(value, estimate.value, difference, tolerance, rounding,
+                           size * float(np.linalg.norm(direction)))
         if verdict == "undecided":
             undecided += 1
             trouble = trouble or estimate.trouble or "the error bar is too wide"
@@ -244,7 +257,8 @@ def _row(slopes: Slopes, name: str, gradient: np.ndarray, magnitude: np.ndarray,
 
 
 def _verdict(value: float, expected: float, difference: float, tolerance: float,
-             rounding: float) -> str:
+             rounding: float, size: float) -> str:
+    """``size``: what counts as large beside a value that is itself small."""
     if not np.isfinite(value) and np.isfinite(expected):
         return "fail"
     if not np.isfinite(tolerance):
@@ -254,7 +268,7 @@ def _verdict(value: float, expected: float, difference: float, tolerance: float,
     # zero, or zero but for the rounding of terms that cancel: there is no sign or size to miss
     if abs(value) <= rounding:
         return "pass"
-    return "pass" if tolerance <= 1e-3 * max(abs(value), abs(expected)) else "undecided"
+    return "pass" if tolerance <= 1e-3 * max(abs(value), abs(expected), size) else "undecided"
 
 
 def _directions(shape: tuple[int, ...], seed: int, costly: bool, few: int | None,

@@ -28,6 +28,7 @@ from derive.verify.decide import decide
 from derive.verify.edits import NO_PATTERN, explain_differences
 from derive.verify.hand import Hand
 from derive.verify.place import unread_lines, wrong_line
+from derive.verify.precision import DOUBLE, rounding, within
 from derive.verify.repair import find_repairs
 from derive.verify.report import Finding, Place, Proof, VerifyReport
 from derive.verify.snippet import claim_snippet, function_snippet
@@ -92,17 +93,20 @@ def verify(
         function = Written(claim, derived)
     else:
         function = Hand(hand, derived)
+        function.settle(values or random_values(derived, seed, sizes))
     paths: Sequence[Mapping[str, int]] = ({},)
     if isinstance(function, Hand) and sizes is None and values is None:
         paths = size_paths(function, derived)
-    point = dict(values) if values is not None else telling_point(derived, function, seed, sizes)
+    point = dict(values) if values is not None else telling_point(
+        derived, function, seed, sizes, function.eps)
     report = _checked(derived, function, point, seed)
     branch: Mapping[str, int] = {}
     for path in paths[1:]:  # where its code branches on a size: the other sides
         if report.verdict == "pass":
-            branch, point = path, telling_point(derived, function, seed, path)
+            branch, point = path, telling_point(derived, function, seed, path, function.eps)
             report = _checked(derived, function, point, seed)
-    report = _without_rounding(report, derived, function, point)
+    if function.eps == DOUBLE:
+        report = _without_rounding(report, derived, function, point)
     wrong = [row.name for row in report.rows if row.verdict == "fail"]
     findings: tuple[Finding, ...] = ()
     snippet = ""
@@ -114,13 +118,17 @@ def verify(
     if isinstance(function, Written):
         notes = function.claim.notes
         findings = (*findings, *unread_lines(function.claim, derived, seed))
-    return VerifyReport(derived.name, report, findings, function.label, proof, notes, snippet)
+    return VerifyReport(derived.name, report, findings, function.label, proof, notes, snippet,
+                        function.note)
 
 
 def _checked(derived: Program, function: Hand | Written, point: dict[str, np.ndarray], seed: int
              ) -> Report:
+    """The numeric verdict, within the rounding of the precision in which the gradients come."""
     given = function(point)
-    return check(derived, point, gradients=given, seed=seed, also=straying(derived, given, point))
+    limits = rounding(derived, point, function.eps) if function.eps > DOUBLE else None
+    return check(derived, point, gradients=given, seed=seed, also=straying(derived, given, point),
+                 rounding=limits)
 
 
 def _without_rounding(report: Report, derived: Program, function: Hand | Written,
@@ -161,6 +169,8 @@ def _claim(function: Hand | Written, derived: Program, sizes: Mapping[str, int] 
 def _prove(derived: Program, function: Hand | Written, seconds: float,
            paths: Sequence[Mapping[str, int]]) -> Proof:
     """What algebra says of gradients whose numbers agree, on each path through the code."""
+    if isinstance(function, Hand) and function.library:
+        return Proof(untraced=f"its arrays are {function.library}'s, and NumPy's only are read")
     try:
         return Proof(tuple(
             decision for path in paths
@@ -182,7 +192,8 @@ def _findings(
     places = _places(derived, function, [point, other], names, seed)
     # a change of the function says more than one of the derivation
     seconds = _EXPLAINED if set(names) <= set(places) else _UNEXPLAINED
-    found = explain_differences(derived, names, points, seconds)
+    with within(function.eps):
+        found = explain_differences(derived, names, points, seconds)
     if branch:
         at = ", ".join(f"{n} = {s}" for n, s in branch.items())
         found = [replace(f, words=f"where the code branches to {at}: {f.words}") for f in found]
@@ -196,7 +207,7 @@ def _with_counterexample(derived: Program, function: Hand | Written, point: dict
     """The findings with entries at the smallest point that shows them all, and a program that
     shows these."""
     smaller = smaller_point(derived, function, point, [f.parameter for f in findings],
-                            seconds=_SHRUNK)
+                            seconds=_SHRUNK, eps=function.eps)
     entries = {e.parameter: str(e) for e in smaller.entries}
     text = (function_snippet(function, smaller) if isinstance(function, Hand)
             else claim_snippet(function.claim, smaller))

@@ -21,6 +21,7 @@ from derive.errors import ChainruleError
 from derive.points import random_values
 from derive.program import Program, Tensor
 from derive.reference import evaluate
+from derive.verify.precision import DOUBLE, rounding
 
 Point = dict[str, np.ndarray]
 Values = dict[str, "np.ndarray | Drawn"]
@@ -78,7 +79,7 @@ class Smaller:
 
 
 def smaller_point(program: Program, gradients: Gradients, point: Point, names: Sequence[str],
-                  seconds: float = 2.0) -> Smaller:
+                  seconds: float = 2.0, eps: float = DOUBLE) -> Smaller:
     """The smallest point found at which the gradients of all ``names`` are wrong.
 
     Args:
@@ -87,8 +88,9 @@ def smaller_point(program: Program, gradients: Gradients, point: Point, names: S
         point: where they were found wrong; it stays what it is.
         names: of the wrong ones.
         seconds: of processor time, after which what was found so far is it.
+        eps: of the precision in which the gradients come.
     """
-    search = _Search(program, gradients, tuple(names), time.process_time() + seconds)
+    search = _Search(program, gradients, tuple(names), time.process_time() + seconds, eps)
     first = search.entries(point)
     best = Smaller(dict(point), tuple(first[n] for n in names))
     search.least = {n: _SHARE * search.error(first[n]) for n in names}
@@ -104,9 +106,9 @@ class _Search:
     """Tries smaller points; ``accepted`` is the smallest so far."""
 
     def __init__(self, program: Program, gradients: Gradients, names: tuple[str, ...],
-                 deadline: float) -> None:
+                 deadline: float, eps: float) -> None:
         self.program, self.gradients, self.names = program, gradients, names
-        self.deadline = deadline
+        self.deadline, self.eps = deadline, eps
         self.tensors = {t.name: t for t in program.given}
         self.least: dict[str, float] = {}
         self.accepted: Values = {}
@@ -139,9 +141,11 @@ class _Search:
             found = self.entries(point)
             if any(self.error(found[n]) < max(self.least[n], 1e-12) for n in self.names):
                 return None
+            limits = (rounding(self.program, point, self.eps, self.names)
+                      if self.eps > DOUBLE else None)
             rows = check(self.program, point, gradients={n: self._only(found[n], point)
                                                          for n in self.names},
-                         entries={n: found[n].place for n in self.names}).rows
+                         entries={n: found[n].place for n in self.names}, rounding=limits).rows
         except (ChainruleError, ArithmeticError, ValueError):  # it has no loss or gradient there
             return None
         if any(row.verdict != "fail" for row in rows):

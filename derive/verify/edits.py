@@ -28,11 +28,11 @@ from derive.program import Equation, Program
 from derive.reference import evaluate
 from derive.text import expression_text, node_text
 from derive.verify.deadline import Deadline
+from derive.verify.precision import NEAR
 from derive.verify.report import Finding
 from derive.verify.rerun import Base
 
 Point = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
-_CLOSE = 1e-9
 _EXCHANGED = " stands where "
 
 NO_PATTERN = ", in no pattern that a single change of the derivation explains"
@@ -146,7 +146,8 @@ def _changed(program: Program, edit: Edit) -> Program:
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     scale = float(np.max(np.abs(b))) if b.size else 0.0
-    return bool(np.all(np.abs(a - b) <= _CLOSE * scale)) if np.all(np.isfinite(a)) else False
+    near = np.abs(a - b) <= NEAR.get().close * scale
+    return bool(np.all(near)) and bool(np.all(np.isfinite(a)))
 
 
 def _accounts(value: np.ndarray, right: np.ndarray, hand: np.ndarray) -> bool:
@@ -157,7 +158,7 @@ def _accounts(value: np.ndarray, right: np.ndarray, hand: np.ndarray) -> bool:
     """
     if not _same(hand, value):
         return False
-    rounding = 1e-13 * float(np.max(np.abs(hand), initial=0.0))
+    rounding = NEAR.get().rounding * float(np.max(np.abs(hand), initial=0.0))
     difference = float(np.max(np.abs(hand - right), initial=0.0))
     return float(np.max(np.abs(hand - value), initial=0.0)) <= max(1e-3 * difference, rounding)
 
@@ -332,7 +333,7 @@ def _unnamed_factor(right: list[np.ndarray], hand: list[np.ndarray]) -> str | No
     ratios = _ratios(right, hand)
     if ratios is None:
         return None
-    if np.isclose(ratios[0], ratios[1], rtol=1e-9):
+    if np.isclose(ratios[0], ratios[1], rtol=NEAR.get().close):
         off = ratios[0] - 1
         factor = f"1 {off:+.3g}" if abs(off) < 1e-6 else f"{ratios[0]:.10g}"
         return f"it is {factor} times the right gradient, everywhere"
@@ -363,7 +364,7 @@ def _candidate_factors(
 def _pattern(program: Program, name: str, right: np.ndarray, hand: np.ndarray) -> str:
     """Which entries differ, and whether the ratio is constant along an index."""
     scale = float(np.max(np.abs(right))) if right.size else 0.0
-    off = np.abs(hand - right) > _CLOSE * scale
+    off = np.abs(hand - right) > NEAR.get().close * scale
     share = f"{int(off.sum())} of {off.size} entries differ"
     indices = program[name].indices
     for axis, index in enumerate(indices):
@@ -375,7 +376,7 @@ def _pattern(program: Program, name: str, right: np.ndarray, hand: np.ndarray) -
             factor = f", {same:.6g} times the right ones" if same is not None else ""
             return f"{share}: only those with {index.name} in {{{listed}}}{factor}"
         with np.errstate(all="ignore"):
-            ratio = np.where(np.abs(right) > _CLOSE * scale, hand / right, np.nan)
+            ratio = np.where(np.abs(right) > NEAR.get().close * scale, hand / right, np.nan)
         spread = np.nanmax(ratio, axis=others) - np.nanmin(ratio, axis=others) if others else None
         if spread is not None and np.all(spread < 1e-7):
             values = np.nanmean(ratio, axis=others)

@@ -7,6 +7,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from derive.data import shape_text
 from derive.errors import ChainruleError, Location, nearest
 from derive.program import Program
+from derive.verify.precision import DOUBLE, unit
 
 
 class HandError(ChainruleError):
@@ -31,6 +33,36 @@ class Hand:
         self.names = tuple(program.gradients)
         self.where = _location(function)
         self.arguments = self._arguments()
+        self.settings: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self.eps = DOUBLE  # of the precision in which the gradients come
+        self.note = ""
+        self.library = ""  # that all gradients are arrays of, where it is not NumPy
+
+    def settle(self, point: Mapping[str, Any]) -> None:
+        """Find out in which precision the gradients come; JAX's 64 bits are switched on for a
+        function that would give 32 without them.
+
+        Any gradient in double precision claims its digits, and so do the others: a line that
+        lost them on the way is a mistake then.
+        """
+        found = self.paired(self.returned(point))
+        libraries = {_library(v) for v in found.values()}
+        self.library = libraries.pop() if len(libraries) == 1 else ""
+        if self._single(found) and self.library == "JAX":
+            self.settings = _sixty_four_bits
+            self.note = "run with JAX's 64 bits switched on"
+            try:
+                found = self.paired(self.returned(point))
+            except HandError:  # it mixes what it is given with arrays of 32 bits of its own
+                self.settings, self.note = nullcontext, ""
+        if self._single(found):
+            self.eps = max(map(_unit, found.values()))
+            kind = next(_dtype(v) for v in found.values() if _unit(v) == self.eps)
+            self.note = f"its gradients come in {kind}: they are compared within its rounding"
+
+    @staticmethod
+    def _single(found: Mapping[str, Any]) -> bool:
+        return all(_unit(value) > DOUBLE for value in found.values())
 
     def __call__(self, point: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The gradients at a point, float64 arrays by parameter name."""
@@ -94,7 +126,7 @@ class Hand:
 
     def _returned(self, values: dict[str, np.ndarray]) -> Any:
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), self.settings():
                 return self.call(lambda name: self._value(name, values))
         except ChainruleError:
             raise
@@ -145,8 +177,9 @@ class Hand:
 
     def _array(self, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
         try:
-            array = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError):
+            with self.settings():
+                array = np.asarray(_plain(value), dtype=np.float64)
+        except (TypeError, ValueError, RuntimeError):
             raise HandError(f"the gradient of {name!r} is no array of numbers",
                             got=repr(value)[:80], where=self.where) from None
         if array.shape != shape:
@@ -175,3 +208,31 @@ def _shape_hint(name: str, got: tuple[int, ...], want: tuple[int, ...]) -> str:
 def _location(function: Callable[..., Any]) -> Location | None:
     code = getattr(inspect.unwrap(function), "__code__", None)
     return Location(code.co_filename, code.co_firstlineno) if code else None
+
+
+def _dtype(value: Any) -> str:
+    """The name of an array's dtype in NumPy, PyTorch or JAX; empty where it has none."""
+    return str(getattr(value, "dtype", "")).removeprefix("torch.")
+
+
+def _unit(value: Any) -> float:
+    return unit(_dtype(value))
+
+
+def _library(value: Any) -> str:
+    """Whose array a value is, where it is not NumPy's."""
+    return {"jax": "JAX", "jaxlib": "JAX", "torch": "PyTorch"}.get(
+        type(value).__module__.partition(".")[0], "")
+
+
+def _plain(value: Any) -> Any:
+    """A tensor of PyTorch without its graph, in a dtype that NumPy has."""
+    if _library(value) != "PyTorch" or not hasattr(value, "detach"):
+        return value
+    return value.detach().cpu().double().numpy()
+
+
+def _sixty_four_bits() -> AbstractContextManager[Any]:
+    jax = sys.modules["jax"]
+    switch = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64  # before jax 0.8
+    return switch(True)  # type: ignore[no-any-return]

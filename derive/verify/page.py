@@ -29,8 +29,10 @@ def report_body(report: VerifyReport) -> str:
     read = f'<h2>read as</h2><ul class="scroll">{notes}</ul>' if notes else ""
     rerun = (f'<p>{RERUN}</p><pre class="scroll">{escape(report.snippet)}</pre>'
              if report.snippet else "")
+    computed = f'<p class="quiet">{escape(report.computed)}</p>' if report.computed else ""
     return (f'<section class="verdict {report.verdict}"><p class="head">'
-            f"{_SIGNS[report.verdict]} {escape(report.head)}</p>{findings}{rerun}{proof}{read}"
+            f"{_SIGNS[report.verdict]} {escape(report.head)}</p>{computed}{findings}"
+            f"{rerun}{proof}{read}"
             f'<pre class="scroll">{escape(str(report.check))}</pre></section>')
 
 

@@ -128,6 +128,7 @@ class VerifyReport:
     proof: Proof = Proof()
     notes: tuple[str, ...] = ()  # how a derivation was read
     snippet: str = ""  # of a wrong gradient: a program that shows an entry of it and the right one
+    computed: str = ""  # in which precision, where that is not double
 
     @property
     def verdict(self) -> str:
@@ -151,7 +152,7 @@ class VerifyReport:
                 "findings": [asdict(f) for f in self.findings],
                 "proof": [asdict(d) for d in self.proof.decisions],
                 "untraced": self.proof.untraced, "read_as": list(self.notes),
-                "counterexample": self.snippet,
+                "computed": self.computed, "counterexample": self.snippet,
                 "check": self.check.to_dict()}
 
     @property
@@ -162,7 +163,7 @@ class VerifyReport:
         return f"{self.function} for {self.network!r} {said}"
 
     def __str__(self) -> str:
-        parts = [self.head, *map(str, self.findings)]
+        parts = [self.head, *([self.computed] if self.computed else []), *map(str, self.findings)]
         if self.snippet:
             parts.append(f"{RERUN}\n\n{self.snippet.rstrip()}")
         if self.proof != Proof():

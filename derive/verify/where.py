@@ -10,6 +10,7 @@ import numpy as np
 from derive.points import default_sizes, random_values
 from derive.program import Program
 from derive.reference import evaluate
+from derive.verify.precision import DOUBLE
 
 _TRIED = 12
 _NUDGED = 4  # runs on inputs that differ in their last bits
@@ -33,7 +34,8 @@ def telling_sizes(program: Program, sizes: Mapping[str, int] | None = None) -> d
 
 
 def telling_point(program: Program, function: Callable[[Point], Mapping[str, Any]],
-                  seed: int = 0, sizes: Mapping[str, int] | None = None) -> Point:
+                  seed: int = 0, sizes: Mapping[str, int] | None = None,
+                  eps: float = DOUBLE) -> Point:
     """Of several random points the one at which a function strays most from the derived gradient;
     the first where it strays nowhere.
 
@@ -44,8 +46,9 @@ def telling_point(program: Program, function: Callable[[Point], Mapping[str, Any
         program: a derived program.
         function: the gradients under test at a point.
         seed, sizes: of the points.
+        eps: of the precision in which the function's gradients come.
     """
-    first, worst, most = None, None, _ROUNDING
+    first, worst, most = None, None, _ROUNDING * eps / DOUBLE
     for point in _points(program, seed, sizes):
         first = point if first is None else first
         stray = _stray(program, function(point), point)

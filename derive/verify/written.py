@@ -26,6 +26,7 @@ from derive.program import Equation, Program, Tensor
 from derive.reference import evaluate
 from derive.verify.claim import Claim, ClaimError, Line, claimed_name
 from derive.verify.decide import combined
+from derive.verify.precision import DOUBLE
 
 NAME = "the derivation"
 
@@ -33,7 +34,7 @@ NAME = "the derivation"
 class Written:
     """A derivation as a gradient function: its claim, evaluated in float64."""
 
-    label = NAME
+    label, eps, note = NAME, DOUBLE, ""
 
     def __init__(self, claim: Claim, derived: Program) -> None:
         self.claim, self.names = claim, tuple(claim.gradients)
