@@ -70,6 +70,9 @@ class Item:
     behind: bool | None = None
 
 
+DIFFERENTIALS = ("d", "δ")  # dW and δh: the adjoints of W and h
+
+
 def items(node: t.Node, group: int) -> list[Item]:
     """What stands in a subscript: by commas, or letter by letter."""
     if isinstance(node, t.Listed):

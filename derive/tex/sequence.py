@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import sympy
-from sympy import Mul
 
 from derive.nodes import Index, Select
 from derive.tex import tree as t
 from derive.tex.big import big_values
 from derive.tex.calls import call
-from derive.tex.names import items, node_key
+from derive.tex.names import DIFFERENTIALS, items, node_key
+from derive.tex.products import Operand, fitting, joined
 from derive.tex.symbols import ones, tensor_values
 from derive.tex.values import (
     UNKNOWN,
     MisfitError,
     Value,
-    entrywise,
-    is_condition,
-    times,
-    total,
 )
 
 if TYPE_CHECKING:
     from derive.tex.terms import Reader
 
 Pieces = Sequence[t.Node | t.Op]
-_ENTRYWISE = ("odot", "circ")
-_PRODUCTS = ("", "cdot", "times", "*", "bullet", "otimes")
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A factor and the operator before it; ``plain``: after a slash nothing belongs to it but
-    itself; ``guard``: a bracket, outside of whose condition the product is 0."""
-
-    op: str
-    values: tuple[Value, ...]
-    at: int
-    plain: bool = False
-    guard: bool = False
 
 
 def sequence_values(reader: Reader, pieces: Pieces, place: int) -> list[Value]:
@@ -58,23 +40,8 @@ def sequence_values(reader: Reader, pieces: Pieces, place: int) -> list[Value]:
         if isinstance(piece, t.Word) and piece.text.strip() == "mod" and 0 < n < len(pieces) - 1:
             sides = [sequence_values(reader, p, place) for p in (pieces[:n], pieces[n + 1:])]
             return reader.each(lambda a, b: Value(sympy.Mod(a.body, b.body)), place, *sides)
-    return _fitting(reader, [partial(_joined, reader, operands)
+    return fitting(reader, [partial(joined, reader, operands)
                              for operands in _operands(reader, pieces, 0, "")])
-
-
-def _fitting(reader: Reader, ways: Iterable[Callable[[], list[Value]]]) -> list[Value]:
-    """All readings of the ways that fit; where none does, the trouble of the first."""
-    found: list[Value] = []
-    trouble: MisfitError | None = None
-    for way in ways:
-        try:
-            found += way()
-        except MisfitError as misfit:
-            trouble = trouble or misfit
-    if found:
-        return reader.distinct(found)
-    assert trouble is not None
-    raise trouble
 
 
 # -- which factor is what -------------------------------------------------------------------------
@@ -124,8 +91,9 @@ def _options(reader: Reader, pieces: Pieces, n: int) -> list[Option]:
             called = isinstance(behind, t.Group) and behind.kind in "([{"
             return [own, *options] if called else [own]
         return options
-    if isinstance(piece, t.Sym) and piece.letter == "d" and not reader.lookup("d") \
-            and n + 1 < len(pieces) and isinstance(pieces[n + 1], t.Sym | t.Scripted | t.Word):
+    if isinstance(piece, t.Sym) and piece.letter in DIFFERENTIALS and not piece.accents \
+            and not reader.lookup(piece.letter) and n + 1 < len(pieces) \
+            and isinstance(pieces[n + 1], t.Sym | t.Scripted | t.Word):
         return [lambda: (_adjoint(reader, pieces[n + 1]), n + 2)]
     return [lambda: (_itself(reader, piece), n + 1)]
 
@@ -291,122 +259,3 @@ def _called(reader: Reader, name: str, args: Sequence[Value], primes: int, over:
             raise MisfitError(f"index {over} does not occur in the argument of {name}")
         over = sized[0]
     return call(name, list(args), primes, reader.batch, over)
-
-
-# -- what is multiplied how -----------------------------------------------------------------------
-def _joined(reader: Reader, operands: Sequence[Operand]) -> list[Value]:
-    """All readings of the operators between factors."""
-    if len(operands) == 1:
-        return list(operands[0].values)
-    slashes = [k for k, o in enumerate(operands) if o.op == "/"]
-    if slashes:
-        return _divided(reader, operands, slashes[0])
-    guards = [o for o in operands if o.guard and all(not v.axes for v in o.values)]
-    if guards and len(guards) < len(operands):
-        return _guarded(reader, guards, operands)
-    ways = [_products_first, _entries_first] if any(
-        o.op in _ENTRYWISE for o in operands) else [_product]
-    return _fitting(reader, [partial(way, reader, operands) for way in ways])
-
-
-def _guarded(reader: Reader, guards: Sequence[Operand], operands: Sequence[Operand]
-             ) -> list[Value]:
-    """A product with brackets: 0 where a condition fails, whatever stands behind it."""
-    rest = [o for o in operands if o not in guards]
-    inner = _joined(reader, [replace(rest[0], op=""), *rest[1:]])
-    conditions = [o.values for o in guards]
-    return reader.each(
-        lambda value, *c: value.with_body(
-            Select(sympy.And(*(x.body.condition for x in c)), value.body)),
-        operands[0].at, inner, *conditions)
-
-
-def _divided(reader: Reader, operands: Sequence[Operand], k: int) -> list[Value]:
-    """``a/b c``: (a/b) c, or a/(b c) where b is no number and no group."""
-    above, below, after = operands[:k], operands[k], operands[k + 1:]
-    upper = _joined(reader, above)
-    quotient = reader.divided(upper, below.values, below.at)
-    found = _joined(reader, [Operand("", tuple(quotient), operands[0].at), *after])
-    if after and not after[0].op and not below.plain:
-        try:
-            lower = _joined(reader, [replace(below, op=""), *after])
-            found += reader.divided(upper, lower, below.at)
-        except MisfitError:
-            pass
-    return found
-
-
-def _runs(operands: Sequence[Operand], together: Callable[[Operand], bool]
-          ) -> list[list[Operand]]:
-    """Neighbours that an operator of one kind joins."""
-    runs: list[list[Operand]] = []
-    for n, operand in enumerate(operands):
-        if n and together(operand):
-            runs[-1].append(operand)
-        else:
-            runs.append([operand])
-    return runs
-
-
-def _products_first(reader: Reader, operands: Sequence[Operand]) -> list[Value]:
-    runs = _runs(operands, lambda o: o.op not in _ENTRYWISE)
-    return _entries(reader, [_product(reader, run) for run in runs], operands[0].at)
-
-
-def _entries_first(reader: Reader, operands: Sequence[Operand]) -> list[Value]:
-    runs = _runs(operands, lambda o: o.op in _ENTRYWISE)
-    made = [Operand(run[0].op, tuple(_entries(reader, [list(o.values) for o in run], run[0].at)),
-                    run[0].at) for run in runs]
-    return _product(reader, made)
-
-
-def _entries(reader: Reader, factors: Sequence[list[Value]], place: int) -> list[Value]:
-    found = factors[0]
-    for other in factors[1:]:
-        found = reader.each(
-            lambda a, b: entrywise(Mul, a, b, "multiplied entry by entry"), place, found, other)
-    return found
-
-
-def _product(reader: Reader, operands: Sequence[Operand]) -> list[Value]:
-    """A chain of products, from the left; from the right where that does not fit."""
-    unknown = next((o for o in operands[1:] if o.op not in _PRODUCTS), None)
-    if unknown is not None:
-        raise MisfitError(f"{unknown.op} is not read between these", r"\odot, or indices",
-                          at=unknown.at)
-    try:
-        found = list(operands[0].values)
-        for other in operands[1:]:
-            found = reader.each(lambda a, b, o=other.op: _multiplied(a, b, o), other.at, found,
-                                other.values)
-        return found
-    except MisfitError as misfit:
-        if len(operands) < 3:
-            raise
-        first = misfit
-    try:
-        found = list(operands[-1].values)
-        for k in range(len(operands) - 2, -1, -1):
-            found = reader.each(lambda a, b, o=operands[k + 1].op: _multiplied(a, b, o),
-                                operands[k].at, operands[k].values, found)
-        return found
-    except MisfitError:
-        raise first from None
-
-
-def _multiplied(a: Value, b: Value, op: str) -> Value:
-    if is_condition(a.body) or is_condition(b.body):
-        raise MisfitError("a condition stands as factor", r"\mathbb{1}[…]")
-    if op in ("times", "*") and a.axes and b.axes:
-        raise MisfitError(f"\\{op.strip('*') or 'ast'} between two arrays has several readings",
-                          r"\odot entry by entry, nothing between matrices")
-    columns = all(len(v.axes) == 2 and v.axes[0] is not None and v.axes[1] is None
-                  for v in (a, b))
-    if op == "otimes":
-        if not columns:
-            raise MisfitError(r"\otimes is read between two vectors", "a b^\\top")
-        return times(a, replace(b, axes=b.axes[::-1]))
-    if op == "cdot" and columns:
-        return Value(total(entrywise(Mul, a, b, "multiplied")), (), a.notes)
-    return times(a, b)
-

@@ -6,46 +6,27 @@ values decide whether they are the same; if they are not, the line is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from string import ascii_lowercase
+from itertools import product
 
 import numpy as np
 from sympy import Expr, S
 
 from derive.bodies import guarded
-from derive.nodes import Access, Index, accesses, walk
+from derive.nodes import Access, Index, accesses
 from derive.points import default_sizes, random_values
 from derive.program import Equation, Program, Tensor
 from derive.reference import evaluate
 from derive.tex import tree as t
-from derive.tex.grammar import parse
-from derive.tex.lines import formulas
-from derive.tex.names import Entry, Item, Layout, Names, items, node_key, splits
+from derive.tex.heads import Head, HeadReader, is_letter
+from derive.tex.letters import lettered, plain
+from derive.tex.names import Entry, Layout, Names, node_key
+from derive.tex.parsed import Statement, upper_letters
 from derive.tex.source import Source
-from derive.tex.symbols import above, adjoint_stem, shown_key, turned
-from derive.tex.terms import Reader
+from derive.tex.symbols import shown_key, turned
 from derive.tex.values import UNKNOWN, MisfitError, Value, as_number, fits, put, shape
-
-
-@dataclass(frozen=True)
-class Head:
-    """What stands left of an equals sign: the adjoint of a tensor, or a name of its own, with
-    letters behind it."""
-
-    key: str
-    of: str | None
-    found: tuple[Item, ...]
-
-
-@dataclass
-class Statement:
-    """One line: its left side, and what it is said to be, step by step."""
-
-    left: t.Node
-    right: tuple[t.Node, ...]
-    state: str = "waiting"
 
 
 @dataclass
@@ -55,6 +36,7 @@ class Made:
     equation: Equation
     claims: str | None
     at: int
+    named: bool = False
 
 
 @dataclass
@@ -66,7 +48,7 @@ class Reading:
     notes: tuple[str, ...] = field(default=())
 
 
-class Derivation(Reader):
+class Derivation(HeadReader):
     """Reads the lines of a derivation into equations on top of a forward program."""
 
     def __init__(self, source: Source, names: Names, layout: Layout, base: int,
@@ -80,7 +62,7 @@ class Derivation(Reader):
         self.reserved: dict[str, Tensor] = {}  # of lines that are being read
         for statement in self.statements:
             for node in statement.right:
-                self.upper |= _upper_letters(node, names)
+                self.upper |= upper_letters(node, names)
         self._name_adjoints()
 
     # -- the lines, each when it is needed ----------------------------------------------------
@@ -97,9 +79,9 @@ class Derivation(Reader):
         r"""Lines such as ``\delta = \frac{\partial L}{\partial z}``, which only name."""
         for statement in list(self.statements):
             (node, *more) = statement.right
-            adjoint = None if more else self._adjoint_head(node)
+            adjoint = None if more else self.adjoint_head(node)
             if adjoint is None or adjoint.of is None or adjoint.found \
-                    or self._adjoint_head(statement.left) is not None \
+                    or self.adjoint_head(statement.left) is not None \
                     or self._says(adjoint.of, statement):
                 continue
             key = node_key(statement.left)
@@ -110,12 +92,17 @@ class Derivation(Reader):
     def _says(self, name: str, but: Statement) -> bool:
         """Whether another line says what the adjoint of a tensor is."""
         return name in self.names.adjoints or any(
-            h.of == name for s in self.statements if s is not but for h in self._heads(s.left))
+            h.of == name for s in self.statements if s is not but for h in self.heads(s.left))
+
+    def _stated(self, name: str) -> bool:
+        """Whether a line says so in so many words: ``∂L/∂z``, and not only ``δ_z``."""
+        return any(h.of == name and not h.named for s in self.statements
+                   for h in self.heads(s.left))
 
     def _also(self, statement: Statement) -> Head | None:
         """In ``a = ∂L/∂z = …`` the adjoint that a is said to be."""
         for node in statement.right[:-1]:
-            head = self._adjoint_head(node)
+            head = self.adjoint_head(node)
             if head is not None and head.of is not None and not self._says(head.of, statement):
                 return head
         return None
@@ -124,14 +111,16 @@ class Derivation(Reader):
         waiting = [s for s in self.statements if s.state == "waiting"]
         for statement in waiting:
             if key not in self.names.entries and any(
-                    h.of is None and h.key == key for h in self._heads(statement.left)):
+                    (h.of is None or h.named) and h.key == key for h in self.heads(statement.left)):
                 self._inside(statement)
         return super().lookup(key)
 
     def adjoint(self, name: str, place: int) -> Entry:
-        for statement in [s for s in self.statements if s.state == "waiting"]:
-            heads = [*self._heads(statement.left), self._also(statement)]
-            if name not in self.names.adjoints and any(h and h.of == name for h in heads):
+        waiting = [s for s in self.statements if s.state == "waiting"]
+        for sure, statement in product((True, False), waiting):
+            heads = [*self.heads(statement.left), self._also(statement)]
+            if name not in self.names.adjoints and statement.state == "waiting" and any(
+                    h and h.of == name and h.named != sure for h in heads):
                 self._inside(statement)
         return super().adjoint(name, place)
 
@@ -151,75 +140,16 @@ class Derivation(Reader):
         if statement.state != "waiting":
             return
         statement.state = "reading"
-        heads = list(self._heads(statement.left))
+        heads = list(self.heads(statement.left))
         also = self._also(statement)
         steps = [node for node in statement.right
-                 if also is None or self._adjoint_head(node) != also]
+                 if also is None or self.adjoint_head(node) != also]
         for node in steps:
             self._step([also] if also else heads, statement.left, node, node is steps[-1])
         if also is not None and also.of is not None:
             named = [h for h in heads if len(h.found) == len(also.found)]
             self.names.entries |= {h.key: self.names.adjoints[also.of] for h in named[:1]}
         statement.state = "read"
-
-    # -- left sides ---------------------------------------------------------------------------
-    def _heads(self, node: t.Node) -> Iterator[Head]:
-        adjoint = self._adjoint_head(node)
-        if adjoint is not None:
-            yield adjoint
-            return
-        base = node.base if isinstance(node, t.Scripted) else node
-        if not isinstance(base, t.Sym | t.Word):
-            raise MisfitError("the left side is no symbol", "a name, or an adjoint such as "
-                              r"\frac{\partial L}{\partial W}", at=node.at)
-        subs, sups = (node.subs, node.sups) if isinstance(node, t.Scripted) else ((), ())
-        primes = "'" * (node.primes if isinstance(node, t.Scripted) else 0)
-        reading = above(sups)[-1]
-        found = [*reading.found, *(i for n, s in enumerate(subs) for i in items(s, -n - 1))]
-        known = [h for names, rest in splits(found)
-                 if (h := self._known_head(base, names, rest, primes)) is not None]
-        if known:
-            yield known[0]
-            return
-        for names, rest in splits(found):
-            if all(_is_letter(i) for i in rest):
-                yield Head(_key(base, names) + primes, None, rest)
-
-    def _known_head(self, base: t.Node, names: Sequence[str], rest: tuple[Item, ...], primes: str
-                    ) -> Head | None:
-        key = _key(base, names) + primes
-        if key in self.names.named_adjoints:
-            return Head(key, self.names.named_adjoints[key], rest)
-        entry = self.names.entries.get(key)
-        if entry is not None and entry.declared and len(rest) <= entry.tensor.rank:
-            return Head(key, None, rest)
-        stem = adjoint_stem(self, base, names)
-        return Head(key, stem, rest) if stem is not None else None
-
-    def _adjoint_head(self, node: t.Node) -> Head | None:
-        found = self.derived(node)
-        if found is None and isinstance(node, t.Seq):
-            found = self._differential_head(node)
-        return Head(f"∂{found[0]}", found[0], tuple(found[1])) if found is not None else None
-
-    def _differential_head(self, node: t.Seq) -> tuple[str, Sequence[Item]] | None:
-        """``∂L/∂W``, ``∇_W L`` and ``dW``."""
-        pieces = node.pieces
-        if len(pieces) == 5 and isinstance(pieces[2], t.Op) and pieces[2].text == "/":
-            above_, below = pieces[:2], pieces[3:]
-            return self.derived(t.Frac(t.Seq(above_, node.at), t.Seq(below, node.at), node.at))
-        if len(pieces) != 2:
-            return None
-        first, second = pieces
-        if isinstance(first, t.Op) or isinstance(second, t.Op):
-            return None
-        if isinstance(first, t.Scripted) and isinstance(first.base, t.Mark) \
-                and first.base.kind == "NABLA" and (node_key(second) or "") in self.names.losses:
-            return self.subject(first.subs[0])
-        if isinstance(first, t.Sym) and first.letter == "d" and isinstance(
-                second, t.Sym | t.Scripted | t.Word):
-            return self.subject(second)
-        return None
 
     # -- one step -----------------------------------------------------------------------------
     def _step(self, heads: Sequence[Head], left: t.Node, node: t.Node, last: bool) -> None:
@@ -239,7 +169,8 @@ class Derivation(Reader):
 
     def _readings(self, head: Head, node: t.Node) -> list[Reading]:
         letters = [str(i.text) for i in head.found]
-        if not all(map(_is_letter, head.found)) or len(set(letters)) < len(letters):
+        known = self.names.adjoints.get(head.of or "")
+        if not all(map(is_letter, head.found)) or len(set(letters)) < len(letters):
             raise MisfitError("the indices on the left are letters, each once", "W_{ij}",
                               at=head.found[0].node.at)
         self.letters = set(letters)
@@ -251,6 +182,7 @@ class Derivation(Reader):
             self.letters = set()
             if provisional:
                 self.names.adjoints.pop(head.of or "", None)
+                self.names.adjoints |= {head.of: known} if head.of and known else {}
                 self.names.entries.pop(head.key, None)
                 self.names.entries |= {k: e for k, e in [provisional] if e is not None}
         found, trouble = [], None
@@ -275,13 +207,17 @@ class Derivation(Reader):
         """What a recurrence may read of itself while it is read."""
         if head.of is not None and tensor is not None:
             own = Tensor(self._name(f"d_{tensor.name.lstrip('_')}"), tensor.indices)
-            self.names.adjoints[head.of] = Entry(own, of=tensor)
+            before = self.names.entries.get(head.key)
             self.reserved[own.name] = own
-            return head.key, self.names.entries.get(head.key)
+            if head.named:
+                self.names.entries[head.key] = Entry(own, of=tensor)
+            if not head.named or not self._stated(head.of):
+                self.names.adjoints[head.of] = Entry(own, of=tensor)
+            return head.key, before
         if letters and head.key:
             before = self.names.entries.get(head.key)
             indices = tuple(Index(x, UNKNOWN) for x in letters)
-            own = Tensor(self._name(_plain(head.key)), indices)
+            own = Tensor(self._name(plain(head.key)), indices)
             self.names.entries[head.key] = Entry(own, declared=False)
             self.reserved[own.name] = own
             return head.key, before
@@ -335,7 +271,7 @@ class Derivation(Reader):
                               "arrays of declared sizes")
         indices += value.kept
         body = self._settled(body, indices)
-        own = self._name(_plain(head.key))
+        own = self._name(plain(head.key))
         if any(a.name == own and len(a.where) != len(indices) for a in accesses(body)):
             raise MisfitError(f"{shown_key(head.key)} is used before its shape is known",
                               "an adjoint, whose shape is declared",
@@ -373,13 +309,13 @@ class Derivation(Reader):
         return name
 
     def _equation(self, reading: Reading, last: bool) -> Equation:
-        stem = f"d_{reading.head.of.lstrip('_')}" if reading.head.of else _plain(reading.head.key)
+        stem = f"d_{reading.head.of.lstrip('_')}" if reading.head.of else plain(reading.head.key)
         name = self._name(stem)
         tensor = Tensor(name, reading.indices)
         tensors = {**self.forward.tensors, **self.reserved,
                    **{m.equation.name: m.equation.tensor for m in self.made}, name: tensor}
         body = guarded(reading.body, tensors, partial(self._outside, name))
-        indices, body = _lettered(reading.indices, body, self.forward)
+        indices, body = lettered(reading.indices, body, self.forward)
         if not last:
             name = self._name(f"{stem}_step")
         return Equation(Tensor(name, indices), indices, body, "claimed")
@@ -426,13 +362,18 @@ class Derivation(Reader):
         self.taken.add(eq.name)
         self.reserved.pop(eq.name, None)
         claims = reading.head.of if reading.head.of in self.forward.tensors else None
-        self.made.append(Made(eq, claims, left.at if last and len(self.made) == 0 else node.at))
+        at = left.at if last and len(self.made) == 0 else node.at
+        self.made.append(Made(eq, claims, at, reading.head.named))
         self.notes |= dict.fromkeys(reading.notes)
         if not last:
             return
         if reading.head.of is not None:
             of = self.forward.tensors.get(reading.head.of) or self._local_of(reading.head)
-            self.names.adjoints[reading.head.of] = Entry(eq.tensor, of=of)
+            entry = Entry(eq.tensor, of=of)
+            if reading.head.named:
+                self.names.entries[reading.head.key] = entry
+            if not reading.head.named or not self._stated(reading.head.of):
+                self.names.adjoints[reading.head.of] = entry
         else:
             self.names.entries[reading.head.key] = Entry(
                 eq.tensor, row=reading.row, declared=False)
@@ -441,115 +382,3 @@ class Derivation(Reader):
 def _better(old: MisfitError | None, new: MisfitError) -> MisfitError:
     """Of two troubles that which went further."""
     return new if old is None or (new.at or 0) > (old.at or 0) else old
-
-
-def _is_letter(item: Item) -> bool:
-    node = item.node.base if isinstance(item.node, t.Scripted) else item.node
-    return item.text is not None and isinstance(node, t.Sym) and not isinstance(item.node, t.Num)
-
-
-def _key(base: t.Node, names: Sequence[str]) -> str:
-    return (node_key(base) or "") + (f"_{{{','.join(names)}}}" if names else "")
-
-
-def _plain(key: str) -> str:
-    """A key as a name: δ_{2} as δ2, y~hat as y_hat."""
-    stem, _, rest = key.replace("}", "").replace("'", "_prime").partition("_{")
-    stem = stem.replace("~", "_")
-    parts = [p for p in rest.replace("_{", ",").split(",") if p]
-    made = stem + ("" if parts and parts[0].isdigit() else "_" * bool(parts)) + "_".join(parts)
-    made = "".join(c if c.isalnum() or c == "_" else "_" for c in made)
-    return made if made.isidentifier() else f"v_{made}"
-
-
-def _lettered(indices: tuple[Index, ...], body: Expr, program: Program
-              ) -> tuple[tuple[Index, ...], Expr]:
-    """An equation whose generated indices have letters: the network's own for a size."""
-    generated = [i for i in indices if i.name.startswith("_")]
-    generated += [i for node in walk(body) for i in getattr(node, "bound", ())
-                  if i.name.startswith("_")]
-    used = {s.name for s in (*indices, *body.atoms(Index)) if not s.name.startswith("_")}
-    usual = [i for tensor in program.tensors.values() for i in tensor.indices]
-    pairs: dict[Index, Expr] = {}
-    for index in dict.fromkeys(generated):
-        letters = [i.name for i in usual if i.size == index.size]
-        letters += list(ascii_lowercase[8:] + ascii_lowercase[:8])
-        letters += [f"{c}{n}" for n in range(1, 99) for c in "ijk"]
-        name = next(x for x in letters if x not in used)
-        used.add(name)
-        pairs[index] = Index(name, index.size)
-    primes = {i: Index(i.name.replace("'", "1"), i.size) for i in (*indices, *body.atoms(Index))
-              if "'" in i.name}
-    pairs |= {i: new for i, new in primes.items() if new.name not in used}
-    return tuple(pairs.get(i, i) for i in indices), put(body, pairs)  # type: ignore[misc]
-
-
-# -- parsing --------------------------------------------------------------------------------------
-def statements(source: Source) -> list[Statement]:
-    """The statements of a text.
-
-    Raises:
-        LatexError: a formula is none, or no equation.
-    """
-    found = []
-    for formula in formulas(source):
-        node = parse(source, formula.spans)
-        parts = node.parts if isinstance(node, t.Listed) else (node,)
-        for part in parts:
-            inner = part.body if isinstance(part, t.Group) and part.kind == "{" else part
-            if not isinstance(inner, t.Relation) or any(
-                    op not in ("=", "equiv") for op in inner.ops):
-                source.fail(part.at, "this is no equation", "left = right")
-            found.append(Statement(inner.parts[0], inner.parts[1:]))
-    if not found:
-        source.fail(0, "there is no formula", r"for example \frac{\partial L}{\partial W} = …")
-    return found
-
-
-def first_index(found: Sequence[Statement], source: Source) -> int:
-    """The number that indices begin with, as the bounds of sums say: 0 or 1."""
-    firsts: dict[str, int] = {}
-    for statement in found:
-        for node in statement.right:
-            for sub in _sums(node):
-                for part in (sub.parts if isinstance(sub, t.Listed) else (sub,)):
-                    if isinstance(part, t.Relation) and part.ops == ("=",) \
-                            and isinstance(part.parts[1], t.Num):
-                        firsts.setdefault(part.parts[1].text, part.at)
-    if "0" in firsts and "1" in firsts:
-        source.fail(firsts["1"], "one sum begins at 1, another at 0", "one of them throughout",
-                    "first=0 or first=1")
-    return 1 if "1" in firsts else 0
-
-
-def _sums(node: object) -> Iterator[t.Node]:
-    """What stands below sums."""
-    for inner in _inside(node):
-        if isinstance(inner, t.Scripted) and isinstance(inner.base, t.Mark) \
-                and inner.base.kind == "BIG":
-            yield from inner.subs
-
-
-def _upper_letters(node: t.Node, names: Names) -> set[str]:
-    """Letters that stand as upper bounds and are not declared."""
-    out = set()
-    for inner in _inside(node):
-        if isinstance(inner, t.Scripted) and isinstance(inner.base, t.Mark) \
-                and inner.base.kind == "BIG" and inner.sups:
-            key = node_key(inner.sups[0])
-            if key is not None and not key.isdigit() and key not in names.sizes \
-                    and key not in names.entries:
-                out.add(key)
-    return out
-
-
-def _inside(node: object) -> Iterator[object]:
-    yield node
-    if isinstance(node, tuple):
-        children: tuple[object, ...] = node
-    else:
-        children = tuple(getattr(node, f) for f in getattr(node, "__dataclass_fields__", ()))
-    for child in children:
-        if isinstance(child, tuple) or hasattr(child, "__dataclass_fields__"):
-            yield from _inside(child)
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,10 @@ def _above(old: Above, sup: t.Node, group: int) -> Iterator[Above]:
         if old.power is None:
             yield Above(old.found, rest, was)
         if not isinstance(left[0], t.Op):
-            yield Above((*old.found, *items(rest, group)), old.power, was)
+            found = tuple(items(rest, group))
+            if isinstance(rest, t.Num):  # W^2 is a square or has its name, and is no element
+                found = tuple(replace(i, behind=False) for i in found)
+            yield Above((*old.found, *found), old.power, was)
 
 
 def parts(node: t.Node) -> tuple[t.Node, tuple[t.Node, ...], tuple[t.Node, ...], int]:
@@ -297,7 +300,10 @@ def _other(reader: Reader, base: t.Node, names: Sequence[str], indices: Sequence
     if not indices and not names and not primes:
         return _plain(reader, symbol, base)
     if symbol == "δ" and len(indices) == 2 and not primes:
-        a, b = (index_readings(reader, i)[0] for i in indices)
+        try:
+            a, b = (index_readings(reader, i)[0] for i in indices)
+        except MisfitError:  # a letter is no index: it may be a part of the name
+            return []
         return [Value(Select(sympy.Eq(a, b), S.One))]
     if symbol in ("I", "ONE") and len(indices) <= 1:
         return _sized(reader, symbol, indices)

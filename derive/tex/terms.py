@@ -7,7 +7,7 @@ superscript T), all of them are followed; those whose shapes do not fit are drop
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce, singledispatchmethod
+from functools import singledispatchmethod
 from itertools import product
 from typing import Any
 
@@ -15,9 +15,10 @@ import sympy
 from sympy import Expr, Rational, S
 
 from derive.functions import absolute
-from derive.nodes import Index, Select
+from derive.nodes import Index
 from derive.tex import tree as t
 from derive.tex.calls import call
+from derive.tex.combine import OTHERWISE, both, joined, power, where, without_words
 from derive.tex.derivatives import declared_derivative
 from derive.tex.names import FUNCTIONS, Entry, Layout, Names, items, named, node_key, ways
 from derive.tex.sequence import sequence_values
@@ -29,9 +30,7 @@ from derive.tex.values import (
     as_number,
     at,
     entrywise,
-    fits,
     is_condition,
-    shape,
     total,
     transposed,
 )
@@ -39,7 +38,6 @@ from derive.tex.values import (
 MAX_READINGS = 48
 _RELATIONS: dict[str, Callable[[Expr, Expr], Any]] = {
     "=": sympy.Eq, "!=": sympy.Ne, "<": sympy.Lt, "<=": sympy.Le, ">": sympy.Gt, ">=": sympy.Ge}
-_OTHERWISE = {"otherwise", "else", "sonst", "否则", "其他", "其余"}
 
 
 class Reader:
@@ -248,7 +246,7 @@ class Reader:
     def _(self, node: t.Group) -> list[Value]:
         if isinstance(node.body, t.Listed):
             conditions = [self.values(p) for p in node.body.parts]
-            return self.each(lambda *c: as_number(_both(c)), node.at, *conditions)
+            return self.each(lambda *c: as_number(both(c)), node.at, *conditions)
         found = self.values(node.body)
         if node.kind == "|":
             return [v.with_body(absolute(v.body)) for v in found]
@@ -308,7 +306,7 @@ class Reader:
             if not entries or len(rest) != 1 or isinstance(rest[0], t.Op):
                 raise MisfitError("this superscript is not read", r"^{\odot 2}", at=node.at)
             node = rest[0]
-        return self.each(lambda e: _power(value, e, entries), node.at, self.values(node))
+        return self.each(lambda e: power(value, e, entries), node.at, self.values(node))
 
     @values.register
     def _(self, node: t.Relation) -> list[Value]:
@@ -322,7 +320,7 @@ class Reader:
             found.append(self.each(
                 lambda a, b, op=op: entrywise(self._relation(op), a, b, "compared"),
                 node.parts[n].at, sides[n], sides[n + 1]))
-        return self.each(lambda *c: _both(c), node.at, *found)
+        return self.each(lambda *c: both(c), node.at, *found)
 
     def _relation(self, op: str) -> Callable[[Expr, Expr], Any]:
         def compare(a: Expr, b: Expr) -> Any:
@@ -348,8 +346,8 @@ class Reader:
     @values.register
     def _(self, node: t.Junction) -> list[Value]:
         parts = [self.values(p) for p in node.parts]
-        joined = sympy.Or if node.op == "or" else sympy.And
-        return self.each(lambda *c: _joined(joined, c), node.at, *parts)
+        join = sympy.Or if node.op == "or" else sympy.And
+        return self.each(lambda *c: joined(join, c), node.at, *parts)
 
     @values.register
     def _(self, node: t.Negation) -> list[Value]:
@@ -357,7 +355,7 @@ class Reader:
 
     @values.register
     def _(self, node: t.Listed) -> list[Value]:
-        return self.each(lambda *c: _both(c), node.at, *map(self.values, node.parts))
+        return self.each(lambda *c: both(c), node.at, *map(self.values, node.parts))
 
     @values.register
     def _(self, node: t.Cases) -> list[Value]:
@@ -372,63 +370,17 @@ class Reader:
         for choices, when in reversed(rows[:-1]):
             assert when is not None
             found = self.each(
-                lambda yes, no, w=when: _where(w, yes, no), node.at,
+                lambda yes, no, w=when: where(w, yes, no), node.at,
                 list(map(as_number, choices)), found)
         return found
 
     def _when(self, node: t.Node | None) -> Value | None:
         if node is None:
             raise MisfitError("a row of the cases has no condition", "value & condition")
-        node = _without_words(node)
-        if isinstance(node, t.Word) and node.text.strip(" .,") in _OTHERWISE:
+        node = without_words(node)
+        if isinstance(node, t.Word) and node.text.strip(" .,") in OTHERWISE:
             return None
         found = [v for v in self.values(node) if is_condition(v.body)]
         if len(found) != 1:
             raise MisfitError("this is no condition", "a comparison such as z > 0", at=node.at)
         return found[0]
-
-
-def _where(when: Value, yes: Value, no: Value) -> Value:
-    """A choice for each entry."""
-    chosen = entrywise(sympy.Tuple, when, yes, "chosen")
-    return entrywise(lambda pair, n: Select(pair[0], pair[1], n), chosen, no, "chosen between")
-
-
-def _without_words(node: t.Node) -> t.Node:
-    """A condition without the "if" in front of it."""
-    if isinstance(node, t.Relation):
-        return t.Relation((_without_words(node.parts[0]), *node.parts[1:]), node.ops, node.at)
-    if isinstance(node, t.Listed):
-        return t.Listed((_without_words(node.parts[0]), *node.parts[1:]), node.signs, node.at)
-    if isinstance(node, t.Seq) and isinstance(node.pieces[0], t.Word) \
-            and node.pieces[0].text not in _OTHERWISE and len(node.pieces) > 1:
-        rest = node.pieces[1:]
-        return rest[0] if len(rest) == 1 and not isinstance(rest[0], t.Op) else t.Seq(
-            rest, node.at)
-    return node
-
-
-def _joined(join: Callable[..., Any], parts: Sequence[Value]) -> Value:
-    if not all(is_condition(p.body) for p in parts):
-        raise MisfitError("this is no condition", "comparisons such as z > 0")
-    return reduce(lambda a, b: entrywise(join, a, b, "joined"), parts)
-
-
-def _both(parts: Sequence[Value]) -> Value:
-    return parts[0] if len(parts) == 1 else _joined(sympy.And, parts)
-
-
-def _power(value: Value, exponent: Value, entries: bool) -> Value:
-    e = exponent.body
-    if exponent.axes:
-        raise MisfitError("an array stands as exponent", r"a number, or e^{…}")
-    if e.is_number and abs(e) > MAX_EXPONENT and value.body.is_number:
-        raise MisfitError("the exponent of a number is too large", f"at most {MAX_EXPONENT}")
-    if value.axes and not entries:
-        if len(value.kept) == 2 and fits(*value.kept):
-            raise MisfitError(f"a power of {shape(value)} has two readings",
-                              r"^{\odot 2} entry by entry, or the product written out")
-        if e.is_negative:
-            raise MisfitError(f"{shape(value)} has no inverse", "a fraction for its entries")
-    return value.with_body(value.body**e)
-

@@ -27,8 +27,9 @@ class Line:
 
     ``target`` is the name of its equation in the claim's program; ``claims`` the tensor of the
     network whose adjoint it says to be (a parameter or an intermediate), None where it does not
-    say; ``text`` the source as it was written; ``where`` its file and line; ``callers`` the
-    statements that called the function that it is in, the nearest first.
+    say; ``named``: only its name suggests so (``δ_z``), and it may be one of its own; ``text`` the
+    source as it was written; ``where`` its file and line; ``callers`` the statements that called
+    the function that it is in, the nearest first.
     """
 
     target: str
@@ -36,6 +37,7 @@ class Line:
     text: str
     where: Location | None = field(default=None, compare=False)
     callers: tuple[Location, ...] = field(default=(), compare=False)
+    named: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from derive.program import Program
 from derive.reference import evaluate
 from derive.symbols import Symbols
 from derive.tex.names import Layout, Names, declared_names, renamed
+from derive.tex.parsed import Statement, first_index, statements
 from derive.tex.source import LatexError, Source
-from derive.tex.statements import Derivation, Statement, first_index, statements
+from derive.tex.statements import Derivation
 from derive.tex.values import MisfitError
 from derive.verify.claim import Claim, ClaimError, Line
 
@@ -120,8 +121,8 @@ def _numbers(made: Derivation) -> list[np.ndarray]:
 
 def _claim(source: Source, made: Derivation, layout: Layout, derived: Program, base: int) -> Claim:
     order = sorted(made.made, key=lambda m: m.at)
-    lines = tuple(Line(m.equation.name, m.claims, _row(source, m.at), source.location(m.at))
-                  for m in order)
+    lines = tuple(Line(m.equation.name, m.claims, _row(source, m.at), source.location(m.at),
+                       named=m.named) for m in order)
     gradients = {p: t for p in derived.gradients if (t := _gradient(made, p, derived)) is not None}
     if not gradients:
         raise ClaimError(

@@ -27,6 +27,7 @@ from derive.verify.decide import combined
 from derive.verify.edits import counterexample, matrix_text
 from derive.verify.parts import parts_of
 from derive.verify.report import Finding
+from derive.verify.stated import misstated
 from derive.verify.where import telling_sizes
 
 _POINTS = 2
@@ -92,13 +93,13 @@ def wrong_line(claim: Claim, derived: Program, wrong: Sequence[str], seed: int =
         (a factor, which all lines behind it share), or the time is over.
     """
     deadline = time.process_time() + seconds
-    both = combined(claim, derived)
-    points = [_point(both, claim, seed + n) for n in range(_POINTS)]
     reads = {eq.name: [n for n in eq.reads if claim.line(n)] for eq in claim.equations}
     cone = _closure({claim.gradients[p] for p in wrong}, reads)
-    stated = _stated(claim, derived, points, cone)
+    stated = [m for m in misstated(claim, derived, seed) if m.line.target in cone]
     if stated:
-        return stated
+        return Place(stated[0].line, str(stated[0].right), alone=False)
+    both = combined(claim, derived)
+    points = [_point(both, claim, seed + n) for n in range(_POINTS)]
     parts = list(_parts(derived, points))
     lines = [eq.name for eq in claim.equations if eq.name in cone]
     search = _Search(claim, derived, points, tuple(wrong), reads)
@@ -129,30 +130,12 @@ def wrong_line(claim: Claim, derived: Program, wrong: Sequence[str], seed: int =
     return Place(_line(claim, roots[0])) if len(roots) == 1 else None
 
 
-def _stated(claim: Claim, derived: Program, points: Sequence[_Point], cone: set[str]
-            ) -> Place | None:
-    """The first line that says whose adjoint it is and is wrong, of a derivation that was written
-    down with the adjoints on the way, and of what the wrong gradients are computed from."""
-    lines = {line: adjoint for line, adjoint in _adjoints(claim, derived) if line.target in cone}
-    if all(line.claims in derived.gradients for line in lines):
-        return None  # nothing but the results
-    for line, adjoint in lines.items():
-        if not _same(line, adjoint, points):
-            return Place(line, str(derived.defined[adjoint]), alone=False)
-    return None
-
-
 def _adjoints(claim: Claim, derived: Program) -> Iterator[tuple[Line, str]]:
     """Lines that say whose adjoint they are, in order, and what the derivation calls it."""
     for eq in claim.equations:
         line = claim.line(eq.name)
         if line and line.claims and f"_d_{line.claims}" in derived.defined:
             yield line, f"_d_{line.claims}"
-
-
-def _same(line: Line, adjoint: str, points: Sequence[_Point]) -> bool:
-    pairs = [(p.arrays[line.target], p.arrays[adjoint]) for p in points]
-    return all(mine.shape == right.shape and _near(mine, right) for mine, right in pairs)
 
 
 def _near(mine: np.ndarray, right: np.ndarray) -> bool:
@@ -165,7 +148,7 @@ def unread_lines(claim: Claim, derived: Program, seed: int = 0) -> list[Finding]
     reads = {eq.name: [n for n in eq.reads if claim.line(n)] for eq in claim.equations}
     cone = _closure(set(claim.gradients.values()), reads)
     lines = [(line, adjoint) for line, adjoint in _adjoints(claim, derived)
-             if line.target not in cone]
+             if line.target not in cone and not line.named]
     points = [_point(combined(claim, derived), claim, seed + n) for n in range(_POINTS)]
     found = []
     for line, adjoint in lines:

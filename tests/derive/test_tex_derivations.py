@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from derive.verify import verify
-from tests.derive.tex_derivations import RIGHT, WRONG
+from tests.derive import tex_networks as nets
+from tests.derive.tex_derivations import LSTM, RIGHT, WRONG
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -21,3 +22,21 @@ def test_the_wrong_line_is_named(name: str):
     report = verify(network(), text, seconds=0, **options)
     assert report.verdict == verdict, str(report)
     assert all(f.place.startswith(f"line {line}:") for f in report.findings), str(report)
+
+
+BESIDE = LSTM.replace(r"\frac{\partial L}{\partial W_f}", r"""\frac{\partial L}{\partial o_t} &=
+   \delta h_t \odot \tanh(c_t) \\ \frac{\partial L}{\partial W_f}""")
+
+
+def test_a_delta_of_a_gate_and_the_adjoint_of_the_gate_are_two_things():
+    assert verify(nets.lstm(), BESIDE, seconds=0).verdict == "agrees"
+
+
+def test_a_wrong_line_that_no_gradient_reads_is_reported():
+    text = BESIDE.replace(r"&=\n   \delta h_t \odot \tanh(c_t)".replace(r"\n", "\n"),
+                          "&=\n   " + r"\delta h_t \odot c_t")
+    assert text != BESIDE
+    report = verify(nets.lstm(), text)
+    (found,) = report.findings
+    assert report.exit_code == 1 and found.parameter == "o" and "no gradient" in found.words
+    assert found.place.startswith("line 10: ") and "tanh(c[t, b, j])" in found.formula

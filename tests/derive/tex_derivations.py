@@ -98,6 +98,20 @@ MATRICES_IN_TIME = r"""
 \frac{\partial L}{\partial U} = \sum_{t=1}^{T} x_t^\top \delta_t
 \frac{\partial L}{\partial V} = \sum_{t=1}^{T} h_{t-1}^\top \delta_t
 """
+LSTM = r"""
+\begin{align}
+\delta h_t &= h_t - y_t + \delta^i_{t+1} U_i^\top + \delta^f_{t+1} U_f^\top
+   + \delta^o_{t+1} U_o^\top + \delta^g_{t+1} U_g^\top \\
+\delta c_t &= \delta h_t \odot o_t \odot (1 - \tanh^2(c_t)) + \delta c_{t+1} \odot f_{t+1} \\
+\delta^o_t &= \delta h_t \odot \tanh(c_t) \odot o_t \odot (1 - o_t) \\
+\delta^f_t &= \delta c_t \odot c_{t-1} \odot f_t \odot (1 - f_t) \\
+\delta^i_t &= \delta c_t \odot g_t \odot i_t \odot (1 - i_t) \\
+\delta^g_t &= \delta c_t \odot i_t \odot (1 - g_t^2) \\
+\frac{\partial L}{\partial W_f} &= \sum_{t=1}^{T} x_t^\top \delta^f_t \\
+\frac{\partial L}{\partial U_g} &= \sum_{t=1}^{T} h_{t-1}^\top \delta^g_t \\
+\frac{\partial L}{\partial b_o} &= \sum_{t=1}^{T} \mathbf{1}^\top \delta^o_t
+\end{align}
+"""
 COMPACT = r"""
 g_{nj} = y_{nj} - t_{nj}
 \frac{\partial L}{\partial \beta_j} = \sum_n g_{nj}
@@ -153,6 +167,7 @@ RIGHT: dict[str, Case] = {
     "cases": (nets.relu_net, CASES, {}, "proved", None),
     "through time": (nets.recurrent, THROUGH_TIME, {}, "proved", None),
     "through time, matrices": (nets.recurrent, MATRICES_IN_TIME, {}, "proved", None),
+    "LSTM, a delta for each gate": (nets.lstm, LSTM, {}, "proved", None),
     "batch norm, compact": (nets.batch_norm, COMPACT, {}, "proved", None),
     "batch norm, staged": (nets.batch_norm, STAGED, {}, "proved", None),
     "layer norm": (nets.layer_norm, LAYER, {}, "proved", None),
@@ -174,6 +189,10 @@ WRONG: dict[str, Case] = {
         "wrong", 2),
     "V not transposed": (
         nets.recurrent, wrong(THROUGH_TIME, "V_{jk}", "V_{kj}"), {}, "wrong", 2),
+    "LSTM, the cell of this step": (
+        nets.lstm, wrong(LSTM, r"c_{t-1}", "c_t"), {}, "wrong", 7),
+    "LSTM, the cell's next step forgotten": (
+        nets.lstm, wrong(LSTM, r" + \delta c_{t+1} \odot f_{t+1}", ""), {}, "wrong", 5),
     "mean's path forgotten": (
         nets.batch_norm, wrong(COMPACT, r"- \sum_{m} g_{mj} ", ""), {}, "wrong", 5),
     "variance's power": (nets.batch_norm, wrong(STAGED, "-3/2", "-1/2"), {}, "wrong", 3),

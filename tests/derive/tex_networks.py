@@ -79,6 +79,25 @@ def recurrent() -> dr.Network:
     return net
 
 
+def lstm() -> dr.Network:
+    """An LSTM with a matrix for each gate, as textbooks have it."""
+    net = dr.Network("lstm")
+    t, b, d, j, k = dr.indices("t:T b:B d:2 j:3 k:3")
+    x, y = net.input("x", t, b, d), net.input("y", t, b, j)
+    W = {g: net.parameter(f"W_{g}", d, j) for g in "ifog"}
+    U = {g: net.parameter(f"U_{g}", k, j) for g in "ifog"}
+    bias = {g: net.parameter(f"b_{g}", j) for g in "ifog"}
+    h, c = net.declare("h", t, b, j, initial=0), net.declare("c", t, b, j, initial=0)
+    gates = {g: net.define(g, (t, b, j), (dr.tanh if g == "g" else dr.sigmoid)(
+        dr.sum(x[t, b, d] * W[g][d, j], d) + dr.sum(h[t - 1, b, k] * U[g][k, j], k)
+        + bias[g][j])) for g in "ifog"}
+    i, f, o, g = (gates[n][t, b, j] for n in "ifog")
+    net.define(c, (t, b, j), f * c[t - 1, b, j] + i * g)
+    net.define(h, (t, b, j), o * dr.tanh(c[t, b, j]))
+    net.loss(dr.sum((h[t, b, j] - y[t, b, j]) ** 2, t, b, j) / 2)
+    return net
+
+
 def batch_norm() -> dr.Network:
     net = dr.Network("batch norm")
     n, j = dr.indices("n:N j:5")
