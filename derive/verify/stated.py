@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from sympy import Symbol
@@ -107,7 +108,7 @@ class _Lines:
                 break
         for name in named:  # wrong ones: what makes most of the other lines right is meant
             if name not in self.own and not self.holds(name, self.meant[name]):
-                self.meant[name] = max(self._like(name), key=lambda a, n=name: self._fitting(n, a))
+                self.meant[name] = max(self._like(name), key=partial(self._fitting, name))
 
     def _like(self, name: str) -> list[str]:
         """Adjoints of the shape of a line, the one that its name suggests first."""
