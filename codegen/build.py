@@ -51,7 +51,7 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
         storage: how intermediates are stored (`codegen.memory.Storage`); by default as is fastest.
         recompute: how many bytes training may take with 64 of each run-time size on two threads
             (what `emit` tells): above that, intermediates are computed again in the backward pass.
-            "auto" is 1 GiB, and takes what is least above it; "none" keeps all. The CPU's.
+            "auto" is 8 GiB, and takes what is least above it; "none" keeps all. The CPU's.
 
     Returns:
         A `Model`; call ``initialize`` or ``load`` before training.

@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
                           "--target cuda) or text")
     sub.add_argument("--recompute", default="auto", metavar="BYTES",
                      help="bytes that training may take, with 64 of each run-time size on two "
-                          "threads: above, intermediates are computed again (auto: 1 GiB; none)")
+                          "threads: above, intermediates are computed again (auto: 8 GiB; none)")
     _training(sub, dtypes=("float32", "float64", "float16", "bfloat16"))
     _force(sub)
 

@@ -25,7 +25,7 @@ from codegen.shares import is_share, shared_sums
 from derive.nodes import Reduction, accesses
 from derive.program import Equation, Program, Tensor
 
-AUTO = 1 << 30  # bytes of training from which on "auto" computes again
+AUTO = 1 << 33  # bytes of training from which on "auto" computes again
 SMALL = 8  # times that a tensor is smaller than another for which it is kept
 SEGMENTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # kept tensors of a segment, of which one stays
 
