@@ -208,7 +208,8 @@ def _take_rows(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
         before = asked(group)
         if before and reads(group, before) <= ready:
             take(before, batch)
-    return tasks, [g for g in todo if g in rest or g.equations[0].name in copies]
+    left = {g.equations[0].name for g in rest} | set(copies)
+    return tasks, [g for g in todo if g.equations[0].name in left]
 
 
 def _group_row(group: Group, sizes: dict[str, tuple], batch: Symbol) -> Index | None:
