@@ -76,6 +76,7 @@ def test_what_lies_in_16_bits_is_loaded_four_at_a_time(storage, capability, wide
                 if n.startswith("k2_z2") and "half" in inspect.signature(k.py_func).parameters)
     text = compile_kernel(made, name, capability)
     assert re.search(r"ld\.global\.v2\.[bu]32", text), name
+    assert re.search(r"ld\.shared\.v4\.f32", text), "tiles are read from shared memory by fours"
     assert re.search(widened, text) and re.search(r"st\.global\.[bu]16", text)
 
 
