@@ -25,8 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
-if __name__ == "__main__":  # in place of this folder, whose cuda.py is not the package `cuda`
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import derive as dr
 from benchmarks.gpu_examples import names, point, programs

@@ -1,4 +1,4 @@
-"""The CUDA target, by itself on a machine with a GPU: python benchmarks/cuda.py [EXAMPLE …]
+"""The CUDA target, by itself on a machine with a GPU: python benchmarks/gpu.py [EXAMPLE …]
 
 1. Loss and gradients of every example on the device against the CPU target, in double precision.
 2. Training steps against PyTorch on the same card (the networks of `cpu_rows`; float32), in
@@ -9,6 +9,8 @@ Without a GPU it says so, and does the static part: every kernel of every exampl
 compiler library and ptxas, for each architecture. ``--table FILE`` writes that as a page (with
 ``--log FILE`` a table that was interrupted goes on);
 ``--compare`` does the first part alone, in Numba's simulator where NUMBA_ENABLE_CUDASIM=1.
+
+The file is not called cuda.py: scripts beside it would find that for NVIDIA's package `cuda`.
 """
 
 from __future__ import annotations
@@ -28,8 +30,7 @@ from typing import Any
 
 import numpy as np
 
-if __name__ == "__main__":  # in place of this folder, whose cuda.py is not the package `cuda`
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import codegen
 import derive as dr
@@ -109,7 +110,7 @@ def rows_of(program: dr.Program, known: Known) -> list[str]:
 
 def table(path: Path, examples: tuple[str, ...], log: Path | None) -> None:
     lines = ["# Kernels as ptxas sees them", "",
-             "Made by `python benchmarks/cuda.py --table docs/cuda_kernels.md "
+             "Made by `python benchmarks/gpu.py --table docs/cuda_kernels.md "
              f"{' '.join(examples)}`, without a GPU: "
              "single precision, Adam, blocks of 256 threads. Registers and occupancy are those of "
              f"{', '.join(ARCHITECTURES)}, in this order; spilled and stack bytes are summed over "
