@@ -142,7 +142,8 @@ def _once(command: list[str], count: int, notes: Path) -> tuple[int, str, str]:
         return code or 1, faults[0], where
     if not watch.pids and not where:  # no rank got as far as MPI: what they said has been shown
         return code or 1, "" if code else "the ranks ended before they began", where
-    return code or 1, _ended(watch, text, done), where
+    own, what = _ended(watch, text, done)
+    return own or code or 1, what, where
 
 
 def _pass_on(pipe: IO[bytes], out: TextIO, said: list[bytes]) -> None:
@@ -156,22 +157,26 @@ def _pass_on(pipe: IO[bytes], out: TextIO, said: list[bytes]) -> None:
             out.flush()
 
 
-def _ended(watch: _Watch, text: bytes, done: set[int]) -> str:
+def _ended(watch: _Watch, text: bytes, done: set[int]) -> tuple[int, str]:
+    """The exit code of the rank that ended the job, where it ended by itself, and what to say."""
     pid = re.search(rb"PID (\d+) RUNNING", text)
     rank = next((r for r, p in watch.pids.items() if pid and p == int(pid[1])), None)
     lost = {r: status for r, status in watch.ended.items() if r not in done}
     by_itself = next((r for r, status in lost.items() if status and os.WIFEXITED(status)), None)
     if rank is None:  # mpiexec is silent where a rank ends by itself; the others it kills
         rank = next(iter(lost), None) if by_itself is None else by_itself
+    elif by_itself is not None and by_itself == next(
+            r for r in lost if r in (rank, by_itself)):
+        rank = by_itself  # mpiexec names one that it has killed itself
     killed = re.search(rb"\(signal (\d+)\)|KILLED BY SIGNAL: (\d+)", text)
     code = re.search(rb"EXIT CODE: (\d+)", text)
     who = "a rank" if rank is None else f"rank {rank}"
-    if killed:
+    if killed and (by_itself is None or rank != by_itself):
         number = int(killed[1] or killed[2])
-        return f"{who} was killed by signal {number} ({signal.Signals(number).name})"
+        return 0, f"{who} was killed by signal {number} ({signal.Signals(number).name})"
     number = os.WEXITSTATUS(lost[by_itself] or 0) if by_itself is not None else (
         int(code[1]) if code else 0)
-    return f"{who} ended without a word" + (f", exit code {number}" if number else "")
+    return number, f"{who} ended without a word" + (f", exit code {number}" if number else "")
 
 
 def _status(pid: int, file: int) -> int | None:
