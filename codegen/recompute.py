@@ -35,6 +35,12 @@ def is_again(tensor: Tensor) -> bool:
     return tensor.origin is not None and tensor.origin[0] == "again"
 
 
+def copy_of(name: str, program: Program) -> Tensor:
+    """The tensor that holds what is computed again of another one."""
+    return Tensor(program.unused(f"_again_{name}"), program.tensors[name].indices,
+                  origin=("again", name))
+
+
 def kept_tensors(program: Program, batch: Symbol) -> list[str]:
     """The intermediates with rows that the forward pass makes and the backward pass reads."""
     ahead = {eq.name for eq in program.forward.equations}
@@ -71,11 +77,9 @@ def again(program: Program, names: Collection[str], batch: Symbol) -> Program:
             return False
         if not _can(eq, program, batch) or SMALL * elements(eq) <= size:
             return False
-        own = Tensor(_unused(f"_again_{name.strip('_')}", program), eq.tensor.indices,
-                     origin=("again", name))
         body = reading(eq, elements(eq))
-        copies[name] = own
-        made.append(replace(eq, tensor=own, body=body))
+        copies[name] = copy_of(name, program)
+        made.append(replace(eq, tensor=copies[name], body=body))
         return True
 
     def reading(eq: Equation, size: int, only: Collection[str] | None = None) -> Expr:
@@ -87,12 +91,6 @@ def again(program: Program, names: Collection[str], batch: Symbol) -> Program:
         made.append(eq if eq.name in ahead else replace(eq, body=reading(eq, 0, names)))
     tensors = {**program.tensors, **{eq.name: eq.tensor for eq in made}}
     return replace(program, tensors=tensors, equations=tuple(made))
-
-
-def _unused(name: str, program: Program) -> str:
-    while name in program.tensors:
-        name += "_"
-    return name
 
 
 def elements(eq: Equation) -> int:

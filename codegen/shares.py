@@ -69,10 +69,8 @@ def _cut(eq: Equation, program: Program, batch: Symbol, smallest: int
     made = [program.tensors[n].shape for n in eq.reads if n in program.defined]
     if max((_count(s) for s in made if batch in s), default=-1) < smallest:
         return None
-    name = f"_share{eq.name}" if eq.name.startswith("_") else f"_share_{eq.name}"
-    while name in program.tensors:
-        name += "_"
-    tensor = Tensor(name, eq.tensor.indices, origin=("share", eq.name))
+    tensor = Tensor(program.unused(f"_share_{eq.name}"), eq.tensor.indices,
+                    origin=("share", eq.name))
     number = fresh(Index("n", PARTS), {i.name for i in eq.indices})
     total = SumOver(tensor.at(number, *eq.indices), number)
     return [Equation(tensor, eq.indices, sums[0], eq.why), replace(eq, body=factor*total)]

@@ -14,6 +14,7 @@ import sympy
 from sympy import Expr, Mul, S, Symbol
 
 from codegen.contraction import factors_of, guarded
+from codegen.recompute import copy_of
 from codegen.tiles import Sweep, Wanted, product_of, product_terms, shared_tiles
 from derive.nodes import (
     Access,
@@ -100,8 +101,7 @@ class _Softmax:
             return None
         changed, later = behind
         wide = [n for n in self.order if n in first]
-        again = {n: Tensor(_unused(f"_again_{n.strip('_')}", program),
-                           program.tensors[n].indices, origin=("again", n)) for n in wide}
+        again = {n: copy_of(n, program) for n in wide}
         groups = [[self.canonical(program.defined[n]) for n in _ordered(program, first)]]
         if later:
             copies = [replace(self.canonical(program.defined[n]), tensor=again[n])
@@ -347,12 +347,6 @@ def _at(eq: Equation, target: Access) -> Equation:
         mapping[other] = fresh(other, taken)
         taken.add(mapping[other].name)  # type: ignore[union-attr]
     return replace(eq, body=rename(eq.body, mapping), indices=tuple(target.where))  # type: ignore
-
-
-def _unused(name: str, program: Program) -> str:
-    while name in program.tensors:
-        name += "_"
-    return name
 
 
 def _ordered(program: Program, names: Collection[str]) -> list[str]:

@@ -263,6 +263,12 @@ class Program:
             declared=tuple(one for one in self.declared if one.name in needed),
         )
 
+    def unused(self, name: str) -> str:
+        """The name, with underscores behind it until no tensor bears it."""
+        while name in self.tensors:
+            name += "_"
+        return name
+
     # -- order ------------------------------------------------------------------------------
     @cached_property
     def groups(self) -> tuple[Group, ...]:

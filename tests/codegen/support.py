@@ -75,6 +75,15 @@ def sample(program: Program, rows: int = 5, seed: int = 0) -> dict[str, np.ndarr
     return values
 
 
+def point(program: Program, folder: Path) -> dict[str, np.ndarray]:
+    """Parameters as a model draws them, states, and five rows; in double precision."""
+    with interpreted():
+        model = build(program, folder)
+        values = {**sample(derive(program), 5), **model.parameters, **model.states}
+    return {n: np.asarray(v, np.int64 if v.dtype.kind == "i" else float)
+            for n, v in values.items()}
+
+
 def poison(model: Model) -> None:
     """Work space and gradients full of NaN: whatever is read before it is written shows."""
     model._run.w = np.full(200_000, np.nan, model.flat.dtype)

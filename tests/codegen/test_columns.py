@@ -3,7 +3,6 @@ products, and right wherever they are asked for."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 import derive as dr
@@ -11,7 +10,7 @@ from codegen.memory import Storage
 from codegen.schedule import make_schedule
 from derive.differentiate import derive
 from derive.program import Program
-from tests.codegen.support import build, interpreted, sample, wrong_kernels
+from tests.codegen.support import point, wrong_kernels
 from tests.codegen.test_memory import convolution, deep, encoder
 from tests.networks import NETWORKS
 
@@ -50,12 +49,7 @@ def kinds(program: Program, columns: bool = True) -> list[str]:
 @pytest.mark.parametrize("name", MADE)
 def test_phases_of_columns_agree_with_the_reference(name, parts, tmp_path):
     program = derive(MADE[name]())
-    with interpreted():
-        model = build(MADE[name](), tmp_path)
-        values = {**sample(program, 5), **model.parameters, **model.states}
-    values = {n: np.asarray(v, np.int64 if v.dtype.kind == "i" else float)
-              for n, v in values.items()}
-    assert not wrong_kernels(program, values, tmp_path, parts,
+    assert not wrong_kernels(program, point(MADE[name](), tmp_path), tmp_path, parts,
                              storage=Storage(reuse=False, columns=True))
 
 

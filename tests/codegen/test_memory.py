@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import numpy as np
 import pytest
 import sympy
 from hypothesis import given
@@ -18,7 +17,7 @@ from codegen.pipeline import Entry, compile_program
 from derive.differentiate import derive
 from derive.optimizers import sgd
 from derive.program import Program
-from tests.codegen.support import build, interpreted, sample, wrong_kernels
+from tests.codegen.support import build, interpreted, point, sample, wrong_kernels
 from tests.networks import NETWORKS
 
 B = Symbol("B", integer=True, positive=True)
@@ -96,12 +95,7 @@ def test_what_is_alive_at_the_same_time_does_not_overlap(lives: list[Life], batc
 @pytest.mark.parametrize("name", MADE)
 def test_gradients_do_not_depend_on_where_intermediates_lie(name, parts, block, shares, tmp_path):
     program = derive(MADE[name]())
-    with interpreted():
-        model = build(MADE[name](), tmp_path)
-        values = {**sample(program, 5), **model.parameters, **model.states}
-    values = {n: np.asarray(v, np.int64 if v.dtype.kind == "i" else float)
-              for n, v in values.items()}
-    assert not wrong_kernels(program, values, tmp_path, parts,
+    assert not wrong_kernels(program, point(MADE[name](), tmp_path), tmp_path, parts,
                              storage=Storage(block=block, shares=shares))
 
 

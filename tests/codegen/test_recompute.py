@@ -129,3 +129,17 @@ def test_a_limit_that_cannot_be_kept_is_refused_with_the_least(tmp_path):
             codegen.emit(program, tmp_path / "kernels.py", recompute=wrong)
     with pytest.raises(DeclarationError, match="a GPU keeps all"):
         codegen.emit(replace(program), tmp_path / "kernels.py", "cuda", recompute=10**9)
+
+
+def test_copies_of_tensors_whose_names_differ_in_an_underscore_are_apart():
+    net = dr.Network("alike names")
+    b, i = dr.indices("b:B i:3")
+    x, w = net.input("x", b, i), net.parameter("w", i)
+    h = net.define("h", (b, i), dr.sin(w[i] * x[b, i]))
+    g = net.define("h_", (b, i), dr.cos(w[i] * h[b, i]))
+    net.loss(dr.mean(dr.sum(g[b, i] * dr.exp(g[b, i] * h[b, i]), i), b))
+    program = derive(net)
+    values = random_values(program, 0, {"B": 3})
+    got = again(program, ["h", "h_"], choose_batch(program)).evaluate(values)
+    want = program.evaluate(values)
+    np.testing.assert_array_equal(got[program.gradients["w"]], want[program.gradients["w"]])
