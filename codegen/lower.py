@@ -38,7 +38,7 @@ from codegen.loops import statements as all_statements
 from codegen.ranges import sharpen
 from codegen.schedule import Phase, Task
 from codegen.shares import is_share
-from codegen.sums import gathered, other_side, prefers_target
+from codegen.sums import SEVERAL, gathered, other_side, prefers_target, several
 from codegen.tile_loops import sweep_statements
 from derive.nodes import (
     Index,
@@ -209,6 +209,8 @@ class Lowering:
     def in_place(self, eq: Equation, free: Sequence[Index], factor: Expr, node: SumOver
                  ) -> tuple[Statement, ...]:
         """``target += factor * body`` with the target's last index innermost."""
+        if not isinstance(node.body, Select) and several(node.bound[-1].size):
+            return self.in_place_by_several(eq, free, factor * node.body, node.bound)
         condition, summand = S.true, node.body
         if isinstance(summand, Select) and summand.no == 0:
             condition, summand = summand.condition, summand.yes
@@ -221,6 +223,22 @@ class Lowering:
         if condition != True:  # noqa: E712
             inner = (If(condition, inner),)
         return self.nest([*free[:-1], *node.bound], inner)
+
+    def in_place_by_several(self, eq: Equation, free: Sequence[Index], summand: Expr,
+                            bound: Sequence[Index]) -> tuple[Statement, ...]:
+        """The same with a few values of the last summed index at a time, so that the target is
+        read and written that much less often; then those that are left over."""
+        *outer, index = bound
+        start, stop = (LO, HI) if index == self.part else (Integer(0), index.size)
+        last, count = free[-1], sympy.floor((stop - start) / SEVERAL)
+        group = fresh(Index(f"{index.name}s", count), {i.name for i in (*free, *bound)})
+        each = [summand.xreplace({index: start + SEVERAL*group + n}) for n in range(SEVERAL)]
+        groups = Loop(group, Integer(0), count, self.nest([last], [
+            Store(eq.target, Add(*each, evaluate=False), "+=")]))
+        rest = Loop(index, start + SEVERAL*count, stop, self.nest([last], [
+            Store(eq.target, summand, "+=")]))
+        left = () if count.is_Integer and SEVERAL*count == stop else (rest,)
+        return self.nest([*free[:-1], *outer], (groups, *left))
 
     def scatter(self, eq: Equation, free: Sequence[Index], factor: Expr, node: SumOver
                 ) -> tuple[Statement, ...]:

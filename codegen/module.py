@@ -198,4 +198,26 @@ def load(text: str, directory: str | Path | None = None) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    _load_compiled(module)
     return module
+
+
+def _load_compiled(module: ModuleType) -> None:
+    """Load what was compiled before, callees (which stand first) before those that call them.
+
+    LLVM puts a copy of a kernel into each function that calls it and optimises that copy once
+    more, so that it may add in another order; of several copies in a process, the one that is
+    loaded first serves all. Where a module is compiled that is the kernel itself. Without this, it
+    would be a copy wherever the module is found compiled: other bits in a second run.
+    """
+    from numba.core.registry import CPUDispatcher
+
+    for function in list(vars(module).values()):
+        # one with a signature of its own is there already, and takes no other
+        if not isinstance(function, CPUDispatcher) or not function._can_compile:
+            continue
+        index = getattr(function._cache, "_cache_file", None)  # none: it is not to be kept
+        here = function.targetctx.codegen().magic_tuple()  # the kind of processor
+        for signature, machine, _ in list(index._load_index()) if index is not None else ():
+            if machine == here:
+                function.compile(signature)

@@ -8,7 +8,15 @@ import sympy
 from sympy import Expr, S
 
 from codegen.contraction import conjuncts
+from codegen.shares import PARTS
 from derive.nodes import Index, IntegerAccess, Select, SumOver, accesses
+
+SEVERAL = 4  # values of a summed index that are added to the target at a time
+
+
+def several(size: Expr) -> bool:
+    """Whether a summed index has so many values that a few are taken at a time."""
+    return bool(size >= 2*SEVERAL) if size.is_Integer else size != PARTS
 
 
 def other_side(equality: Expr, index: Index) -> Expr:
