@@ -22,7 +22,10 @@ from typing import Any
 
 import numpy as np
 import sympy
+from sympy.printing.numpy import NumPyPrinter
 
+from derive.functions import Elementary
+from derive.nodes import Select, accesses
 from derive.program import Program
 from derive.verify.deadline import Deadline
 from derive.verify.hand import Hand
@@ -56,23 +59,44 @@ class Mend:
         return made
 
 
-_FUNCTIONS = {"tanh": "np.tanh(a)", "exp": "np.exp(a)", "log": "np.log(a)", "sin": "np.sin(a)",
-              "relu": "np.maximum(a, 0)", "sigmoid": "1 / (1 + np.exp(-a))", "cos": "np.cos(a)",
-              "softplus": "np.log1p(np.exp(a))", "abs": "np.abs(a)", "Abs": "np.abs(a)"}
+class _NumPy(NumPyPrinter):
+    """A function of scalars as a person writes it with NumPy."""
+
+    def _print_Select(self, expr: Select) -> str:
+        condition, yes, no = expr.condition, expr.yes, expr.no
+        if isinstance(condition, sympy.Gt) and condition.args == (yes, no):
+            return f"np.maximum({self._print(yes)}, {self._print(no)})"
+        return f"np.where({', '.join(map(self._print, (condition, yes, no)))})"
+
+    def _print_Relational(self, expr: sympy.core.relational.Relational) -> str:
+        return f"{self._print(expr.lhs)} {expr.rel_op} {self._print(expr.rhs)}"
+
+    def _print_Pow(self, expr: sympy.Pow, rational: bool = False) -> str:
+        if expr.exp == -1:
+            return f"1 / ({self._print(expr.base)})"
+        return super()._print_Pow(expr, rational)
+
+
+def _function_texts(program: Program) -> list[str]:
+    """The functions of one argument that a program applies, of ``a``, where NumPy has them."""
+    a = sympy.Symbol("a", real=True)
+    applied = {f.func(a, *f.args[1:]) for eq in program.equations
+               for f in eq.body.atoms(sympy.Function) if accesses(f)}
+    texts = [_NumPy({"strict": False}).doprint(
+        f.define(*f.args) if isinstance(f, Elementary) else f) for f in applied]
+    return sorted(text.replace("numpy.", "np.") for text in texts
+                  if text != "a" and "Not supported" not in text and "math." not in text)
 
 
 def mender(hand: Hand, derived: Program, points: Sequence[Mapping[str, np.ndarray]]
            ) -> Mender | None:
     """What runs a function's changed texts; None where there is no text to change."""
-    applied = {type(f).__name__ for eq in derived.forward.equations
-               for f in eq.body.atoms(sympy.Function)}
-    functions = [text for name, text in _FUNCTIONS.items() if name in applied]
     sizes: dict[str, str] = {}
     for name in hand.arguments or ():
         for axis, size in enumerate(derived.tensors[name].shape):
             sizes.setdefault(str(size), f"{name}.shape[{axis}]" if axis else f"len({name})")
     try:
-        return Mender(hand, points, tuple(sizes.values()), functions)
+        return Mender(hand, points, tuple(sizes.values()), _function_texts(derived.forward))
     except Exception:  # no text, or a function that cannot be watched
         return None
 

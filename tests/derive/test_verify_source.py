@@ -10,7 +10,7 @@ import pytest
 
 import derive as dr
 from derive.verify import verify
-from derive.verify.mend import cost
+from derive.verify.mend import _function_texts, cost
 from derive.verify.source import NoText, Source
 
 
@@ -145,3 +145,15 @@ def test_rounding_to_single_precision_is_named():
     for finding in verify(classifier(), in_single_precision, seconds=0).findings:
         assert "astype is too much" in finding.place
         assert finding.mended == "e = np.exp(x @ W1 + c1)", str(finding)
+
+
+@pytest.mark.parametrize(("activation", "texts"), [
+    (dr.relu, ["np.maximum(a, 0)"]), (dr.tanh, ["np.tanh(a)"]),
+    (dr.sigmoid, ["1 / (1 + np.exp(-a))"]), (dr.silu, ["a/(1 + np.exp(-a))"]),
+    (dr.leaky_relu, ["np.where(a > 0, a, (1/100)*a)"]), (dr.gelu, []),  # NumPy has no erf
+])
+def test_functions_of_the_network_are_written_from_their_definition(activation, texts):
+    net = dr.Network("one")
+    h = dr.dense(net.input("x", "B", 3), 4, activation)
+    net.loss(dr.mean_squared_error(h, net.input("t", "B", 4)))
+    assert _function_texts(net.program()) == texts
