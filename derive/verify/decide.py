@@ -161,8 +161,8 @@ def _prove(program: Program, pairs: Mapping[str, tuple[str, str]], unrolled: Unr
     found = {}
     for parameter, (mine, right) in pairs.items():
         if prover.equal(mine, right):
-            verdict = "kinks" if kinks else "proved"
-            note = kink_words(prover) if kinks else ""
+            note = kink_words(prover)
+            verdict = "kinks" if note else "proved"
             found[parameter] = Decision(parameter, verdict, dict(unrolled.sizes), note)
     if prover.trouble:
         trouble.append(prover.trouble)

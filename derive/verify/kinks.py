@@ -9,13 +9,13 @@ from derive.verify.terms import Frozen, Monomial, Place, Table
 
 
 def kink_words(prover: Prover) -> str:
-    """The places that were left out of a proof modulo kinks."""
+    """The places that were left out of a proof modulo kinks; empty where none was."""
     places = [f"{sum_words(prover.forms.table, frozen)} = 0" for frozen in prover.forms.dropped]
     if prover.ties:
         places.append("two elements tie for a maximum")
     shown = list(dict.fromkeys(places))
     listed = "; ".join(shown[:4]) + (f"; and {len(shown) - 4} more" if len(shown) > 4 else "")
-    return f"they may differ where {listed}"
+    return f"they may differ where {listed}" if shown else ""
 
 
 def sum_words(table: Table, frozen: Frozen) -> str:

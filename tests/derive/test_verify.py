@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import derive as dr
 from derive.verify import verify
-from derive.verify.decide import Decision, decide
+from derive.verify.decide import Decision, _prove, decide
 from derive.verify.hand import Hand, HandError
 from derive.verify.trace import trace
 from tests.derive import verify_gradients_layers, verify_gradients_sequences
@@ -137,6 +138,16 @@ def test_another_slope_at_a_kink_is_said_and_is_no_mistake():
     report = verify(one_relu(), rectified(0.5))
     assert report.verdict == "kinks" and report.exit_code == 0, str(report)
     assert "except at kinks; they may differ where" in str(report)
+
+
+def test_a_proof_that_leaves_no_kink_out_is_a_whole_one(monkeypatch):
+    """Where only the search modulo kinks came to its end in time."""
+    module = sys.modules[decide.__module__]  # the package has a function of that name
+    monkeypatch.setattr(module, "_prove", lambda both, pairs, unrolled, values, kinks,
+                        *rest: _prove(both, pairs, unrolled, values, True, *rest) if kinks else {})
+    derived = dr.derive(one_relu())
+    found = decide(trace(Hand(rectified(0.0), derived), derived), derived)
+    assert {(d.verdict, d.note) for d in found} == {("proved", "")}
 
 
 def test_a_function_that_cannot_be_read_is_judged_by_numbers_and_the_report_says_so():
