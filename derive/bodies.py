@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from sympy import Expr, S
 
 from derive.affine import bounds, coefficients, implied, inside
 from derive.errors import DeclarationError, nearest
-from derive.naming import shape_text
+from derive.naming import names_text, shape_text
 from derive.nodes import (
     Access,
     Index,
@@ -220,4 +220,14 @@ def no_fit(tensor: Tensor, index: Index, dim: int) -> DeclarationError:
         f"index {index.name!r} does not fit dim {dim} of {tensor.name!r}",
         expected=f"size {tensor.shape[dim]}: {tensor.name} has shape {shape_text(tensor.shape)}",
         got=f"{index.name} ranges over {index.size}",
+    )
+
+
+def no_scalar(name: str, free: Sequence[Index]) -> DeclarationError:
+    """The error for a loss that has indices left."""
+    return DeclarationError(
+        f"the loss {name!r} is not a scalar",
+        expected="no free index",
+        got=f"free: {names_text(free)} of shape {shape_text([i.size for i in free])}",
+        mend=f"average or sum it: dr.mean(…, {names_text(free)})",
     )

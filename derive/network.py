@@ -9,7 +9,7 @@ import sympy
 from sympy import Expr, S
 
 from derive.affine import whole_conditions
-from derive.bodies import check_binding, check_reach, guarded, no_fit
+from derive.bodies import check_binding, check_reach, guarded, no_fit, no_scalar
 from derive.differentiate import derive
 from derive.errors import DeclarationError, unknown_name, user_location
 from derive.functions import native
@@ -280,7 +280,7 @@ class Network:
         the tensors that it is to change (``wrt``; by default all parameters)."""
         if isinstance(body, Handle):
             if body.tensor.rank:
-                raise _no_scalar(body.name, body.indices)
+                raise no_scalar(body.name, body.indices)
             handle = body
         else:
             expr = _as_expression(name, body)
@@ -288,7 +288,7 @@ class Network:
                 (s for s in expr.free_symbols if isinstance(s, Index)), key=lambda s: s.name
             )
             if free:
-                raise _no_scalar(name, free)
+                raise no_scalar(name, free)
             handle = self.define(name, (), expr)
         self._losses.append(handle.name)
         if wrt is not None:
@@ -390,13 +390,3 @@ def _as_expression(name: str, body: object) -> Expr:
         raise DeclarationError(
             f"the body of {name!r} is no expression", got=repr(body)
         ) from error
-
-
-def _no_scalar(name: str, free: Sequence[Index]) -> DeclarationError:
-    return DeclarationError(
-        f"the loss {name!r} is not a scalar",
-        expected="no free index",
-        got=f"free: {names_text(free)} of shape {shape_text([i.size for i in free])}",
-        mend=f"average or sum it: dr.mean(…, {names_text(free)})",
-    )
-

@@ -20,6 +20,7 @@ from sympy.logic.boolalg import BooleanAtom, BooleanFunction
 
 from derive import functions
 from derive.exporting.graph import Graph, Value, refusal
+from derive.exporting.reductions import logsumexp, matmul, reduced
 from derive.exporting.windows import convolution
 from derive.functions import Elementary
 from derive.nodes import (
@@ -330,34 +331,8 @@ def _(expr: Reduction, scope: Scope) -> Value:
     axes = tuple(i for i in inner.indices if i in value.axes or i in expr.bound)
     whole = Value(scope.graph.full(value, axes), axes)
     if isinstance(expr, LogSumExpOver):
-        return _logsumexp(whole, expr.bound, scope)
-    return _reduced(_REDUCE.get(type(expr), "ReduceSum"), whole, expr.bound, scope)
-
-
-def _reduced(op: str, value: Value, bound: Sequence[Index], scope: Scope, keep: bool = False
-             ) -> Value:
-    graph = scope.graph
-    numbers = [value.axes.index(i) for i in bound]
-    if op == "ReduceSum":  # the only one that takes its axes as an input since operator set 13
-        name = graph.node(op, value.name, graph.constant(np.array(numbers)), keepdims=int(keep))
-    else:
-        name = graph.node(op, value.name, axes=numbers, keepdims=int(keep))
-    axes = value.axes if keep else tuple(i for i in value.axes if i not in bound)
-    return Value(name, axes, value.kind)
-
-
-def _logsumexp(value: Value, bound: Sequence[Index], scope: Scope) -> Value:
-    """Around the largest value; a row without any gives minus infinity, not NaN."""
-    graph = scope.graph
-    top = _reduced("ReduceMax", value, bound, scope, keep=True)
-    infinite = graph.node("IsInf", top.name)
-    shift = graph.node("Where", infinite, graph.constant(0.0), top.name)
-    powers = Value(graph.node("Exp", graph.node("Sub", value.name, shift)), value.axes)
-    total = _reduced("ReduceSum", powers, bound, scope, keep=True)
-    name = graph.node("Add", graph.node("Log", total.name), shift)
-    numbers = graph.constant(np.array([value.axes.index(i) for i in bound]))
-    return Value(graph.node("Squeeze", name, numbers),
-                 tuple(i for i in value.axes if i not in bound))
+        return logsumexp(whole, expr.bound, scope.graph)
+    return reduced(_REDUCE.get(type(expr), "ReduceSum"), whole, expr.bound, scope.graph)
 
 
 def _product(expr: SumOver, inner: Scope) -> Value | None:
@@ -374,7 +349,7 @@ def _product(expr: SumOver, inner: Scope) -> Value | None:
         return None
     axes = tuple(i for i in inner.indices
                  if i not in expr.bound and any(i in v.axes for v in values))
-    name = _matmul(values, expr.bound, axes, inner.graph)
+    name = matmul(values, expr.bound, axes, inner.graph)
     if name is None:
         letters = {i: chr(97 + n) for n, i in enumerate(inner.indices)}
         spell = ["".join(letters[i] for i in v) for v in (values[0].axes, values[1].axes, axes)]
@@ -394,14 +369,3 @@ def _convolved(factors: Sequence[Expr], bound: Sequence[Index], inner: Scope) ->
     settings: dict[str, Any] = dict(found.settings)
     name = graph.node("Conv", found.data, found.kernel, **settings)
     return Value(name, found.axes)
-
-
-def _matmul(values: Sequence[Value], bound: Sequence[Index], axes: tuple[Index, ...],
-            graph: Graph) -> str | None:
-    """``A[…, k] B[k, j]`` is a MatMul."""
-    for first, second in (values, values[::-1]):
-        if len(bound) == 1 and first.axes and first.axes[-1] == bound[0] \
-                and len(second.axes) == 2 and second.axes[0] == bound[0] \
-                and axes == (*first.axes[:-1], second.axes[1]):
-            return graph.node("MatMul", first.name, second.name)
-    return None

@@ -1,12 +1,9 @@
-"""Documents: the same derivation in every output, whole, harmless, and never over others' files."""
+"""Documents: what they say, in which order, in the reader's notation and language."""
 
 from __future__ import annotations
 
-import json
 import math
-import random
 import re
-import unicodedata
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,41 +15,17 @@ from derive.document.html import html_text
 from derive.document.markdown import markdown_text
 from derive.document.plain import plain_text
 from derive.document.tex import tex_text
-from derive.document.tree import Display, Equation, Section
-from derive.errors import DataError, MissingError
+from derive.document.tree import Display, Section
+from derive.errors import DataError
 from derive.explain import explain
-from derive.latex import LETTERS
 from derive.messages import catalogue, languages
 from derive.rules import RULES
+from tests.documents import derived, equations, parsed
 from tests.golden_support import compare
 from tests.networks import NETWORKS
-from tests.programs import random_network, reached
 
 GOLDEN = ["softmax_classifier", "strided_convolution", "recurrent"]
 PLACES = re.compile(r"\{[a-z]+\}")
-
-
-def derived(name: str):
-    return dr.derive(NETWORKS[name]())
-
-
-def equations(document) -> list[Equation]:
-    found = []
-
-    def walk(blocks):
-        for block in blocks:
-            if isinstance(block, Section):
-                walk(block.blocks)
-            elif isinstance(block, Equation):
-                found.append(block)
-
-    walk(document.sections)
-    return found
-
-
-def parsed(html: str) -> ElementTree.Element:
-    body = html[html.index("<body>"):html.index("</html>")]
-    return ElementTree.fromstring(body)
 
 
 # -- golden files ---------------------------------------------------------------------------------
@@ -219,142 +192,12 @@ def test_explain_tells_one_gradient():
         explain(program, "W3")
 
 
-# -- outputs ----------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", NETWORKS)
-def test_html_is_well_formed_and_closed_in_itself(name):
-    html = html_text(build_document(derived(name), detail="full"))
-    root = parsed(html)
-    assert not [e for e in root.iter() if e.tag in ("script", "img", "link", "iframe", "object")]
-    links = [v for e in root.iter() for k, v in e.items() if k in ("href", "src")]
-    assert all(link.startswith("#") for link in links)
-    assert "default-src 'none'" in html and "http-equiv=\"Content-Security-Policy\"" in html
-    ids = [e.get("id") for e in root.iter() if e.get("id")]
-    assert len(ids) == len(set(ids))
-
-
-def test_names_of_users_are_harmless_everywhere(tmp_path):
-    net = dr.Network(r'<script>alert("1")</script> \write18{id} $x$ & 100%')
-    x, w = net.input("ŷ", "B", 3), net.parameter("损失_权重", 3)
-    b, i = x.indices
-    net.loss(dr.mean(x[b, i] * w[i], b, i))
-    program = dr.derive(net)
-    html = write_document(program, tmp_path / "a.html").read_text(encoding="utf-8")
-    assert "<script" not in html
-    tex = write_document(program, tmp_path / "a.tex").read_text(encoding="utf-8")
-    assert r"\write18" not in tex and "损" in tex
-    markdown = write_document(program, tmp_path / "a.md").read_text(encoding="utf-8")
-    assert "<script" not in markdown
-    json.loads(write_document(program, tmp_path / "a.ipynb").read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize("name", ["вес", "משקל", "größe", "θ", "ŵ_вес", "𝐖", "ひらがな"])
-def test_names_in_any_script_are_shown(tmp_path, name):
-    net = dr.Network("a\u202eb\x00c \U0001f642\nq")  # nothing may turn the line or break the file
-    x, w = net.input("x", "B", 3), net.parameter(name, 3)
-    b, i = x.indices
-    net.loss(dr.mean(x[b, i] * w[i], b, i))
-    program = dr.derive(net)
-    letters = {unicodedata.normalize("NFKC", c) for c in name.split("_")[-1]}
-    for ending in ("html", "md", "tex", "ipynb"):
-        text = write_document(program, tmp_path / f"a.{ending}").read_text(encoding="utf-8")
-        text = text if ending != "ipynb" else "".join(
-            "".join(cell["source"]) for cell in json.loads(text)["cells"])
-        assert not set("\u202e\x00") & set(text)
-        assert all(c in text or LETTERS.get(c, c) in text for c in letters)
-        if ending == "html":
-            parsed(text)
-
-
-@pytest.mark.parametrize("name", ["softmax_classifier", "recurrent", "batch_norm"])
-def test_a_notebook_rebuilds_the_network_and_checks_it(tmp_path, name):
-    path = write_document(derived(name), tmp_path / "a.ipynb")
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    assert notebook["nbformat"] == 4
-    assert len({c["id"] for c in notebook["cells"]}) == len(notebook["cells"])
-    space: dict[str, object] = {}
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), space)  # what a reader would run
-    assert space["report"].ok  # type: ignore[attr-defined]
-
-
-def test_a_file_of_another_s_is_not_overwritten(tmp_path):
-    program = derived("product")
-    path = tmp_path / "mine.md"
-    path.write_text("# my notes\n")
-    with pytest.raises(DataError, match="was not written by chainrule"):
-        write_document(program, path)
-    assert path.read_text() == "# my notes\n"
-    write_document(program, path, force=True)
-    for ending in ("md", "tex", "html", "ipynb"):
-        own = tmp_path / f"own.{ending}"
-        write_document(program, own)
-        write_document(program, own)  # our own: again without force
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [({"lang": "xx"}, "no document in the language"), ({"detail": "all"}, "level of detail")],
-)
-def test_unknown_options_are_named(tmp_path, options, match):
-    with pytest.raises(dr.DeclarationError, match=match):
-        write_document(derived("product"), tmp_path / "a.html", **options)
-
-
-def test_an_unknown_ending_is_refused(tmp_path):
-    with pytest.raises(dr.DeclarationError, match=r"did you mean .*\.html"):
-        write_document(derived("product"), tmp_path / "a.htm")
-
-
-def test_without_tex_the_error_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingError, match="apt-get install texlive"):
-        write_document(derived("product"), tmp_path / "a.pdf")
-    assert not (tmp_path / "a.pdf").exists()
-
-
 def test_kernels_can_cite_the_numbers_of_the_document():
     program = derived("softmax_classifier")
     numbers = equation_numbers(program)
     assert set(numbers) == set(program.defined)
     shown = {e.index.plain: e.number for e in equations(build_document(program))}
     assert {name: shown[str(program.defined[name])] for name in numbers} == numbers
-
-
-def test_long_arrows_bend_around_other_nodes():
-    net = dr.Network("residual")
-    x = net.input("x", "B", 4)
-    y = dr.add(x, dr.dense(dr.dense(x, 4, dr.tanh), 4))
-    net.loss(dr.mean(y[tuple(y.indices)] ** 2, *y.indices))
-    document = build_document(dr.derive(net))
-    figure = next(s for s in document.sections if s.anchor == "graph").blocks[0]
-    picture = figure.picture
-    assert picture.bends[("x", y.name)]
-    for arrow, points in picture.bends.items():
-        for x_, y_ in points:
-            for node in picture.nodes:
-                left, top = picture.places[node.key]
-                apart = abs(x_ - left) > picture.widths[node.key] / 2 or abs(y_ - top) > 23
-                assert apart, f"{arrow} runs through {node.key}"
-
-
-def picture_of(program):
-    document = build_document(program)
-    return next(s for s in document.sections if s.anchor == "graph").blocks[0].picture
-
-
-def test_a_tensor_that_nothing_forward_reads_is_not_in_the_picture():
-    """An input of a second loss, and generated helpers, are tensors without a node."""
-    net = dr.Network("two losses")
-    x, w = net.input("x", "B", 3), net.parameter("w", 3)
-    other = net.input("other", "B")
-    b, i = x.indices
-    net.loss(dr.mean(dr.max(x[b, i] * w[i], i), b), "L1")
-    net.loss(dr.mean(other[b] * x[b, i] * w[i], b, i), "L2")
-    for loss in ("L1", "L2"):
-        picture = picture_of(dr.derive(net, of=loss))
-        keys = {node.key for node in picture.nodes}
-        assert all(a in keys and b in keys for a, b in picture.arrows)
 
 
 def test_an_adjoint_that_nothing_needs_is_not_told():
@@ -367,19 +210,6 @@ def test_an_adjoint_that_nothing_needs_is_not_told():
     net.loss(dr.sum(h[t, b] ** 2, t, b) + dr.sum(w[b] ** 2, b))
     html = html_text(build_document(dr.derive(net)))
     assert 'id="adjoint-w"' in html and 'id="adjoint-h"' not in html
-
-
-@pytest.mark.parametrize("layer", [dr.elman, dr.gru, dr.lstm])
-def test_a_recurrence_has_an_arrow_that_leads_back(layer):
-    net = dr.Network("recurrent")
-    y = layer(net.input("x", "B", 3, 2), 4)
-    net.loss(dr.mean(y[tuple(y.indices)] ** 2, *y.indices))
-    picture = picture_of(dr.derive(net))
-    order = {node.key: k for k, node in enumerate(picture.nodes)}
-    assert any(order[a] > order[b] for a, b in picture.arrows)
-    document = markdown_text(build_document(dr.derive(net)))
-    assert "worked from $`0`$ to $`2`$" in document  # forward
-    assert "worked from $`2`$ to $`0`$" in document  # backward, in reversed time
 
 
 def test_the_reader_s_settings_are_kept_throughout():
@@ -421,49 +251,3 @@ def test_a_document_tells_how_gradients_flow():
     assert "vanishes" in plain_text(section)
     for lang in languages():
         parsed(html_text(build_document(dr.derive(net), flow=True, lang=lang)))
-
-
-LAYERS = {
-    "layer norm": (lambda x: dr.layer_norm(dr.dense(x, 4)), ("B", 6)),
-    "group norm": (lambda x: dr.group_norm(x, 2), ("B", 4, 5)),
-    "convolution": (lambda x: dr.max_pool(dr.conv2d(x, 3, 3, stride=2, padding=1), 2),
-                    ("B", 2, 8, 8)),
-    "transposed": (lambda x: dr.conv_transpose(x, 3, 3, stride=2), ("B", 2, 4, 4)),
-    "upsampled": (lambda x: dr.upsample(dr.conv2d(x, 3, 3), 2, mode="bilinear"), ("B", 2, 4, 4)),
-    "attention": (lambda x: dr.encoder_block(x, 2, 8, causal=True), ("B", 5, 6)),
-    "lstm": (lambda x: dr.lstm(x, 4), ("B", "T", 3)),
-    "reflected": (lambda x: dr.conv1d(dr.pad(x, 2, "reflect"), 3, 3), ("B", 2, 8)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_every_kind_of_layer_has_its_document_in_every_output(tmp_path, name):
-    build, shape = LAYERS[name]
-    net = dr.Network(name)
-    y = build(net.input("x", *shape))
-    net.loss(dr.mean(y[tuple(y.indices)] ** 2, *y.indices))
-    program = dr.derive(net)
-    document = build_document(program, detail="full")
-    parsed(html_text(document))
-    assert "�" not in html_text(document)
-    for ending in ("tex", "md", "ipynb"):
-        write_document(program, tmp_path / f"a.{ending}")
-    source = (tmp_path / "a.tex").read_text(encoding="utf-8")
-    assert source.count("{") - source.count(r"\{") == source.count("}") - source.count(r"\}")
-
-
-@pytest.mark.parametrize("seed", range(24))
-def test_the_document_of_a_random_program_is_well_formed(seed):
-    try:
-        program = random_network(random.Random(seed).choice).program()
-    except dr.ChainruleError:
-        pytest.skip("the generator drew what a declaration refuses")
-    if not reached(program):
-        pytest.skip("the loss reaches no parameter")
-    derived = dr.derive(program, reached(program), of=program.losses[0])
-    document = build_document(derived, detail="full")
-    parsed(html_text(document))
-    shown = [e.index.plain for e in equations(document)]
-    assert sorted(shown) == sorted(map(str, derived.equations))
-    markdown_text(document)
-    tex_text(document)
