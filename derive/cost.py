@@ -85,12 +85,14 @@ def _expression(expr: Expr) -> tuple[Expr, Expr]:
     return operations, functions + 1
 
 
+_TIMES = "\u202f·\u202f"
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @lru_cache(maxsize=4096)
 def pretty_count(value: Expr) -> str:
-    """A count as people write it: thousands apart, sizes kept as letters."""
+    """A count as people write it: thousands apart, sizes kept as letters behind a dot, so that no
+    size ``B`` reads as a unit."""
     value = sympy.expand(value)
     if isinstance(value, Integer):
         return f"{int(value):,}".replace(",", "\u202f")
@@ -99,8 +101,8 @@ def pretty_count(value: Expr) -> str:
     for term in terms:
         number, rest = term.as_coeff_Mul()
         letters = re.sub(r"\*\*(\d+)", lambda m: m[1].translate(_RAISED), str(rest)) \
-            .replace("*", "\u202f") if rest != 1 else ""
+            .replace("*", _TIMES) if rest != 1 else ""
         digits = pretty_count(Integer(number)) if number.is_Integer else str(number)
         digits = "" if number == 1 and letters else digits
-        shown.append(f"{digits}\u202f{letters}" if digits and letters else digits or letters)
+        shown.append(f"{digits}{_TIMES}{letters}" if digits and letters else digits or letters)
     return " + ".join(shown)

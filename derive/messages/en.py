@@ -198,7 +198,7 @@ MESSAGES = {
     # cost
     "cost.intro": "Operations are multiplications and additions, counted as written; functions "
     "are counted apart. Bytes are those read and written in single precision if every tensor "
-    "is moved once.",
+    "is moved once. A letter in a count is a size of the notation, never a unit.",
     "cost.equation": "Equation", "cost.operations": "Operations", "cost.functions": "Functions",
     "cost.bytes": "Bytes moved", "cost.forward": "Forward in all", "cost.backward":
     "Backward in all", "cost.stored": "Kept for the backward pass: {bytes} bytes; "

@@ -165,7 +165,7 @@ MESSAGES = {
     "numbers.all": "全部数值",
     "numbers.name": "张量", "numbers.value": "值", "numbers.gradient": "梯度",
     "cost.intro": "运算指按方程写法计数的乘法和加法，函数另计。字节数按单精度、"
-    "每个张量只搬运一次计算。",
+    "每个张量只搬运一次计算。计数中的字母是记号中的大小，不是单位。",
     "cost.equation": "方程", "cost.operations": "运算", "cost.functions": "函数",
     "cost.bytes": "搬运字节", "cost.forward": "前向合计", "cost.backward": "反向合计",
     "cost.stored": "为反向保留：{bytes} 字节；只做预测则无需保留。",

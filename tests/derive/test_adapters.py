@@ -370,7 +370,7 @@ def test_the_document_shows_what_vanished_and_what_it_saved(lang, heading, tmp_p
     section = text[text.index(heading):].split("\n## ")[0]
     rows = [re.split(r"\s*\|\s*", line)[2:4] for line in section.splitlines() if "|" in line][2:]
     saved = dr.savings(derived)
-    shown = [[cell.replace("\u202f", "").replace("B", "*B") for cell in row] for row in rows]
+    shown = [[cell.replace("\u202f", "").replace("·", "*") for cell in row] for row in rows]
     for (now, full), part in zip(shown, ("equations", "operations", "functions", "adjoints",
                                          "kept", "gradients")):
         for cell, load in ((now, saved.now), (full, saved.full)):
