@@ -33,8 +33,11 @@ def difference(old: str, new: str) -> str:
 
 
 def steps(old: str, new: str) -> list[tuple[str, int, int, int, int]]:
-    """What turns one line into another: (what, from, to in the old, from, to in the new)."""
-    return list(difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes())
+    """What turns one line into another: (what, from, to in the old, from, to in the new). Spaces
+    are "equal" to none: a changed operation is printed with others than it was typed with."""
+    found = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    return [("equal" if not (old[a:b] + new[c:d]).strip() else what, a, b, c, d)
+            for what, a, b, c, d in found]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 import derive as dr
 from derive.verify import verify
+from derive.verify.report import difference
 from tests.derive.test_verify import by_hand, network
 
 
@@ -83,3 +84,7 @@ def test_the_command_writes_the_page(tmp_path: Path):
     assert main(["verify", str(tmp_path / "net.py"), str(tmp_path / "hand.py"),
                  "--html", str(html)]) == 1
     assert "x.T @ (x @ W1 - t) / len(t)" in html.read_text()
+
+
+def test_spaces_that_differ_are_not_marked():
+    assert difference("d = g*(1 + r**2)", "d = g*(1 - r ** 2)") == "         ^"
