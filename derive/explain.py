@@ -46,8 +46,9 @@ def explain(
     if name not in program.gradients:
         raise unknown_name("gradient", name, program.gradients)
     catalogue(lang)
-    words = Words(lang)
-    maker = Maker(program, words, "standard", style or Style())
+    style = style or Style()
+    words = Words(lang, style.adjoint)
+    maker = Maker(program, words, "standard", style)
     needed = program.only(program.gradients[name])
     on_the_way = {eq.name for eq in needed.equations}
     adjoints = _needed_adjoints(maker, on_the_way, name)

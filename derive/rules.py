@@ -30,7 +30,8 @@ class Rule:
 
 _KEYS = (
     "seed", "linear", "product", "power", "select", "chain", "softmax", "ties", "prod",
-    "indices", "accumulate", "collect", "constant", "copy", "adjoint", "recursion", "name",
+    "indices", "accumulate", "matrix", "collect", "constant", "copy", "adjoint", "recursion",
+    "name",
 )  # fmt: skip
 
 

@@ -55,8 +55,9 @@ def batch_norm() -> dr.Network:
 def lstm() -> dr.Network:
     """A long short-term memory that labels every step."""
     net = dr.Network("LSTM")
-    x, t = net.input("x", "B", 20, 8), net.input("t", "B", 20, dtype=int)
-    net.loss(dr.cross_entropy(dr.dense(dr.lstm(x, 16), 5), t))
+    b, t, j = dr.indices("b:B t:20 j:8")
+    x, y = net.input("x", b, t, j), net.input("y", b, t, dtype=int)
+    net.loss(dr.cross_entropy(dr.dense(dr.lstm(x, 16), 5), y))
     return net
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sympy import Mul
+
 from derive.document.combined import combined
-from derive.document.forms import Maker
+from derive.document.forms import Maker, batch_size
 from derive.document.record import Entry, Helper, Use
 from derive.document.tree import Block, Display, Math, Paragraph, Ref, Section, Span, Spans, listed
 from derive.local import index_plan
@@ -145,6 +147,8 @@ class _Told:
         says = _says(maker, use.rule, self.said)
         if says:
             self.blocks.append(Paragraph(says[1:], quiet=True))
+        if use.rule == "chain:relu":
+            self._once("backward.switch")
         self._solved(use)
         if maker.detail == "full":
             self.blocks.append(Display((((), maker.expr(use.chain.after, scope)),)))
@@ -215,6 +219,29 @@ class _Told:
                                        maker.detail != "summary"))
         if maker.detail != "summary":
             self._combined(entry.equation)
+            self._weighted(entry.equation)
+
+    def _once(self, key: str, **values: Span | Spans) -> None:
+        """A remark that is made once in a document."""
+        if key not in self.said:
+            self.said.add(key)
+            self.blocks.append(Paragraph(self.maker.words(key, **values), quiet=True))
+
+    def _weighted(self, eq: Equation) -> None:
+        """Of the first gradient that is a sum of inputs over samples, what it is a sum of."""
+        maker = self.maker
+        batch = batch_size(maker.program)
+        if not isinstance(eq.body, SumOver) or eq.tensor.role != "gradient" \
+                or batch not in [i.size for i in eq.body.bound]:
+            return
+        factors = Mul.make_args(eq.body.body)
+        errors = [f for f in factors if isinstance(f, Access)
+                  and (maker.program.tensors[f.name].origin or ("",))[0] == "adjoint"]
+        inputs = [f for f in factors if isinstance(f, Access) and f not in errors]
+        if len(factors) == 2 and errors and inputs:
+            scope = (*eq.indices, *eq.body.bound)
+            self._once("backward.weighted", input=maker.expr(inputs[0], scope),
+                       error=maker.expr(errors[0], scope))
 
     def _combined(self, eq: Equation) -> None:
         """The closed form, where adjoints of statistics can be put in."""

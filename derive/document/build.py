@@ -9,11 +9,11 @@ import derive
 from derive.document.backward import backward_section
 from derive.document.blackboard import numbers_section
 from derive.document.checks import check_section
+from derive.document.costs import cost_section
 from derive.document.forms import Maker
 from derive.document.frozen import frozen_section
 from derive.document.sections import (
     conventions_section,
-    cost_section,
     forward_section,
     graph_section,
     kernel_section,
@@ -51,8 +51,9 @@ def build_document(
         raise DeclarationError(
             f"there is no level of detail {detail!r}", expected=" or ".join(DETAILS)
         )
-    words = Words(lang)
-    maker = Maker(program, words, detail, style or Style())
+    style = style or Style()
+    words = Words(lang, style.adjoint)
+    maker = Maker(program, words, detail, style)
     forward = forward_section(maker)
     backward = backward_section(maker)
     after = dict(zip(_in_order(maker), _equations(backward), strict=False))

@@ -33,6 +33,11 @@ def equal_scores(program: Program) -> tuple[str, int, str] | None:
     return None
 
 
+def labels_of(program: Program) -> list[str]:
+    """The whole numbers that are handed in."""
+    return [t.name for t in program.given if t.dtype == "int"]
+
+
 def _downstream(program: Program, scores: str) -> dict[str, float]:
     """The scalars that follow from the scores and the labels alone, the scores all being 0."""
     forward = program.forward
@@ -44,7 +49,7 @@ def _downstream(program: Program, scores: str) -> dict[str, float]:
         shape = [int(s.xreplace(known)) for s in tensor.shape]
         return np.zeros(shape, dtype=int if tensor.dtype == "int" else float)
 
-    arrays = {t.name: zeros(t.name) for t in forward.given if t.dtype == "int"}
+    arrays = {name: zeros(name) for name in labels_of(forward)}
     arrays[scores] = zeros(scores)
     for eq in forward.equations:
         if eq.name != scores and scores in arrays and set(eq.reads) <= set(arrays):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import sympy
 from sympy import Expr
@@ -15,6 +16,7 @@ from sympy import Expr
 from derive import notation as n
 from derive.boxes import Box, Fence, Frac, Row, Script, Token, row
 from derive.convolutions import Convolution, convolution_form
+from derive.document.expected import equal_scores
 from derive.document.folding import Fold, Folding
 from derive.document.record import Entry, Helper, entries
 from derive.document.tree import Equation as Shown
@@ -68,6 +70,11 @@ class Maker:
     def _forward_equations(self) -> tuple[Equation, ...]:
         generated = {"softmax", "ties", "prod", "adjoint"}
         return tuple(eq for eq in self.program.equations if eq.why not in generated)
+
+    @cached_property
+    def equal_scores(self) -> tuple[str, int, str] | None:
+        """The scores, classes and loss of a classifier; see `derive.document.expected`."""
+        return equal_scores(self.program)
 
     @property
     def story(self) -> list[Entry | Helper]:
@@ -234,6 +241,8 @@ class Maker:
                        index=self.index(t.index))
             for t in form.transposed
         ) if explain else ()
+        if reasons:
+            self.rules.setdefault("matrix")
         return Shown(number, index, matrix, "", form.shapes, reasons, note, result)
 
     def _sliding(self, form: Convolution) -> Spans:

@@ -9,9 +9,9 @@ import sympy
 from sympy import Expr, S
 
 from derive.boxes import Token
-from derive.cost import Cost, equation_cost, pretty_count, stored_bytes, total_cost
 from derive.document.backward import layers_alike
 from derive.document.forms import Maker, batch_size
+from derive.document.remarks import gate_meanings, remarks
 from derive.document.tree import (
     Block,
     Boxed,
@@ -54,7 +54,8 @@ def result_section(maker: Maker, after: dict[str, Equation]) -> Section:
         intro = maker.words("result.jacobian", of=of, first=ref)
     else:
         losses = program.losses[:1] or ("L",)
-        intro = maker.words("result.intro", loss=maker.symbol(losses[0]), first=ref)
+        intro = maker.words("result.intro", loss=maker.symbol(losses[0]), first=ref,
+                            adjoints=maker.words(f"result.{maker.style.adjoint}"))
         if any(scalar not in losses for scalar in maker.plain.scalars.values()):
             intro = (*intro, " ", *maker.words("result.others"))
     return Section(maker.words("section.result"), "result", 1,
@@ -65,6 +66,7 @@ def result_section(maker: Maker, after: dict[str, Equation]) -> Section:
 def notation_section(maker: Maker) -> Section:
     words = maker.words
     rows = []
+    gates = gate_meanings(maker)
     for tensor in maker.program.tensors.values():
         adjoint = (tensor.origin or ("",))[0] == "adjoint"
         if maker.hidden(tensor.name) or ((adjoint or tensor.role == "gradient")
@@ -75,6 +77,8 @@ def notation_section(maker: Maker) -> Section:
         maker.fold = maker.fold_of(tensor.name)
         role = words(f"role.{tensor.role}")
         meaning = _meaning(maker, tensor)
+        if tensor.name in gates:
+            meaning = (*meaning, *words("between"), *gates[tensor.name])
         if maker.fold is not None:
             meaning = (*meaning, ", ", *maker.layer_note(tensor.name))
         rows.append((
@@ -286,45 +290,12 @@ def forward_section(maker: Maker, only: set[str] | None = None) -> Section:
         if eq.why == "name" and maker.detail == "full":
             note = (*note, *maker.words("forward.named"))
         blocks.append(maker.shown(eq, maker.new_number(eq.name), note=note, explain=False))
+        blocks += remarks(maker, eq)
         maker.fold = None
     return Section(maker.words("section.forward"), "forward", 1, tuple(blocks))
 
 
-# -- cost, kernel, rules ---------------------------------------------------------------------------
-def cost_section(maker: Maker) -> Section:
-    words = maker.words
-    rows: list[tuple[Spans, ...]] = []
-    forward = {eq.name for eq in maker.forward}
-    totals: dict[bool, list[Cost]] = {True: [], False: []}
-    for eq in maker.program.equations:
-        if maker.hidden(eq.name):
-            continue
-        maker.fold = maker.fold_of(eq.name)
-        cost = equation_cost(eq, maker.program)
-        count = 1
-        if maker.fold is not None:
-            first, last = maker.folding.range_of(eq.name)
-            count = last - first + 1
-        totals[eq.name in forward].append(cost.times(count))
-        if maker.number_of(eq.name):
-            times: Spans = (f" × {count}",) if count > 1 else ()
-            rows.append(((maker.ref(eq.name), " ", maker.symbol(eq.name), *times),
-                         *_counts(cost)))
-        maker.fold = None
-    rows.append((words("cost.forward"), *_counts(total_cost(totals[True]))))
-    rows.append((words("cost.backward"), *_counts(total_cost(totals[False]))))
-    heads = ("equation", "operations", "functions", "bytes")
-    table = Table(tuple(words(f"cost.{h}") for h in heads), tuple(rows), "lrrr", True)
-    stored = Paragraph(words("cost.stored", bytes=pretty_count(stored_bytes(maker.program))))
-    return Section(words("section.cost"), "cost", 1,
-                   (Paragraph(words("cost.intro")), table, stored))
-
-
-def _counts(cost: Cost) -> tuple[Spans, Spans, Spans]:
-    return ((pretty_count(cost.operations),), (pretty_count(cost.functions),),
-            (pretty_count(cost.bytes),))
-
-
+# -- kernel, optimizer, rules ---------------------------------------------------------------------
 def kernel_section(maker: Maker, kernel: str) -> Section:
     return Section(maker.words("section.kernel"), "kernel", 1,
                    (Paragraph(maker.words("kernel.intro")), Listing(kernel)))
@@ -350,8 +321,11 @@ def rules_section(maker: Maker) -> Section:
             continue
         title = words.text(f"rule.{key}.title")
         says = Paragraph(words(f"rule.{key}.says"))
-        proof = Paragraph((*words("rules.proof"), " ", *words(f"rule.{key}.proof")), quiet=True)
-        blocks.append(Section((title[:1].upper() + title[1:],), f"rule-{key}", 2, (says, proof)))
+        proof = (*words("rules.proof"), " ", *words(f"rule.{key}.proof"))
+        if key == "matrix" and maker.style.layout == "numerator":
+            proof = (*proof, " ", *words("rule.matrix.numerator"))
+        blocks.append(Section((title[:1].upper() + title[1:],), f"rule-{key}", 2,
+                              (says, Paragraph(proof, quiet=True))))
     table = _function_table(maker)
     if table is not None:
         blocks.append(Section(words("rules.functions"), "functions", 2, (table,)))

@@ -8,8 +8,8 @@ import math
 from typing import Any
 
 from derive.conventions import Kink, ledger
-from derive.document.expected import equal_scores
 from derive.document.forms import Maker
+from derive.document.softmax import worked_softmax
 from derive.document.tree import Block, Code, Paragraph, Section, Spans, Strong, Table, listed
 from derive.functions import REGISTRY, Elementary
 from derive.nodes import LogSumExpOver
@@ -36,12 +36,13 @@ def stability_section(maker: Maker) -> Section:
                    Paragraph(words("stability.kinks"), quiet=True)]
     if not blocks:
         blocks.append(Paragraph(words("stability.none")))
-    first = equal_scores(maker.program)
+    first = maker.equal_scores
     if first is not None:
         scores, count, loss = first
         blocks.append(Paragraph(words(
             "stability.first", scores=maker.symbol(scores), loss=maker.symbol(loss),
             count=str(count), value=f"{math.log(count):.4f}")))
+        blocks += worked_softmax(maker)
     return Section(words("section.stability"), "stability", 1, tuple(blocks))
 
 

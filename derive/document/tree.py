@@ -139,15 +139,35 @@ class Document:
 
 @dataclass(frozen=True)
 class Words:
-    """The messages of a language as spans: ``{name}`` is filled, ``$…$`` is a formula."""
+    """The messages of a language as spans: ``{name}`` is filled, ``$…$`` is a formula.
+
+    The catalogues write adjoints with a bar; ``adjoint`` is how the reader does (see `Style`).
+    """
 
     lang: str
+    adjoint: str = "bar"
 
     def __call__(self, key: str, **values: Span | Spans) -> Spans:
-        return fill(message(self.lang, key), values)
+        text = message(self.lang, key)
+        if self.adjoint != "bar" and key not in ("result.bar", "result.delta"):
+            text = _BARRED.sub(_with_delta if self.adjoint == "delta" else _as_derivative, text)
+        return fill(text, values)
 
     def text(self, key: str, **values: object) -> str:
         return message(self.lang, key, **values)
+
+
+_BARRED = re.compile(r"\\bar (\w|\\mathbf\{\w\})(?:_(?:\{([^}]*)\}|(\w)))?")
+
+
+def _with_delta(found: re.Match[str]) -> str:
+    below = found[2] or found[3]
+    return rf"\delta_{{{found[1]}{';' + below if below else ''}}}"
+
+
+def _as_derivative(found: re.Match[str]) -> str:
+    below = found[2] or found[3]
+    return rf"\frac{{\partial L}}{{\partial {found[1]}{f'_{{{below}}}' if below else ''}}}"
 
 
 _PLACES = re.compile(r"(\$[^$]+\$|\{[a-z]+\})")

@@ -38,7 +38,7 @@ class _Cell:
         self.net, self.units = x.network, units
         *head, self.t, i = x.indices
         self.head, self.j = tuple(head), feature_index(x, units)
-        (self.gate,) = letters((*x.indices, self.j), "g", gates)
+        (self.gate,) = letters((*x.indices, self.j), "q", gates)
         self.gated = gates > 1
         own = (self.gate, self.j) if self.gated else (self.j,)
         self.before = self.t + 1 if reverse else self.t - 1

@@ -23,10 +23,14 @@ MESSAGES = {
     # results
     "stop": ".",
     "result.intro": "For the loss {loss}, the derivative with respect to each of its parameters "
-    "is given here; it is derived from equation {first} on. A bar marks the adjoint of an "
-    "intermediate quantity, $\\bar v = \\partial L/\\partial v$.",
-    "result.others": "Other scalars are differentiated on the way; the notation says which bar is "
-    "the adjoint of which of them.",
+    "is given here; it is derived from equation {first} on. {adjoints}",
+    "result.bar": "A bar marks the adjoint of an intermediate quantity, "
+    "$\\bar v = \\partial L/\\partial v$.",
+    "result.delta": "The letter $\\delta$ with an intermediate quantity below it is the adjoint of "
+    "that quantity, $\\delta_v = \\partial L/\\partial v$.",
+    "result.partial": "The adjoint of an intermediate quantity $v$ is $\\partial L/\\partial v$.",
+    "result.others": "Other scalars are differentiated on the way; the notation says which "
+    "adjoint is that of which of them.",
     "result.jacobian": "All derivatives of {of} are given here, each element of it by each of the "
     "other; they are derived from equation {first} on. In the sweep every adjoint has the indices "
     "of what is differentiated in front.",
@@ -56,6 +60,12 @@ MESSAGES = {
     "meaning.others": "the product of all other factors",
     "meaning.adjoint": "{number}, the derivative of {scalar} with respect to {of}",
     "meaning.loss": "the loss",
+    "meaning.gate.keep": "how much of {of} is kept from step to step",
+    "meaning.gate.write": "how much of {of} is written",
+    "meaning.gate.show": "how much of {of} is shown",
+    "meaning.gate.reset": "how much of the step before goes into what is written to {of}",
+    "meaning.gate.new": "what is new for {of}",
+    "between": "; ",
     "scalar": "scalar",
     # conventions
     "convention.layout.denominator": "A gradient has the shape of what it is the gradient of "
@@ -114,8 +124,88 @@ MESSAGES = {
     "layer.repeated": "The layers {first} to {last} are alike; here is layer $\\ell$.",
     "layer.range": "for $\\ell$ = {first}, …, {last}",
     "layer.times": "× {count} layers",
+    # remarks behind forward equations
+    "remark.norm.what": "{of} minus its mean, over its standard deviation: whatever the size of "
+    "{of}, the quotient has mean 0 and variance 1 over {over}, {count} elements for each mean. So "
+    "signals neither grow nor shrink from layer to layer, and the layers may share a learning "
+    "rate. "
+    "A gain and a bias, where they follow, give back the scale and the place that "
+    "this takes away.",
+    "remark.norm.eps": "Without the {eps} under the root, elements that are all equal would be "
+    "divided by 0. With it the variance of the quotient is $\\frac{v}{v + \\varepsilon}$, a "
+    "little less than 1.",
+    "remark.norm.scale": "But for that constant, {here} is the same for $\\alpha$ {of} $+\\,"
+    "\\beta$ as for {of}, with every $\\alpha > 0$. Differentiated by $\\beta$ and by "
+    "$\\alpha$ this says that over {over} the adjoint of {of} adds up to 0, and to 0 again when "
+    "each element is multiplied with its deviation from {mean}. And weights in front of {of} that "
+    "are $\\alpha$ times as large get a gradient that is $\\frac{1}{\\alpha}$ as large: a step "
+    "that was too long makes the next one shorter, so larger learning rates are borne.",
+    "remark.norm.one": "Mean and variance are those of the batch: what a sample gives depends on "
+    "the others, the adjoint passes between samples, and few samples make noisy estimates. In a "
+    "batch of one, each element is its own mean: the quotient is 0 whatever comes in, so the "
+    "adjoint of {of} is 0 too, and nothing in front of it learns.",
+    "remark.norm.places": "Mean and variance are those of the batch: what a sample gives depends "
+    "on the others, and the adjoint passes between samples. In a batch of one, {left} elements are "
+    "left for each mean, so that there is still something to learn from.",
+    "remark.norm.sample": "Mean and variance are taken within one sample: no sample depends on "
+    "another, the size of the batch does not matter, and prediction computes what training does.",
+    "remark.norm.kept": "A prediction must not depend on what else is in its batch. So {states} "
+    "follow {mean} and {variance} during training, by {numbers}, and prediction reads them in "
+    "their place: there the layer is a fixed linear function of each element.",
+    "remark.norm.prediction": "{mean} and {variance} are states, kept from training: here the "
+    "layer is a fixed linear function of each element of {of}, and a prediction does not depend on "
+    "what else is in its batch.",
+    "remark.norm.cancelled": "{names} is added alike to all elements of a mean, so the deviation "
+    "from the mean lacks it: it has no influence, its gradient is 0 (a check can only confirm "
+    "that), and it may be left out.",
+    "remark.norm.why": "Why training gains so much is not settled. That the distribution of what a "
+    "layer receives drifts less was the first explanation and is doubted; a smoother loss, and the "
+    "noise of the estimates as regularization, have been put forward since. What stands here "
+    "follows from the equations alone.",
+    "remark.gate.keep": "Each element of {gate} lies between 0 and 1: the share of {of} that is "
+    "kept from the step before. Near 1 an element is carried on as it is, near 0 it is forgotten.",
+    "remark.gate.write": "{gate}, between 0 and 1 too, is the share of the new content {what} that "
+    "is written.",
+    "remark.gate.reset": "{gate}, inside the new content, is the share of the step before that new "
+    "content is made from; near 0 it is made from the input alone.",
+    "remark.gate.show": "{gate} is the share of {what} that {shown} shows, to the next step and to "
+    "all that reads {shown}. What is hidden is not lost: it stays in {of}.",
+    "remark.gate.way": "So {of} has a way of its own from step to step, and along it the "
+    "derivative is the gate itself, element by element:",
+    "remark.gate.along": "No weight and no slope of another function stands in it. Over {steps} "
+    "steps an adjoint passes {count} such factors. Where arguments are near 0, as before training "
+    "with small weights, each is $\\sigma(0)$ = {start}, and all together are {half}; for half "
+    "of an adjoint to arrive, gates of {needed} are needed, with arguments of {argument}. So the "
+    "bias of such "
+    "a gate is often begun above 0. The other ways back, through what the gates and the new "
+    "content read of the step before, pass weights at each step.",
+    "remark.gate.any": "No weight and no slope of another function stands in it. From step $s$ "
+    "back to step $t$ an adjoint passes $s - t$ such factors. Where arguments are near 0, as "
+    "before training with small weights, each is $\\sigma(0)$ = 0.5 and halves it, so the bias of "
+    "such a gate is often begun above 0. The other ways back, through what the gates and the new "
+    "content "
+    "read of the step before, pass weights at each step.",
+    "remark.loss": "With the softmax $p$ of the {count} scores in {scores}, each sample adds "
+    "$-\\log p_t$ for its label $t$: 0 where the label is certain, {value} where all classes are "
+    "equally likely, without bound where the label is held impossible. So {loss} is the mean "
+    "negative log-likelihood of the labels; it is the cross-entropy of the labels, taken as "
+    "distributions, and $p$. Only differences of scores matter: the same number added to all "
+    "scores of a sample changes nothing, and scores twice as large are twice as sure of the same "
+    "order.",
+    # softmax with numbers
+    "softmax.intro": "With numbers: a sample with label {label} and scores that are too large for "
+    "the exponential function, which overflows beyond {largest} (in single precision {single}). "
+    "The same number taken from all scores divides every power by the same factor, which cancels "
+    "in "
+    "the quotient; with the largest score taken, one power is 1 and none is larger.",
+    "softmax.class": "Class", "softmax.shifted": "minus the largest", "softmax.power": "its power",
+    "softmax.outro": "{adjoint} is that of a batch of this sample alone. It is negative at the "
+    "label only: a step of descent raises that score and lowers the others, each by as much as it "
+    "is believed; a row adds up to 0.",
     # backward
-    "backward.intro": "Every tensor between the parameters and the loss gets an adjoint. They are "
+    "backward.intro": "Every tensor between the parameters and the loss gets an adjoint. It says "
+    "how the loss answers: where an element grows by a small $h$, the loss grows by $h$ times its "
+    "adjoint, so a step of descent goes against it. The adjoints are "
     "found in reverse order, each once, from the adjoints of what reads it. Four patterns return: "
     "where values are added, each gets the adjoint as it is; where they are multiplied, each gets "
     "it times the other; what is read several times gets the sum of all contributions; and of a "
@@ -135,6 +225,12 @@ MESSAGES = {
     "derivative",
     "backward.reads.many": "{symbol} is read at {count} places, in {numbers}; each contributes.",
     "backward.from": "In {number}, the {rule} gives the local derivative",
+    "backward.switch": "So a unit is a switch: where its argument is not positive, nothing passes "
+    "back, and for that sample no weight in front of it changes; where it is positive, all passes, "
+    "as if the function were not there.",
+    "backward.weighted": "A sum over samples: each adds its {input}, weighted with its error "
+    "{error}. A sample without error changes nothing; {input} ten times as large makes this "
+    "gradient ten times as large, which is why data are brought to one scale first.",
     "backward.solve": "Solved for the places that read the element at {place}: {relation}.",
     "backward.over": ", summed over {indices}, for all of which the element is read,",
     "backward.contributes.one": "It contributes{over}",
@@ -227,17 +323,30 @@ MESSAGES = {
     "rule.linear.title": "rule for sums and constant factors",
     "rule.linear.says": "What enters linearly has its factor as local derivative.",
     "rule.linear.proof": "For $y = \\sum_i a_i x_i + r$ with $a$ and $r$ free of $x$: "
-    "$\\frac{\\partial y}{\\partial x_m} = a_m$, because each other term is a constant.",
+    "$\\frac{\\partial y}{\\partial x_m} = a_m$, because each other term is a constant. So the "
+    "gradient of a sum of the entries of $\\mathbf{x}$ has a 1 for each entry, and that of a dot "
+    "product $\\mathbf{w}^\\top \\mathbf{x}$ with respect to $\\mathbf{x}$ holds the entries of "
+    "$\\mathbf{w}$. A number $z$ that is added to all entries, $y_i = x_i + z$, stands for "
+    "$z \\mathbf{1}$: each $\\frac{\\partial y_i}{\\partial z}$ is 1, so its adjoint is the sum "
+    "$\\bar z = \\sum_i \\bar y_i$ over all that it was spread to. This is why a bias gets a sum "
+    "over the batch.",
     "rule.product.title": "product rule",
     "rule.product.says": "In a product the other factors are the local derivative; each place at "
     "which a tensor stands is differentiated on its own.",
     "rule.product.proof": "$(f g)' = f' g + f g'$. Let $x$ and $w$ be two places; with "
     "respect to the first, $\\frac{\\partial (x w)}{\\partial x} = w$ while $w$ is held. A tensor "
-    "that stands at both places gets both terms.",
+    "that stands at both places gets both terms. Entry by entry, for $\\mathbf{y} = \\mathbf{w} "
+    "\\odot \\mathbf{x}$, an entry $y_i$ reads $w_i$ and $x_i$ alone, so all entries of the "
+    "Jacobian off the diagonal are 0: $\\frac{\\partial \\mathbf{y}}{\\partial \\mathbf{w}} = "
+    "\\operatorname{diag}(\\mathbf{x})$, a product with which gives $\\bar w_i = x_i \\bar y_i$. "
+    "A number times a vector, $y_i = z x_i$, spreads the number: $\\bar x_i = z \\bar y_i$ and "
+    "$\\bar z = \\sum_i x_i \\bar y_i$.",
     "rule.power.title": "power rule",
     "rule.power.says": "$(x^n)' = n x^{n-1}$.",
     "rule.power.proof": "$x^n = e^{n \\log x}$, so by the chain rule $(x^n)' = x^n \\cdot "
-    "\\frac{n}{x} = n x^{n-1}$ for $x > 0$; for whole $n$ the product rule gives it for all $x$.",
+    "\\frac{n}{x} = n x^{n-1}$ for $x > 0$; for whole $n$ the product rule gives it for all "
+    "$x$. A quotient is a product with the power $-1$: $\\frac{\\partial}{\\partial x} "
+    "\\frac{w}{x} = -\\frac{w}{x^2}$.",
     "rule.select.title": "rule for cases",
     "rule.select.says": "Inside each case that case is differentiated; on the border the declared "
     "side counts. A condition on indices alone is a factor of 1 or 0.",
@@ -248,8 +357,21 @@ MESSAGES = {
     "with the output $y$, it is, and nothing is computed twice.",
     "rule.chain.proof": "$f(x + h) = f(x) + f'(x) h + o(h)$, and $L(y + k) = L(y) + \\bar y k "
     "+ o(k)$; with $k = f'(x) h + o(h)$ this is $L + \\bar y f'(x) h + o(h)$, so "
-    "$\\bar x = \\bar y f'(x)$. For a vector, the Jacobian of a function that acts on each entry "
-    "is the diagonal matrix of the $f'(x_i)$, and a product with it is one entry by entry.",
+    "$\\bar x = \\bar y f'(x)$. The same holds for vectors: where $\\mathbf{x}$ has $n$ entries "
+    "and "
+    "$\\mathbf{y} = \\mathbf{f}(\\mathbf{x})$ has $m$, the Jacobian $\\mathbf{J}$ is the $m$ by "
+    "$n$ "
+    "matrix of all $\\frac{\\partial y_i}{\\partial x_j}$, a row for each function and a column "
+    "for each variable; of a number it is a row, and by a number a column. For $\\mathbf{f}$ "
+    "behind "
+    "$\\mathbf{g}$ the Jacobians multiply, in this order, $\\mathbf{J}_f \\mathbf{J}_g$ with $m$ "
+    "by $k$ times $k$ by $n$, and the sum in this product is one over all ways from a variable to "
+    "a "
+    "function. No Jacobian need be built: from the loss backwards each step is a row times a "
+    "matrix, $\\bar x_j = \\sum_i \\bar y_i \\frac{\\partial y_i}{\\partial x_j}$, and costs "
+    "about what the step forward did; forwards, each variable would need a sweep of its own. Where "
+    "a function acts on each entry, $y_i$ reads $x_i$ alone, so $\\mathbf{J}$ is the diagonal "
+    "matrix of the $f'(x_i)$, and a product with it is one entry by entry.",
     "rule.softmax.title": "derivative of log-sum-exp",
     "rule.softmax.says": "The derivative of $u = \\log\\sum_k e^{z_k}$ is the softmax "
     "$p_k = e^{z_k - u}$.",
@@ -279,7 +401,34 @@ MESSAGES = {
     "of all of them.",
     "rule.accumulate.proof": "For $L = F(a(x), b(x))$: $\\frac{d L}{d x} = \\frac{\\partial F}"
     "{\\partial a} a'(x) + \\frac{\\partial F}{\\partial b} b'(x)$, the chain rule in several "
-    "variables.",
+    "variables: with $a(x + h) = a + a' h$ and $b(x + h) = b + b' h$ but for $o(h)$, $F$ grows by "
+    "the sum of both. A partial derivative holds all other quantities, the total derivative "
+    "$\\frac{d L}{d x}$ lets those that depend on $x$ follow. For $u = x^2$ and $y = x + u$, one "
+    "way alone gives $\\frac{\\partial y}{\\partial u} \\frac{d u}{d x} = 2 x$, holding $u$ gives "
+    "$\\frac{\\partial y}{\\partial x} = 1$, and their sum is right: $1 + 2 x$. Contributions are "
+    "added whatever the operation is: for $y = x u$ they are $u$ and $x \\cdot 2 x$, in all "
+    "$3 x^2$.",
+    "rule.matrix.title": "product of matrices",
+    "rule.matrix.says": "What a product of matrices sends back to a factor is the adjoint of the "
+    "product times the other factor, transposed.",
+    "rule.matrix.proof": "Let $\\mathbf{Z} = \\mathbf{X} \\mathbf{W}$ and $\\mathbf{G}$ hold at "
+    "$(b, j)$ the derivative of $L$ by $Z_{b j}$. Element by element $\\frac{\\partial L}"
+    "{\\partial W_{i j}} = \\sum_b X_{b i} G_{b j}$: the sum runs over the first index of both, "
+    "and a product of matrices sums over the last of its left and the first of its right factor, "
+    "so "
+    "this is $\\mathbf{X}^\\top \\mathbf{G}$; in the same way $\\frac{\\partial L}{\\partial "
+    "X_{b i}} = \\sum_j G_{b j} W_{i j}$ is $\\mathbf{G} \\mathbf{W}^\\top$. Without indices: "
+    "$dL = \\operatorname{tr}(\\mathbf{G}^\\top d\\mathbf{Z})$ with $d\\mathbf{Z} = d\\mathbf{X} "
+    "\\mathbf{W} + \\mathbf{X} d\\mathbf{W}$, and inside a trace factors may go round: "
+    "$\\operatorname{tr}(\\mathbf{G}^\\top \\mathbf{X} d\\mathbf{W}) = \\operatorname{tr}("
+    "(\\mathbf{X}^\\top \\mathbf{G})^\\top d\\mathbf{W})$. So $\\operatorname{tr}(\\mathbf{A} "
+    "\\mathbf{X})$ has the derivative $\\mathbf{A}^\\top$, $\\mathbf{a}^\\top \\mathbf{X} "
+    "\\mathbf{b}$ has $\\mathbf{a} \\mathbf{b}^\\top$, and $\\mathbf{x}^\\top \\mathbf{B} "
+    "\\mathbf{x}$, where $\\mathbf{x}$ stands twice, has $(\\mathbf{B} + \\mathbf{B}^\\top) "
+    "\\mathbf{x}$. Sizes that fit show where a factor belongs only as long as they differ; with "
+    "square matrices every order fits.",
+    "rule.matrix.numerator": "In numerator layout each of these derivatives is the transpose "
+    "of what is written here.",
     "rule.collect.title": "common factors in front",
     "rule.collect.says": "Terms with a common factor are written with it in front.",
     "rule.collect.proof": "$a c + b c = (a + b) c$.",
@@ -310,8 +459,13 @@ MESSAGES = {
     "$c_t = f_t \\odot c_{t-1} + g_t$, has $f_t$ itself as the factor along this way: it passes "
     "as long as the gate is near 1. Truncated after $\\tau$ steps, the sum has its terms with "
     "$s - t \\leq \\tau$ alone; that is the gradient of another program, in which the state of "
-    "every so many steps is held constant, and what is left out shrinks like the factors do. Here "
-    "all terms are kept.",
+    "every so many steps is held constant, and what is left out shrinks like the factors do. "
+    "Truncated at random it is right on average: with $\\xi_t = \\frac{1}{\\pi}$ with probability "
+    "$\\pi$ and else 0, all independent, the recursion $\\bar h_t = d_t + \\xi_{t+1} J_{t+1}^\\top "
+    "\\bar h_{t+1}$ has the right mean, because each $\\xi$ has mean 1 and a term has no factor "
+    "twice; but what is kept grows like $\\pi^{t-s}$, and with it the spread, which is why this is "
+    "little used. Here all terms are kept. A weight is the same at all steps, so its gradient adds "
+    "up what each step sends to it.",
     "rule.name.title": "a name for an inner sum",
     "rule.name.says": "A sum inside a function gets a name, so that it is computed once and has an "
     "adjoint.",

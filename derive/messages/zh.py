@@ -20,8 +20,12 @@ MESSAGES = {
     "section.contents": "目录",
     "stop": "。",
     "result.intro": "下面给出损失 {loss} 对每个参数的导数；推导从方程 {first} 开始。"
-    "字母上的横线表示中间量的伴随，$\\bar v = \\partial L/\\partial v$。",
-    "result.others": "途中还对其他标量求导；记号一节说明每个带横线的符号是哪一个标量的伴随。",
+    "{adjoints}",
+    "result.bar": "字母上的横线表示中间量的伴随，$\\bar v = \\partial L/\\partial v$。",
+    "result.delta": "以中间量为下标的字母 $\\delta$ 表示该量的伴随，"
+    "$\\delta_v = \\partial L/\\partial v$。",
+    "result.partial": "中间量 $v$ 的伴随就是 $\\partial L/\\partial v$。",
+    "result.others": "途中还对其他标量求导；记号一节说明每个伴随属于哪一个标量。",
     "result.jacobian": "下面给出 {of} 的全部导数，即它的每个元素对自变量每个元素的导数；"
     "推导从方程 {first} 开始。推导中每个伴随的下标前面都带有被求导量的下标。",
     "result.intermediate": "连同从损失回到输入的递推",
@@ -49,6 +53,70 @@ MESSAGES = {
     "meaning.others": "其余各因子的乘积",
     "meaning.adjoint": "{number}，{scalar} 对 {of} 的导数",
     "meaning.loss": "损失",
+    "meaning.gate.keep": "逐步保留 {of} 的份额",
+    "meaning.gate.write": "写入 {of} 的份额",
+    "meaning.gate.show": "显示 {of} 的份额",
+    "meaning.gate.reset": "上一步进入 {of} 的新内容的份额",
+    "meaning.gate.new": "{of} 的新内容",
+    "between": "；",
+    "remark.norm.what": "{of} 减去均值，除以标准差：无论 {of} 的大小如何，商在 {over} 上均值为 0、"
+    "方差为 1，每个均值取自 {count} 个元素。因此信号逐层既不放大也不缩小，"
+    "同一学习率适合各层的权重。"
+    "其后若有增益和偏置，就把由此失去的尺度和位置还回来。",
+    "remark.norm.eps": "若根号下没有 {eps}，全部相等的元素就会被 0 除。有了它，商的方差是 "
+    "$\\frac{v}{v + \\varepsilon}$，略小于 1。",
+    "remark.norm.scale": "除去这个常数的影响，对任意 $\\alpha > 0$，{of} 换成 $\\alpha$ {of} "
+    "$+\\,\\beta$ 时 {here} 不变。对 $\\beta$ 和 $\\alpha$ 求导可知：在 {over} 上 {of} "
+    "的伴随之和为 0；"
+    "各元素乘以它与 {mean} 的偏差之后，和仍为 0。{of} 之前的权重放大 $\\alpha$ 倍，"
+    "其梯度就缩小为 $\\frac{1}{\\alpha}$：一步走得过长，下一步就变短，所以能承受更大的学习率。",
+    "remark.norm.one": "均值和方差取自批次：一个样本的结果依赖于其他样本，伴随在样本之间传递，"
+    "样本少则估计有噪声。批次只有一个样本时，每个元素就是自己的均值：无论输入是什么，商都是 0，"
+    "{of} 的伴随也是 0，它之前的一切都学不到东西。",
+    "remark.norm.places": "均值和方差取自批次：一个样本的结果依赖于其他样本，伴随在样本之间传递。"
+    "批次只有一个样本时，每个均值仍有 {left} 个元素，所以仍有可学的东西。",
+    "remark.norm.sample": "均值和方差取自单个样本：样本之间互不依赖，与批次大小无关，"
+    "预测时的计算与训练相同。",
+    "remark.norm.kept": "预测不应依赖同一批次中的其他样本。因此训练时 {states} 按 {numbers} 跟随 "
+    "{mean} 和 {variance}，预测时用它们代替：这时该层是每个元素的固定线性函数。",
+    "remark.norm.prediction": "{mean} 和 {variance} 是训练中保留下来的状态：这里该层是 {of} "
+    "每个元素的固定线性函数，预测不依赖同一批次中的其他样本。",
+    "remark.norm.cancelled": "{names} 对同一均值的所有元素加上同一个数，与均值的偏差中没有它："
+    "它不起作用，梯度为 0（检验只能证实这一点），可以省去。",
+    "remark.norm.why": "训练为何因此大有改善，尚无定论。最初的解释是各层所受分布的漂移减小，"
+    "已受质疑；此后提出的有损失更平滑、估计的噪声起正则化作用。这里所写的只由方程推出。",
+    "remark.gate.keep": "{gate} 的每个元素都在 0 与 1 之间：它是上一步的 {of} 被保留的份额。"
+    "接近 1 时该元素原样传下去，接近 0 时被遗忘。",
+    "remark.gate.write": "{gate} 也在 0 与 1 之间，是新内容 {what} 被写入的份额。",
+    "remark.gate.reset": "{gate} 在新内容之中，是形成新内容时所用的上一步的份额；接近 0 "
+    "时新内容只由输入形成。",
+    "remark.gate.show": "{gate} 是 {what} 通过 {shown} 显示给下一步以及所有读取 {shown} "
+    "者的份额。"
+    "被遮住的并未丢失，仍留在 {of} 中。",
+    "remark.gate.way": "所以 {of} 在各步之间有自己的通路，沿此通路的导数就是门本身，逐元素为：",
+    "remark.gate.along": "其中没有权重，也没有其他函数的斜率。{steps} 步中伴随要经过 {count} "
+    "个这样的因子。"
+    "自变量接近 0 时（训练之前权重很小，便是如此），每个因子为 $\\sigma(0)$ = {start}，合起来是 "
+    "{half}；"
+    "要让一半的伴随到达，门须为 {needed}，即自变量为 {argument}。所以这种门的偏置常取大于 0 "
+    "的初值。"
+    "其余的回路经过门和新内容所读取的上一步，每一步都要乘权重。",
+    "remark.gate.any": "其中没有权重，也没有其他函数的斜率。从第 $s$ 步回到第 $t$ 步，伴随要经过 "
+    "$s - t$ 个这样的因子。自变量接近 0 时（训练之前权重很小，便是如此），每个因子为 "
+    "$\\sigma(0)$ = 0.5，"
+    "每步减半，所以这种门的偏置常取大于 0 的初值。"
+    "其余的回路经过门和新内容所读取的上一步，每一步都要乘权重。",
+    "remark.loss": "设 $p$ 是 {scores} 中 {count} 个得分的 softmax，每个样本按其标签 $t$ 加上 "
+    "$-\\log p_t$：标签确定无疑时为 0，各类等可能时为 {value}，认为标签不可能时无界。所以 {loss} "
+    "是标签的平均负对数似然，也是把标签看作分布时它与 $p$ 的交叉熵。只有得分之差起作用："
+    "一个样本的所有得分加上同一个数，什么也不变；得分加倍，次序不变而把握加倍。",
+    "softmax.intro": "代入数值：一个标签为 {label} 的样本，其得分大到指数函数无法计算，"
+    "指数函数在 {largest} 以上溢出（单精度为 {single}）。所有得分减去同一个数，"
+    "各个幂都除以同一个因子，在商中约去；"
+    "减去最大的得分，则一个幂为 1，其余都不超过它。",
+    "softmax.class": "类别", "softmax.shifted": "减去最大值", "softmax.power": "它的幂",
+    "softmax.outro": "{adjoint} 取自只有这一个样本的批次。只有标签处为负：下降一步使该得分升高，"
+    "使其余的降低，各按其被相信的程度；一行之和为 0。",
     "scalar": "标量",
     "convention.layout.denominator": "梯度的形状与求导对象相同（分母布局）："
     "$\\frac{\\partial L}{\\partial W}$ "
@@ -98,8 +166,11 @@ MESSAGES = {
     "layer.repeated": "第 {first} 至 {last} 层相同；下面是第 $\\ell$ 层。",
     "layer.range": "对 $\\ell$ = {first}, …, {last}",
     "layer.times": "× {count} 层",
-    "backward.intro": "参数与损失之间的每个张量都有一个伴随。它们按相反的顺序求出，每个只求一次，"
-    "由读取它的各量的伴随得到。反复出现的有四种情形：相加的各量原样得到伴随；相乘的各量得到伴随乘以另一因子；"
+    "backward.intro": "参数与损失之间的每个张量都有一个伴随。它说明损失如何响应：某元素增加很小的 "
+    "$h$，"
+    "损失就增加 $h$ 乘以它的伴随，所以下降一步与它方向相反。各伴随按相反的顺序求出，每个只求一次，"
+    "由读取它的各量的伴随得到。反复出现的有四种情形：相加的各量原样得到伴随；"
+    "相乘的各量得到伴随乘以另一因子；"
     "多次被读取的量得到全部贡献之和；取最大值时只有最大者得到伴随。",
     "backward.combined": "代入 {numbers} 并提出公因子，得",
     "backward.centred": "{sum} 为 0，已略去：{mean} 是 {of} 的平均值。",
@@ -114,6 +185,12 @@ MESSAGES = {
     "backward.reads": "{symbol} 用于方程 {number}。由{rule}，局部导数为",
     "backward.reads.many": "{symbol} 在 {count} 处被用到，见 {numbers}；每一处都有贡献。",
     "backward.from": "在 {number} 中，由{rule}，局部导数为",
+    "backward.switch": "所以一个单元是一个开关：自变量不为正时，没有任何量回传，对该样本，"
+    "它之前的权重都不变；"
+    "自变量为正时全部通过，如同没有这个函数。",
+    "backward.weighted": "对样本求和：每个样本加上它的 {input}，以误差 {error} 为权。"
+    "没有误差的样本不起作用；"
+    "{input} 放大十倍，这个梯度也放大十倍，所以数据要先化为同一尺度。",
     "backward.solve": "解出读取元素 {place} 的位置：{relation}。",
     "backward.over": "，对 {indices} 求和（每个取值都读取该元素），",
     "backward.contributes": "乘以 {adjoint}{over} 贡献为",
@@ -189,15 +266,27 @@ MESSAGES = {
     "rule.linear.title": "和与常数因子法则",
     "rule.linear.says": "线性出现的量，其系数就是局部导数。",
     "rule.linear.proof": "设 $y = \\sum_i a_i x_i + r$，$a$ 与 $r$ 不含 $x$，则 "
-    "$\\frac{\\partial y}{\\partial x_m} = a_m$，因为其余各项是常数。",
+    "$\\frac{\\partial y}{\\partial x_m} = a_m$，因为其余各项是常数。所以 $\\mathbf{x}$ "
+    "各元素之和的梯度在每个元素处为 1，"
+    "内积 $\\mathbf{w}^\\top \\mathbf{x}$ 对 $\\mathbf{x}$ 的梯度就是 $\\mathbf{w}$ 的各元素。"
+    "加到所有元素上的数 $z$，$y_i = x_i + z$，代表 $z \\mathbf{1}$："
+    "每个 $\\frac{\\partial y_i}{\\partial z}$ 为 1，所以它的伴随是它所散布到的一切之和 "
+    "$\\bar z = \\sum_i \\bar y_i$。偏置的梯度因此是对批次求和。",
     "rule.product.title": "乘积法则",
     "rule.product.says": "乘积中其余的因子就是局部导数；张量出现的每一处分别求导。",
     "rule.product.proof": "$(f g)' = f' g + f g'$。设 $x$ 与 $w$ 是两处，对第一处 "
-    "$\\frac{\\partial (x w)}{\\partial x} = w$，其中 $w$ 固定。同一张量出现在两处时，两项都有。",
+    "$\\frac{\\partial (x w)}{\\partial x} = w$，其中 $w$ 固定。同一张量出现在两处时，两项都有。"
+    "逐元素地，设 $\\mathbf{y} = \\mathbf{w} \\odot \\mathbf{x}$，$y_i$ 只读取 $w_i$ 与 $x_i$，"
+    "所以雅可比矩阵在对角线之外全为 0："
+    "$\\frac{\\partial \\mathbf{y}}{\\partial \\mathbf{w}} = "
+    "\\operatorname{diag}(\\mathbf{x})$，与它相乘得 $\\bar w_i = x_i \\bar y_i$。"
+    "数乘向量 $y_i = z x_i$ 把数散布开：$\\bar x_i = z \\bar y_i$，"
+    "$\\bar z = \\sum_i x_i \\bar y_i$。",
     "rule.power.title": "幂法则",
     "rule.power.says": "$(x^n)' = n x^{n-1}$。",
     "rule.power.proof": "$x^n = e^{n \\log x}$，当 $x > 0$ 时由链式法则 "
-    "$(x^n)' = x^n \\cdot \\frac{n}{x} = n x^{n-1}$；$n$ 为整数时由乘积法则对所有 $x$ 成立。",
+    "$(x^n)' = x^n \\cdot \\frac{n}{x} = n x^{n-1}$；$n$ 为整数时由乘积法则对所有 $x$ 成立。"
+    "商是与 $-1$ 次幂的乘积：$\\frac{\\partial}{\\partial x} \\frac{w}{x} = -\\frac{w}{x^2}$。",
     "rule.select.title": "分段法则",
     "rule.select.says": "在每一段内对该段求导；边界上取约定的一侧。"
     "只含下标的条件是等于 1 或 0 的因子。",
@@ -207,7 +296,18 @@ MESSAGES = {
     "不重复计算。",
     "rule.chain.proof": "$f(x + h) = f(x) + f'(x) h + o(h)$，$L(y + k) = L(y) + \\bar y k + "
     "o(k)$；取 $k = f'(x) h + o(h)$ 得 $L + \\bar y f'(x) h + o(h)$，故 "
-    "$\\bar x = \\bar y f'(x)$。对向量，逐元素函数的雅可比矩阵是由 $f'(x_i)$ 组成的对角矩阵，"
+    "$\\bar x = \\bar y f'(x)$。对向量同样成立：设 $\\mathbf{x}$ 有 $n$ 个元素，"
+    "$\\mathbf{y} = \\mathbf{f}(\\mathbf{x})$ 有 $m$ 个，雅可比矩阵 $\\mathbf{J}$ 是由所有 "
+    "$\\frac{\\partial y_i}{\\partial x_j}$ 组成的 $m$ 行 $n$ 列的矩阵，每个函数一行，"
+    "每个变量一列；"
+    "数的导数是一行，对数的导数是一列。先 $\\mathbf{g}$ 后 $\\mathbf{f}$ 时，"
+    "雅可比矩阵按此次序相乘，"
+    "$\\mathbf{J}_f \\mathbf{J}_g$，$m$ 乘 $k$ 与 $k$ 乘 $n$，"
+    "乘积中的求和遍历从变量到函数的所有路径。"
+    "无需写出雅可比矩阵：从损失往回，每一步是行乘矩阵，"
+    "$\\bar x_j = \\sum_i \\bar y_i \\frac{\\partial y_i}{\\partial x_j}$，"
+    "代价与前向的那一步相当；若往前走，每个变量都要单独扫一遍。"
+    "逐元素作用的函数，$y_i$ 只读取 $x_i$，所以 $\\mathbf{J}$ 是由 $f'(x_i)$ 组成的对角矩阵，"
     "与它相乘即逐元素相乘。",
     "rule.softmax.title": "log-sum-exp 的导数",
     "rule.softmax.says": "$u = \\log\\sum_k e^{z_k}$ 的导数是 softmax $p_k = e^{z_k - u}$。",
@@ -230,7 +330,34 @@ MESSAGES = {
     "rule.accumulate.title": "所有用处求和",
     "rule.accumulate.says": "在多处使用的张量汇集各处的贡献。",
     "rule.accumulate.proof": "设 $L = F(a(x), b(x))$，则 $\\frac{d L}{d x} = \\frac{\\partial F}"
-    "{\\partial a} a'(x) + \\frac{\\partial F}{\\partial b} b'(x)$，即多元链式法则。",
+    "{\\partial a} a'(x) + \\frac{\\partial F}{\\partial b} b'(x)$，即多元链式法则：略去 $o(h)$，"
+    "$a(x + h) = "
+    "a + a' h$，"
+    "$b(x + h) = b + b' h$，$F$ 的增量是两者之和。偏导数固定其余各量，全导数 $\\frac{d L}{d x}$ "
+    "让依赖 $x$ 的量随之变化。设 $u = x^2$，$y = x + u$：只走一条路得 "
+    "$\\frac{\\partial y}{\\partial u} \\frac{d u}{d x} = 2 x$，固定 $u$ 得 "
+    "$\\frac{\\partial y}{\\partial x} = 1$，两者之和 $1 + 2 x$ 才对。无论是何种运算，贡献都相加："
+    "对 $y = x u$，贡献是 $u$ 与 $x \\cdot 2 x$，合计 $3 x^2$。",
+    "rule.matrix.title": "矩阵乘积",
+    "rule.matrix.says": "矩阵乘积传回给一个因子的，是乘积的伴随乘以另一个因子的转置。",
+    "rule.matrix.proof": "设 $\\mathbf{Z} = \\mathbf{X} \\mathbf{W}$，$\\mathbf{G}$ 在 $(b, j)$ "
+    "处是 "
+    "$L$ 对 $Z_{b j}$ 的导数。逐元素地，$\\frac{\\partial L}{\\partial W_{i j}} = "
+    "\\sum_b X_{b i} G_{b j}$：求和的是两者的第一个下标，而矩阵乘积对左因子的最后一个、"
+    "右因子的第一个下标求和，"
+    "所以它是 $\\mathbf{X}^\\top \\mathbf{G}$；同样，$\\frac{\\partial L}{\\partial X_{b i}} = "
+    "\\sum_j G_{b j} W_{i j}$ 是 $\\mathbf{G} \\mathbf{W}^\\top$。不用下标："
+    "$dL = \\operatorname{tr}(\\mathbf{G}^\\top d\\mathbf{Z})$，其中 $d\\mathbf{Z} = d\\mathbf{X} "
+    "\\mathbf{W} + \\mathbf{X} d\\mathbf{W}$，而迹中的因子可以轮换："
+    "$\\operatorname{tr}(\\mathbf{G}^\\top \\mathbf{X} d\\mathbf{W}) = \\operatorname{tr}("
+    "(\\mathbf{X}^\\top \\mathbf{G})^\\top d\\mathbf{W})$。所以 $\\operatorname{tr}(\\mathbf{A} "
+    "\\mathbf{X})$ 的导数是 $\\mathbf{A}^\\top$，$\\mathbf{a}^\\top \\mathbf{X} \\mathbf{b}$ "
+    "的导数是 "
+    "$\\mathbf{a} \\mathbf{b}^\\top$，$\\mathbf{x}^\\top \\mathbf{B} \\mathbf{x}$ 中 "
+    "$\\mathbf{x}$ 出现两次，"
+    "导数是 $(\\mathbf{B} + \\mathbf{B}^\\top) \\mathbf{x}$。只有大小各不相同时，"
+    "才能由大小看出因子的位置；方阵则任何次序都合适。",
+    "rule.matrix.numerator": "在分子布局中，这些导数都是这里所写的转置。",
     "rule.collect.title": "提取公因子",
     "rule.collect.says": "有公因子的各项把公因子写在前面。",
     "rule.collect.proof": "$a c + b c = (a + b) c$。",
@@ -258,7 +385,11 @@ MESSAGES = {
     "由门传下去的状态 $c_t = f_t \\odot c_{t-1} + g_t$ 在这条路上的因子就是 $f_t$ 本身："
     "只要门接近 1，它就通过。在 $\\tau$ 步之后截断，和中只留下 $s - t \\leq \\tau$ 的项；"
     "那是另一个程序的梯度，其中每隔若干步的状态被当作常数，略去的部分随这些因子一起变小。"
-    "这里保留所有的项。",
+    "随机截断则平均而言是对的：设 $\\xi_t$ 以概率 $\\pi$ 为 $\\frac{1}{\\pi}$，否则为 0，相互独立，"
+    "则递推 $\\bar h_t = d_t + \\xi_{t+1} J_{t+1}^\\top \\bar h_{t+1}$ 的均值是对的，"
+    "因为每个 $\\xi$ 的均值为 1，而一项中没有重复的因子；但留下的部分按 $\\pi^{t-s}$ 增大，"
+    "离散程度也随之增大，所以很少使用。这里保留所有的项。权重在各步是同一个，"
+    "它的梯度把各步传给它的加起来。",
     "rule.name.title": "为内部的和命名",
     "rule.name.says": "函数内的和单独命名，使它只算一次并有自己的伴随。",
     "rule.name.proof": "相等者可以互换，值不变。",

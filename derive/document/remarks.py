@@ -1,0 +1,144 @@
+"""Remarks behind forward equations: what normalisation, gates and the loss are for, with what
+follows from their equations.
+
+What they claim is found by `derive.document.purposes` in the equations, or evaluated.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sympy import Expr, S
+
+from derive.document.forms import Maker, batch_size
+from derive.document.purposes import Carried, Normalised, carried, normalised
+from derive.document.tree import Block, Display, Paragraph, Span, Spans, listed
+from derive.nodes import Access
+from derive.program import Equation
+
+_START = 0.5  # σ(0)
+
+
+def remarks(maker: Maker, eq: Equation) -> list[Block]:
+    """What is said behind a forward equation; nothing in a summary."""
+    if maker.detail == "summary":
+        return []
+    found = normalised(maker.program, eq)
+    if found is not None:
+        return _quiet(_of_normalisation(maker, eq, found))
+    state = carried(maker.program, maker.recurrent.get(eq.name), eq)
+    if state is not None:
+        return _of_gates(maker, eq, state)
+    return _quiet(_of_loss(maker, eq))
+
+
+def gate_meanings(maker: Maker) -> dict[str, Spans]:
+    """For the notation: of each gate what it lets through."""
+    words = maker.words
+    out: dict[str, Spans] = {}
+    for eq in maker.forward:
+        state = carried(maker.program, maker.recurrent.get(eq.name), eq)
+        if state is None:
+            continue
+        of = maker.symbol(eq.name)
+        gates = [(state.keep, "keep", of)]
+        gates += [(gate, "write", maker.expr(what, eq.indices)) for what, gate in state.written]
+        gates += [(gate, "show", of) for _, _, gate in state.shown]
+        gates += [(gate, "reset", of) for gate in state.reset]
+        for gate, key, what in gates:
+            if isinstance(gate, Access):
+                out.setdefault(gate.name, words(f"meaning.gate.{key}", of=what))
+        for what, _ in state.written:
+            if isinstance(what, Access):
+                out.setdefault(what.name, words("meaning.gate.new", of=of))
+    return out
+
+
+def _quiet(found: list[Spans]) -> list[Block]:
+    return [Paragraph(spans, quiet=True) for spans in found]
+
+
+# -- normalisation ------------------------------------------------------------------------------
+def _of_normalisation(maker: Maker, eq: Equation, found: Normalised) -> list[Spans]:
+    words = maker.words
+    symbols: dict[str, Span | Spans] = {
+        "of": maker.symbol(found.of), "here": maker.symbol(eq.name),
+        "mean": maker.symbol(found.mean), "variance": maker.symbol(found.variance)}
+    if not found.over:
+        return [words("remark.norm.prediction", **symbols)]
+    over = listed([(maker.index(i.name),) for i in found.over])
+    symbols |= {"over": over, "count": maker.expr(found.count)}
+    said = [words("remark.norm.what", **symbols)]
+    if found.eps != 0:
+        said.append(words("remark.norm.eps", eps=maker.expr(found.eps), **symbols))
+    said.append(words("remark.norm.scale", **symbols))
+    said.append(words(_batch_key(maker, found), **_one_sample(maker, found), **symbols))
+    if found.kept:
+        numbers = maker.refs(maker.program.updates[s] for s in found.kept)
+        said.append(words("remark.norm.kept", numbers=numbers, **symbols,
+                          states=listed([(maker.symbol(s),) for s in found.kept])))
+    if found.cancelled:
+        names = listed([(maker.symbol(n),) for n in found.cancelled])
+        said.append(words("remark.norm.cancelled", names=names, **symbols))
+    if maker.detail == "full":
+        said.append(words("remark.norm.why"))
+    return said
+
+
+def _batch_key(maker: Maker, found: Normalised) -> str:
+    """Which of three cases it is: within a sample, over samples alone, over samples and places."""
+    batch = batch_size(maker.program)
+    if batch is None or batch not in [i.size for i in found.over]:
+        return "remark.norm.sample"
+    return "remark.norm.one" if found.count.xreplace({batch: S.One}) == 1 else "remark.norm.places"
+
+
+def _one_sample(maker: Maker, found: Normalised) -> dict[str, Spans]:
+    batch = batch_size(maker.program)
+    left = found.count if batch is None else found.count.xreplace({batch: S.One})
+    return {"left": (maker.expr(left),)}
+
+
+# -- gates ----------------------------------------------------------------------------------------
+def _of_gates(maker: Maker, eq: Equation, state: Carried) -> list[Block]:
+    words, own = maker.words, eq.indices
+    of = maker.symbol(eq.name)
+
+    def shown(expr: Expr) -> Spans:
+        return (maker.expr(expr, own),)
+
+    said = [words("remark.gate.keep", gate=shown(state.keep), of=of)]
+    said += [words("remark.gate.write", gate=shown(gate), what=shown(what), of=of)
+             for what, gate in state.written]
+    said += [words("remark.gate.reset", gate=shown(gate), of=of) for gate in state.reset]
+    said += [words("remark.gate.show", gate=shown(gate), what=shown(what), of=of,
+                   shown=maker.symbol(name)) for name, what, gate in state.shown]
+    blocks = _quiet(said)
+    blocks.append(Paragraph(words("remark.gate.way", of=of), quiet=True))
+    blocks.append(Display((((), maker.derivative(eq.target, state.last, state.keep, own)),)))
+    return [*blocks, Paragraph(_along(maker, state), quiet=True)]
+
+
+def _along(maker: Maker, state: Carried) -> Spans:
+    """How much of an adjoint passes the gates, from the last step to the first."""
+    if not state.steps.is_Integer or state.steps < 2:
+        return maker.words("remark.gate.any")
+    count = int(state.steps) - 1
+    needed = 0.5 ** (1 / count)
+    argument = math.log(needed / (1 - needed)) if needed < 1 else math.inf
+    return maker.words(
+        "remark.gate.along", steps=str(count + 1), count=str(count), start=f"{_START:g}",
+        half=f"{_START ** count:.2g}", needed=f"{needed:.3g}", argument=f"{argument:.2g}")
+
+
+# -- the loss -------------------------------------------------------------------------------------
+def _of_loss(maker: Maker, eq: Equation) -> list[Spans]:
+    if eq.name not in maker.program.losses:
+        return []
+    first = maker.equal_scores
+    if first is None or first[2] != eq.name:
+        return []
+    scores, count, loss = first
+    return [maker.words(
+        "remark.loss", loss=maker.symbol(loss), scores=maker.symbol(scores), count=str(count),
+        value=f"{math.log(count):.4f}")]
