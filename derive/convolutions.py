@@ -23,15 +23,23 @@ _MOST = 1_000_000  # places at which a condition is compared
 
 
 @dataclass(frozen=True)
-class Convolution:
-    """An equation as ``left = right`` with one ∗ or ⋆ inside, and what that sign means:
-    ``meaning`` defines it by indices, ``flipped`` names the kernel of a convolution."""
+class Sign:
+    """One ∗ or ⋆ and what it means: ``meaning`` defines it by indices, ``kernel`` is what slides
+    or, where it is ``flipped``, runs against the index."""
 
-    statement: n.Statement
+    node: n.Convolved
     meaning: n.Statement
     kernel: str
     flipped: bool
     strided: bool
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """An equation as ``left = right`` with a ∗ or ⋆ for each of its sums."""
+
+    statement: n.Statement
+    signs: tuple[Sign, ...]
 
 
 @dataclass(frozen=True)
@@ -43,20 +51,36 @@ class _Dim:
     bound: Index
 
 
+@dataclass(frozen=True)
+class _Slides:
+    """A sum over products of an element of ``over``, in ``dims``, and of one of ``kernel``."""
+
+    total: SumOver
+    over: Expr
+    kernel: Expr
+    dims: tuple[_Dim, ...]
+
+
 def convolution_form(eq: Equation, tensors: Mapping[str, Tensor]) -> Convolution | None:
-    """The equation as a convolution or cross-correlation, or None where it is none."""
+    """The equation as sums of convolutions, cross-correlations and tensors of its own places, or
+    None where it is none."""
     terms = Add.make_args(eq.body)
-    sums = [t for t in terms if isinstance(t, SumOver)]
-    if len(sums) != 1:
+    found = [_slides(eq, t, tensors) for t in terms if isinstance(t, SumOver)]
+    slides = [s for s in found if s is not None]
+    if not slides or len(slides) < len(found) \
+            or len({frozenset(d.free for d in s.dims) for s in slides}) > 1:
         return None
-    (total,) = sums
+    return _made(eq, slides, [t for t in terms if not isinstance(t, SumOver)])
+
+
+def _slides(eq: Equation, total: SumOver, tensors: Mapping[str, Tensor]) -> _Slides | None:
     guard, factors = _factors(total.body)
     if len(factors) != 2 or not all(_is_plain(f) for f in factors):
         return None
     for over, kernel in (factors, factors[::-1]):
         dims = _spatial(over, kernel, eq.indices, total.bound)
         if dims and _only_bounds(guard, dims, tensors[over.name], over):
-            return _made(eq, total, over, kernel, dims)
+            return _Slides(total, over, kernel, tuple(dims))
     return None
 
 
@@ -177,35 +201,49 @@ def _holds(condition: Expr, env: Mapping[Index, np.ndarray]) -> np.ndarray | Non
     return compare(_scaled(difference, env)[0], 0)
 
 
-def _made(eq: Equation, total: SumOver, over: Expr, kernel: Expr, dims: list[_Dim]
-          ) -> Convolution | None:
-    builder = Builder((*eq.indices, *total.bound))
-    spatial = {d.free for d in dims} | {d.bound for d in dims}
-    flipped = bool(dims[0].where.coeff(dims[0].bound) < 0)
-
-    def cut(access: Expr) -> n.Whole:
-        return n.Whole(n.Name(access.name, "array"), tuple(
-            None if w.free_symbols & spatial else builder.index(w) for w in access.where))
-
-    places = tuple(builder.index(d.where) for d in dims)
-    product: n.Node = n.Convolved("∗" if flipped else "⋆", cut(over), cut(kernel), places,
-                                  tuple(n.Name(d.bound.name, "index") for d in dims),
-                                  tuple(n.Name(d.free.name, "index") for d in dims))
-    rest = [i for i in total.bound if i not in spatial]
-    if rest:
-        product = n.Big("sum", tuple(n.Name(i.name, "index") for i in rest), product)
-    terms: list[tuple[bool, n.Node]] = [(False, product)]
-    for term in Add.make_args(eq.body):
-        if term == total:
-            continue
-        if term.free_symbols & spatial or term.has(SumOver):
+def _made(eq: Equation, slides: list[_Slides], others: list[Expr]) -> Convolution | None:
+    free = {d.free for d in slides[0].dims}
+    builder = Builder((*eq.indices, *(i for s in slides for i in s.total.bound)))
+    signs = [_sign(eq, one, builder) for one in slides]
+    terms: list[tuple[bool, n.Node]] = []
+    for one, sign in zip(slides, signs, strict=True):
+        rest = [i for i in one.total.bound if i not in {d.bound for d in one.dims}]
+        product: n.Node = sign.node
+        if rest:
+            product = n.Big("sum", tuple(n.Name(i.name, "index") for i in rest), product)
+        terms.append((False, product))
+    places = [i for i in eq.indices if i in free]
+    for term in others:
+        if term.has(SumOver):
             return None
-        terms.append((False, builder.build(term)))
-    left = cut(eq.target)
+        if not term.free_symbols & free:
+            terms.append((False, builder.build(term)))
+        elif _is_plain(term) and [w for w in term.where if w.free_symbols & free] == places:
+            terms.append((False, _cut(term, free, builder)))  # an element of the same place
+        else:
+            return None
     right = terms[0][1] if len(terms) == 1 else n.Sum(tuple(terms))
+    return Convolution(n.Statement(_cut(eq.target, free, builder), right), tuple(signs))
+
+
+def _cut(access: Expr, spatial: set[Index], builder: Builder) -> n.Whole:
+    """What is left of a tensor where its spatial dims are open."""
+    return n.Whole(n.Name(access.name, "array"), tuple(
+        None if w.free_symbols & spatial else builder.index(w) for w in access.where))
+
+
+def _sign(eq: Equation, one: _Slides, builder: Builder) -> Sign:
+    dims, spatial = one.dims, {i for d in one.dims for i in (d.free, d.bound)}
+    flipped = bool(dims[0].where.coeff(dims[0].bound) < 0)
+    node = n.Convolved(
+        "∗" if flipped else "⋆", _cut(one.over, spatial, builder),
+        _cut(one.kernel, spatial, builder), tuple(builder.index(d.where) for d in dims),
+        tuple(n.Name(d.bound.name, "index") for d in dims),
+        tuple(n.Name(d.free.name, "index") for d in dims))
     plain = [Index(d.free.name, d.free.size) for d in dims]
-    body = SumOver(Mul(Access(over.name, *(d.where for d in dims)),
-                       Access(kernel.name, *(d.bound for d in dims))), *(d.bound for d in dims))
-    meaning = statement(Access(eq.name, *plain), plain, body)
+    body = SumOver(Mul(Access(one.over.name, *(d.where for d in dims)),
+                       Access(one.kernel.name, *(d.bound for d in dims))),
+                   *(d.bound for d in dims))
     strided = any(abs(d.where.coeff(d.free)) != 1 for d in dims)
-    return Convolution(n.Statement(left, right), meaning, kernel.name, flipped, strided)
+    return Sign(node, statement(Access(eq.name, *plain), plain, body), one.kernel.name, flipped,
+                strided)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 
-from sympy import Expr, Mul
+from sympy import Add, Expr, Mul
 
 from derive.nodes import Access, Index, SumOver
 from derive.notate import Builder
@@ -12,9 +12,24 @@ from derive.program import Equation
 
 
 def einsum_text(eq: Equation) -> str | None:
-    """``einsum("tbi,ij->tbj", x, U)`` for an equation that is one contraction of plain accesses
-    (times a constant, which is put in front), else None."""
-    coefficient, rest = eq.body.as_coeff_Mul()
+    """``einsum("tbi,ij->tbj", x, U) + c`` for an equation that is a sum of contractions of plain
+    accesses (times a constant, which is put in front) and of tensors over its last dims, which
+    NumPy spreads over the first; else None."""
+    shown = []
+    for term in sorted(Add.make_args(eq.body), key=lambda t: (not t.has(SumOver), str(t))):
+        if isinstance(term, Access) and term.where == eq.indices[len(eq.indices)
+                                                                - len(term.where):]:
+            shown.append(term.name)
+            continue
+        call = _call(eq, term)
+        if call is None:
+            return None
+        shown.append(call)
+    return " + ".join(shown) if "einsum" in shown[0] else None
+
+
+def _call(eq: Equation, body: Expr) -> str | None:
+    coefficient, rest = body.as_coeff_Mul()
     factors = Mul.make_args(rest)
     sums = [f for f in factors if isinstance(f, SumOver)]
     if len(sums) != 1 or any(f.has(Access, Index) for f in factors if f is not sums[0]):

@@ -6,6 +6,7 @@ is solved for its index expressions alone; both are shared between equations tha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -119,6 +120,33 @@ def _path(expr: Expr, place: Expr) -> tuple[Expr, ...]:
         if rest:
             return (expr, *rest)
     return ()
+
+
+def _paths(expr: Expr, place: Expr) -> Iterator[tuple[Expr, ...]]:
+    """The nodes from ``expr`` down to each place where ``place`` stands in it."""
+    if expr == place:
+        yield (expr,)
+        return
+    for arg in expr.args:
+        if arg.has(place):
+            yield from ((expr, *rest) for rest in _paths(arg, place))
+
+
+def local_rules(body: Expr, occurrence: Access) -> tuple[str, ...]:
+    """The names of all rules that the derivative by an access follows, from what stands around
+    each of its places, from the outside in."""
+    found: dict[str, None] = {}
+    for path in _paths(body, occurrence):
+        for node in path[:-1]:
+            if isinstance(node, Elementary | sympy.Function):
+                found[f"chain:{type(node).__name__}"] = None
+            elif isinstance(node, sympy.Pow) and contains(node.base, Access):
+                found["power"] = None
+            elif isinstance(node, Select):
+                found["select"] = None
+            elif isinstance(node, sympy.Mul) and sum(contains(a, Access) for a in node.args) > 1:
+                found["product"] = None
+    return tuple(found) or ("linear",)
 
 
 def local_rule(body: Expr, occurrence: Access, local: Expr) -> str:

@@ -40,8 +40,10 @@ def setup(app: Any) -> None:
     """Write the gallery's documents and the pages of the API before anything is read."""
     from api import write_pages
     from gallery import write_gallery
+    from identities import write_identities
 
     write_gallery(HERE)
+    write_identities(HERE)
     write_pages(HERE)
     app.connect("autodoc-process-docstring", escape_bars)
 

@@ -284,14 +284,10 @@ class Proofreader:
 
     def _contraction(self, item: Printed) -> None:
         """A call of einsum as it stands, by NumPy's own."""
-        front, _, call = f" * {item.math.plain}".rpartition(" * einsum(")
-        inside = re.fullmatch(r'"([^"]*)", (.*)\)', call)
-        assert inside is not None, item.math.plain
-        factor = eval(front.removeprefix(" * ") or "1", {}, {**self.sizes})
-        arrays = [self.arrays[name] for name in inside[2].split(", ")]
         eq = item.equation
         assert eq is not None
-        self._close(item, factor * np.einsum(inside[1], *arrays), self.arrays[eq.name])
+        found = eval(item.math.plain, {"einsum": np.einsum, "sqrt": np.sqrt}, {**self.sizes, **self.arrays})
+        self._close(item, found, self.arrays[eq.name])
 
     def _convolution(self, item: Printed) -> None:
         self._matrix_form(item, self.meanings)
@@ -299,7 +295,7 @@ class Proofreader:
     def _meaning(self, item: Printed) -> None:
         """What ∗ or ⋆ means, by the equation that it stands at."""
         shown = replace(item, math=item.node, written="", indices=item.equation.indices)
-        self._matrix_form(shown, (meaning(item.latex),))
+        self._matrix_form(shown, (meaning(item.latex), *self.meanings))
 
     def _board(self, item: Printed) -> None:
         """A worked line: every part of it has the value at its end, to the digits written."""

@@ -140,14 +140,16 @@ class _Told:
         alone = len(entry.uses) == 1
         self.blocks.append(Paragraph(maker.words(
             "backward.reads" if alone else "backward.from", symbol=self._symbol(),
-            number=maker.ref(use.source.name), rule=maker.rule(use.rule))))
+            number=maker.ref(use.source.name), rule=listed(
+                [(maker.rule(stem),) for stem in dict.fromkeys(
+                    rule.split(":")[0] for rule in use.rules)], maker.words.text("and.rules")))))
         scope = (*use.source.indices, *use.chain.bound)
         self.blocks.append(Display((((), maker.derivative(
             use.source.target, use.occurrence, use.local, scope)),)))
-        says = _says(maker, use.rule, self.said)
+        says = sum((_says(maker, rule, self.said) for rule in use.rules), ())
         if says:
             self.blocks.append(Paragraph(says[1:], quiet=True))
-        if use.rule == "chain:relu":
+        if "chain:relu" in use.rules:
             self._once("backward.switch")
         self._solved(use)
         if maker.detail == "full":

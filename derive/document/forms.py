@@ -15,7 +15,7 @@ from sympy import Expr
 
 from derive import notation as n
 from derive.boxes import Box, Fence, Frac, Row, Script, Token, row
-from derive.convolutions import Convolution, convolution_form
+from derive.convolutions import Sign, convolution_form
 from derive.document.expected import equal_scores
 from derive.document.folding import Fold, Folding
 from derive.document.record import Entry, Helper, entries
@@ -27,7 +27,7 @@ from derive.layout import Setter
 from derive.matrix import matrix_form, whole
 from derive.nodes import Access, Index, bound_indices
 from derive.notate import Builder, statement
-from derive.notation import Node, walk
+from derive.notation import Node
 from derive.orientation import Orientation
 from derive.program import Equation, Program
 from derive.symbols import Style, Symbols
@@ -214,7 +214,7 @@ class Maker:
         if sliding is not None:
             made_of = self.node(sliding.statement)
             return Shown(number, index, made_of, note=note, result=result,
-                         reasons=tuple(filter(None, [self._sliding(sliding)])))
+                         reasons=tuple(filter(None, map(self._sliding, sliding.signs))))
         form = None
         if eq.indices or eq.reads:
             form = matrix_form(eq, self.orientation)
@@ -245,9 +245,9 @@ class Maker:
             self.rules.setdefault("matrix")
         return Shown(number, index, matrix, "", form.shapes, reasons, note, result)
 
-    def _sliding(self, form: Convolution) -> Spans:
+    def _sliding(self, form: Sign) -> Spans:
         """What ⋆ or ∗ means here: said once for each pair of arrays."""
-        made = next(x for x in walk(form.statement.right) if isinstance(x, n.Convolved))
+        made = form.node
         setter = self.setter()
         sign = Fence("(", setter.set(replace(made, left=n.Whole(made.left.name),
                                              right=n.Whole(made.right.name))), ")")

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from sympy import Expr, Mul, Tuple
 
+from derive.local import local_rules
 from derive.nodes import (
     Access,
     Index,
@@ -43,9 +44,15 @@ class Use:
     gather: Step  # the same, gathered over all places that read one element
     adjoint: tuple[tuple[Index, ...], Expr]
 
-    @property
-    def rule(self) -> str:
-        return _REDUCTION_RULES.get(type(self.source.body), self.chain.rule)
+    @cached_property
+    def rules(self) -> tuple[str, ...]:
+        """The rules that the local derivative follows, the outermost first."""
+        reduction = _REDUCTION_RULES.get(type(self.source.body))
+        if reduction is not None:
+            return (reduction,)
+        if not self.source.body.has(self.occurrence):
+            return (self.chain.rule,)
+        return local_rules(self.source.body, self.occurrence)
 
     @property
     def occurrence(self) -> Access:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 
-from sympy import Expr, S
+import sympy
+from sympy import Expr, Mul, S
 
 from derive.document.forms import Maker, batch_size
 from derive.document.purposes import Carried, Normalised, carried, normalised
 from derive.document.tree import Block, Display, Paragraph, Span, Spans, listed
-from derive.nodes import Access
+from derive.nodes import Access, SumOver
 from derive.program import Equation
+from derive.randomness import uniform
 
 _START = 0.5  # σ(0)
 
@@ -29,7 +31,7 @@ def remarks(maker: Maker, eq: Equation) -> list[Block]:
     state = carried(maker.program, maker.recurrent.get(eq.name), eq)
     if state is not None:
         return _of_gates(maker, eq, state)
-    return _quiet(_of_loss(maker, eq))
+    return _quiet(_of_noise(maker, eq) + _of_scale(maker, eq) + _of_loss(maker, eq))
 
 
 def gate_meanings(maker: Maker) -> dict[str, Spans]:
@@ -131,7 +133,36 @@ def _along(maker: Maker, state: Carried) -> Spans:
         half=f"{_START ** count:.2g}", needed=f"{needed:.3g}", argument=f"{argument:.2g}")
 
 
-# -- the loss -------------------------------------------------------------------------------------
+# -- noise, dot products that are scaled, the loss ------------------------------------------------
+def _of_noise(maker: Maker, eq: Equation) -> list[Spans]:
+    """Of an equation that draws: that what is drawn is read like data; and what a normal is."""
+    if not eq.body.has(uniform):
+        return []
+    read = [(maker.symbol(n),) for n in eq.reads
+            if maker.program.tensors[n].role in ("intermediate", "parameter")]
+    said = [maker.words("remark.noise", here=maker.symbol(eq.name), read=listed(read))] \
+        if read else []
+    normal = any(c.args[0].has(uniform) for c in eq.body.atoms(sympy.cos)) and any(
+        c.args[0].has(uniform) for c in eq.body.atoms(sympy.log))
+    return said + ([maker.words("remark.normal")] if normal else [])
+
+
+def _of_scale(maker: Maker, eq: Equation) -> list[Spans]:
+    """Of a sum of products over n, divided by the root of n, as attention has it."""
+    number, rest = eq.body.as_coeff_Mul()
+    root, total = rest.as_independent(SumOver, as_Add=False)
+    if not isinstance(total, SumOver):
+        return []
+    count = Mul(*(i.size for i in total.bound))
+    factors = [f for f in Mul.make_args(total.body) if isinstance(f, Access)]
+    if len(factors) != 2 or total.body != Mul(*factors) or (number * root) ** 2 * count != 1 \
+            or count == 1 or any(maker.program.tensors[f.name].role == "parameter"
+                                 for f in factors):
+        return []
+    return [maker.words("remark.scale", count=maker.expr(count), here=maker.symbol(eq.name),
+                        over=listed([(maker.index(i.name),) for i in total.bound]))]
+
+
 def _of_loss(maker: Maker, eq: Equation) -> list[Spans]:
     if eq.name not in maker.program.losses:
         return []

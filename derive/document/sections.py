@@ -30,7 +30,7 @@ from derive.document.tree import (
 )
 from derive.functions import REGISTRY, Elementary
 from derive.graph import Node, Picture, draw
-from derive.nodes import Access, Index, MaxOver, MinOver, Reduction, Select
+from derive.nodes import Access, Index, IntegerAccess, MaxOver, MinOver, Reduction, Select
 from derive.notate import Builder
 from derive.program import Tensor
 from derive.randomness import uniform
@@ -182,7 +182,7 @@ def conventions_section(maker: Maker) -> Section:
     blocks += _batch(maker)
     if any(b.has(Select) for b in bodies):
         blocks.append(Paragraph(words("convention.iverson")))
-    if any(t.dtype == "int" for t in program.tensors.values()):
+    if any(b.has(IntegerAccess) for b in bodies):
         blocks.append(Paragraph(words(f"convention.onehot.{maker.style.samples}")))
     for what in _kinks(maker, bodies):
         blocks.append(Paragraph(words("convention.kink", what=what)))
@@ -201,12 +201,17 @@ def _batch(maker: Maker) -> list[Block]:
     if first:
         blocks.append(Paragraph(words("convention.batch", index=maker.index(first[0].name))))
     for name in program.losses[:1]:
-        body = program.defined[name].body
-        factors = [f for f in sympy.Mul.make_args(body) if not f.has(Access, Reduction, Select)]
-        count = sympy.fraction(sympy.Mul(*factors))[1]
-        if count.free_symbols:
+        counts = {_divisor(term) for term in sympy.Add.make_args(program.defined[name].body)}
+        count = counts.pop()
+        if not counts and count.free_symbols:
             blocks.append(Paragraph(words("convention.reduction", count=maker.expr(count))))
     return blocks
+
+
+def _divisor(term: Expr) -> Expr:
+    """What a term is divided by, apart from tensors."""
+    factors = [f for f in sympy.Mul.make_args(term) if not f.has(Access, Reduction, Select)]
+    return sympy.fraction(sympy.Mul(*factors))[1]
 
 
 def _kinks(maker: Maker, bodies: Iterable[Expr]) -> list[Spans]:

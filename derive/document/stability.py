@@ -69,11 +69,15 @@ def flow_section(maker: Maker, flow: Any) -> Section:
     words = maker.words
     verdict = words.text(f"flow.{flow.verdict.split()[0]}")
     known = [row for row in flow.rows if math.isfinite(row.signal) and math.isfinite(row.adjoint)]
+    told: Spans = (Strong(verdict), *words("stop"), " ")
+    for recurrent in flow.recurrences:
+        names = listed([(maker.symbol(n),) for n in recurrent.names if n in maker.program.tensors])
+        told = (*told, *words("flow.recurrent", names=names, factor=f"{recurrent.factor:.3g}",
+                              steps=str(recurrent.steps)), " ")
     blocks: list[Block] = [
         Paragraph(words("flow.intro")),
-        Paragraph((Strong(verdict), *words("stop"), " ", *words(
-            "flow.factor", factor=f"{flow.factor:.3g}", total=f"{flow.total:.3g}",
-            count=str(len(flow.rows))))),
+        Paragraph((*told, *words("flow.factor", factor=f"{flow.factor:.3g}",
+                                 total=f"{flow.total:.3g}", count=str(len(flow.rows))))),
     ]
     shown = known if len(known) <= 24 else known[:8] + known[-8:]
     rows = [
@@ -84,12 +88,6 @@ def flow_section(maker: Maker, flow: Any) -> Section:
     if rows:
         heads = tuple(words(f"flow.{h}") for h in ("layer", "signal", "adjoint", "step"))
         blocks.append(Table(heads, tuple(rows), "lrrr"))
-    for recurrent in flow.recurrences:
-        names = listed([(maker.symbol(n),) if n in maker.program.tensors else (n,)
-                        for n in recurrent.names])
-        blocks.append(Paragraph(words(
-            "flow.recurrent", names=names, factor=f"{recurrent.factor:.3g}",
-            steps=str(recurrent.steps))))
     blocks += _jacobians(maker)
     # what was found and what would mend it, in the words of the diagnosis
     blocks += [Paragraph((str(cause),)) for cause in flow.causes]
@@ -105,7 +103,8 @@ def _jacobians(maker: Maker) -> list[Block]:
     if not found:
         return []
     rows = tuple(
-        ((Code(f"∂{j.of}/∂{j.wrt}"),), (Code(str(j.expression)),),
+        (("∂", maker.symbol(j.of), "/∂", maker.symbol(j.wrt)),
+         (maker.expr(j.expression, maker.program.defined[j.of].indices),),
          (Code(f"{j.slope_bound:g} ‖W‖"),))
         for j in found[:24])
     heads = tuple(maker.words(f"flow.{h}") for h in ("jacobian", "element", "bound"))

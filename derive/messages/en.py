@@ -185,6 +185,15 @@ MESSAGES = {
     "such a gate is often begun above 0. The other ways back, through what the gates and the new "
     "content "
     "read of the step before, pass weights at each step.",
+    "remark.noise": "The random numbers are read like data: for the seed of the step, {here} is a "
+    "fixed function of {read}, and that is what is differentiated. So the noise shapes the "
+    "gradient and gets none.",
+    "remark.normal": "The root of a logarithm times a cosine, of two uniform numbers, is a normal "
+    "number with mean 0 and variance 1 (Box and Muller 1958).",
+    "remark.scale": "The factor is one over the root of {count}, the number of products that are "
+    "added over {over}: where their factors are independent with mean 0 and variance 1, the sum "
+    "has the variance {count}, and {here} the variance 1 whatever that number is. A softmax of "
+    "larger scores would begin nearly certain of one of them, with derivatives near 0.",
     "remark.loss": "With the softmax $p$ of the {count} scores in {scores}, each sample adds "
     "$-\\log p_t$ for its label $t$: 0 where the label is certain, {value} where all classes are "
     "equally likely, without bound where the label is held impossible. So {loss} is the mean "
@@ -221,10 +230,10 @@ MESSAGES = {
     "backward.gradient": "The gradient with respect to {symbol}",
     "backward.helper": "A quantity for the derivative: {symbol}",
     "backward.seed": "{symbol} is what is differentiated, so the sweep starts with {formula}.",
-    "backward.reads": "{symbol} is read by equation {number}. The {rule} gives the local "
-    "derivative",
+    "backward.reads": "{symbol} is read by equation {number}. By the {rule}, the local "
+    "derivative is",
     "backward.reads.many": "{symbol} is read at {count} places, in {numbers}; each contributes.",
-    "backward.from": "In {number}, the {rule} gives the local derivative",
+    "backward.from": "In {number}, by the {rule}, the local derivative is",
     "backward.switch": "So a unit is a switch: where its argument is not positive, nothing passes "
     "back, and for that sample no weight in front of it changes; where it is positive, all passes, "
     "as if the function were not there.",
@@ -470,6 +479,7 @@ MESSAGES = {
     "rule.name.says": "A sum inside a function gets a name, so that it is computed once and has an "
     "adjoint.",
     "rule.name.proof": "Equals may be put for equals; the value is the same.",
+    "and.rules": " and the ",
     "and": "and", "otherwise": "otherwise", "if": "if ", "total": "in all",
     "notebook.setup": "The network of this document, rebuilt from its equations. Needs chainrule.",
     "notebook.check": "The gradients checked again, numerically:",

@@ -249,3 +249,17 @@ def test_fixed_texts_write_adjoints_as_the_reader_does(adjoint, lang):
         program = derived(layer, "B", 5, 3)
         assert r"\bar" not in text(program, style=dr.Style(adjoint=adjoint), lang=lang)
         assert r"\bar" in text(program, lang=lang)
+
+
+def test_the_scale_of_attention_is_explained_where_it_is_there():
+    def scored(scale):
+        net = dr.Network("scores")
+        b, i, j, e = dr.indices("b:B i:5 j:5 e:8")
+        q, k = net.input("q", b, i, e), net.input("k", b, j, e)
+        w = net.parameter("w", i, j)
+        s = net.define("s", (b, i, j), scale * dr.sum(q[b, i, e] * k[b, j, e], e))
+        net.loss(dr.mean(dr.sin(s[b, i, j] * w[i, j]), b, i, j))
+        return text(dr.derive(net))
+
+    assert "one over the root of $`8`$" in scored(1 / dr.sqrt(8))
+    assert "one over the root" not in scored(1 / dr.sqrt(7))

@@ -188,18 +188,38 @@ def test_convolutions_have_their_signs(stride, padding, dilation):
             assert name.startswith("_d_x") and stride > 1 < dilation
             continue
         ranges = {i.name: int(i.size) for i in [*eq.indices, *bound_indices(eq.body)]}
-        judge = ArrayValues(program, arrays, {}, ranges)
-        at = form.statement.left.at
-        for place in itertools.product(*(range(ranges[w.code]) for w in at if w is not None)):
-            names = [w.code for w in at if w is not None]
-            judge.env = dict(zip(names, place, strict=True))
-            expected = arrays[name][tuple(
-                slice(None) if w is None else judge.of(w) for w in at)]
-            np.testing.assert_allclose(judge.of(form.statement.right), expected, atol=1e-12)
-        signs[name] = (form.kernel, form.flipped, form.strided)
+        same_slices(form, ArrayValues(program, arrays, {}, ranges), ranges, arrays[name])
+        (sign,) = form.signs
+        signs[name] = (sign.kernel, sign.flipped, sign.strided)
     assert signs["y1"] == ("K1", False, stride > 1)
     assert signs.get("_d_x", ("K1", True, stride > 1)) == ("K1", True, stride > 1)
     assert signs["_d_K1"] == ("_d_y1", False, dilation > 1)
+
+
+def same_slices(form, judge, ranges, whole):
+    """Every slice of an equation with ∗ or ⋆ has the values of the array."""
+    at = form.statement.left.at
+    names = [w.code for w in at if w is not None]
+    for place in itertools.product(*(range(ranges[name]) for name in names)):
+        judge.env = dict(zip(names, place, strict=True))
+        expected = whole[tuple(slice(None) if w is None else judge.of(w) for w in at)]
+        np.testing.assert_allclose(judge.of(form.statement.right), expected, atol=1e-12)
+
+
+def test_what_two_convolutions_and_a_short_cut_send_back_is_a_sum_with_a_sign_for_each():
+    """A residual block: its input is read by two convolutions and by an addition."""
+    net = dr.Network("residual")
+    h = dr.relu(dr.conv2d(net.input("x", 2, 2, 6, 6), 2, 3, padding=1))
+    y = dr.add(dr.add(dr.conv2d(h, 2, 3, padding=1), dr.conv2d(h, 2, 1)), h)
+    net.loss(dr.mean(dr.sin(y[tuple(y.indices)]), *y.indices))
+    program = dr.derive(net)
+    eq = program.defined[f"_d_{h.name}"]
+    form = convolution_form(eq, program.tensors)
+    assert sorted((s.kernel, s.flipped) for s in form.signs) == [("K2", True), ("K3", True)]
+    values = random_values(program, 1, None)
+    arrays = {**{k: np.asarray(v) for k, v in values.items()}, **evaluate(program, values)}
+    ranges = {i.name: int(i.size) for i in [*eq.indices, *bound_indices(eq.body)]}
+    same_slices(form, ArrayValues(program, arrays, {}, ranges), ranges, arrays[eq.name])
 
 
 def test_what_is_no_convolution_is_not_called_one():
