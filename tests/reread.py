@@ -286,7 +286,8 @@ class Proofreader:
         """A call of einsum as it stands, by NumPy's own."""
         eq = item.equation
         assert eq is not None
-        found = eval(item.math.plain, {"einsum": np.einsum, "sqrt": np.sqrt}, {**self.sizes, **self.arrays})
+        known = {"einsum": np.einsum, "sqrt": np.sqrt}
+        found = eval(item.math.plain, known, {**self.sizes, **self.arrays})
         self._close(item, found, self.arrays[eq.name])
 
     def _convolution(self, item: Printed) -> None:
