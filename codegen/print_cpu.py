@@ -35,7 +35,8 @@ class KernelPrinter(StatementPrinter):
         self.sliced = sliced(kernel)
         for name, dim in self.sliced.items():
             own = names[name]
-            self.line(1, f"{own} = {own}[{':, ' * dim}lo:hi]")
+            self.line(1, f"{own} = {own}[lo:hi]" if dim == 0 else
+                      f"{own} = cut({own}, {dim}, lo, hi)")
 
     def key(self) -> str:
         """The text without name and comments."""
