@@ -17,6 +17,7 @@ from codegen.phases import PhaseSet
 from codegen.pipeline import Compiled
 from codegen.print_statements import identifier, polynomial
 from codegen.shares import PARTS
+from codegen.train_step import TrainPrinter, find_behinds
 from derive.custom import stopped_parameters
 from derive.data import label_limits
 from derive.program import Program, Tensor
@@ -38,6 +39,8 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
     update, update_functions = update_text(compiled.optimizer, compiled.parameters,
                                            compiled.trained, parallel)
     functions.update(update_functions)
+    behinds = find_behinds(compiled)
+    train = TrainPrinter(compiled, behinds, phases, parallel) if behinds else None
     batch = printers[0].entry.schedule.batch
     return {
         **declared_parts(compiled, batch),
@@ -45,11 +48,12 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
             gradient and compiled.optimizer.matrix),
         "functions": function_texts(functions) or ["# none"],
         "kernels": kernels,
-        "phases": [p.text() for p in phases.phases],
+        "phases": [p.text() for p in phases.phases if not p.updates],
         "entries": [text for p in printers for text in p.texts()]
         + (gradient.section_texts() if gradient else []),
-        "update": update if gradient else ["# none: a forward pass only"],
-        "epoch": epoch_texts(compiled, gradient, parallel) if gradient else ["# none"],
+        "update": [*update, *(train.texts() if train else [])] if gradient else [
+            "# none: a forward pass only"],
+        "epoch": epoch_texts(compiled, gradient, parallel, train) if gradient else ["# none"],
         "tables": _host_tables(compiled, printers, parallel),
     }
 

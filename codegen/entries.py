@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from sympy import Integer, Symbol
 
@@ -35,8 +35,12 @@ class EntryPrinter:
         self.names: dict[object, str] = {**self.sizes}
         self.names.update(phases.names)
         self.flat = {GIVEN + n: f"{phases.names[n]}_flat" for n in self.given}
-        self.uses = [u for kernels, block in zip(entry.phases, entry.plan.blocks, strict=True)
-                     for u in self._uses(kernels, block)]
+        self.uses = self._every_use()
+
+    def _every_use(self) -> list[Use]:
+        plan = self.entry.plan
+        return [u for kernels, block in zip(self.entry.phases, plan.blocks, strict=True)
+                for u in self._uses(kernels, block)]
 
     def _uses(self, kernels: Sequence[Kernel], block: Block | None) -> list[Use]:
         return self.phases.add(self.entry.plan, self.flat, kernels, block)
@@ -191,8 +195,19 @@ def _targets(kernels: Sequence[Kernel]) -> tuple[str, ...]:
     return tuple(sorted({name for k in kernels for name in written(k)}))
 
 
-def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool) -> list[str]:
-    """Gathering of a minibatch, and the loop over minibatches."""
+class Learning(Protocol):
+    """A step of an epoch whose gradient has updates behind it (`train_step.TrainPrinter`)."""
+
+    @property
+    def given_first(self) -> str: ...
+
+    def update(self, member: str, members: str) -> list[str]: ...
+
+
+def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool,
+                train: Learning | None = None) -> list[str]:
+    """Gathering of a minibatch, and the loop over minibatches; ``train``: the gradient is one with
+    updates behind it."""
     program, batch = compiled.program, gradient.entry.schedule.batch
     tensors = list(given(program))
     texts, calls = [], []
@@ -217,19 +232,24 @@ def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool) -> l
     between = ["for i in range(s.shape[0]):", "    s[i] = n[i]",
                *(f"{handed[t.name]}[0] += 1  # new random numbers" for t in tensors
                  if t.role == "random")]
-    alone = _Epoch(size_of, calls, f"loss = gradient(parts, {passed})", between,
-                   [f"update(parts, {updated})"])
+    name, after = "gradient", [f"update(parts, {updated})"]
+    if train is not None:
+        name, after = "train", train.update("0", "1")
+        passed = f"{train.given_first.replace('step', 'step + 1', 1)}, {passed}"
+    alone = _Epoch(size_of, calls, f"loss = {name}(parts, {passed})", between, after)
     texts.append("\n".join(["@kernel", f"def epoch(parts, {arguments}):", *alone.lines(),
                             "    return total, step, False"]))
     if not parallel:
         return texts
-    share = f"update_share(member, members, {updated})"
+    share = [f"update_share(member, members, {updated})"]
     if not splits(compiled.optimizer):
-        share = f"if member == 0:\n            update(1, {updated})"
+        share = [f"if member == 0:\n            update(1, {updated})"]
+    if train is not None:
+        share = train.update("member", "members")
     together = _Epoch(size_of, calls, "\n        ".join([
         "turn = wait(team, members, turn)",
-        f"turn = gradient_team(member, members, parts, team, turn, {passed})",
-        f"loss = {gradient.loss}"]), between, [share], team=True)
+        f"turn = {name}_team(member, members, parts, team, turn, {passed})",
+        f"loss = {gradient.loss}"]), between, share, team=True)
     texts.append("\n".join([
         "@joint", f"def epoch_team(member, members, parts, team, found, {arguments}):",
         "    turn = 0", *together.lines(),

@@ -52,6 +52,23 @@ class Place:
     share: bool = False
 
 
+@dataclass(frozen=True)
+class Behind:
+    """The optimizer's update behind a kernel that makes ``gradients``: so many rows of these at a
+    time; ``flat`` are the arrays that it works on."""
+
+    gradients: tuple[str, ...]
+    rows: int
+    flat: tuple[str, ...]
+
+    def lines(self, call: str, start: str, stop: str) -> list[str]:
+        given = ", ".join(["step", "settings", *self.flat])
+        return [f"first, most = {start}, {stop}",
+                f"for lo in range(first, most, {self.rows}):",
+                f"    hi = min(lo + {self.rows}, most)", f"    {call}",
+                *(f"    update_rows(lo, hi, {g}, {given})" for g in self.gradients)]
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """A kernel with its arguments; ``extent`` is what is split among threads (None: nothing).
@@ -62,9 +79,14 @@ class Call:
     sizes: tuple[str, ...]
     places: tuple[Place, ...]
     key: int
+    behind: Behind | None = None
 
     def line(self) -> list[str]:
         others = [*self.sizes, *(p.name for p in self.places)]
+        if self.behind is not None:
+            return self.behind.lines(f"{self.kernel}({', '.join(['lo', 'hi', *others])})",
+                                     f"{self.extent}*part//parts",
+                                     f"{self.extent}*(part + 1)//parts")
         if self.extent == ROWS:
             return [f"{self.kernel}({', '.join(['0', ROWS, *others])})"]
         if self.extent is None:
@@ -157,7 +179,14 @@ class Phase:
     @property
     def arguments(self) -> list[str]:
         row = ["row"] if len(self.rows) > 1 else []
-        return [*row, "part", "parts", *self.sizes.values(), *self.buffers]
+        behind = next((c.behind for c in self.calls if c.behind is not None), None)
+        own = ["step", "settings", *behind.flat] if behind is not None else []
+        return [*row, "part", "parts", *self.sizes.values(), *dict.fromkeys([*self.buffers, *own])]
+
+    @property
+    def updates(self) -> bool:
+        """Whether the optimizer works in it."""
+        return any(c.behind is not None for c in self.calls)
 
     def call(self, row: str, part: str, parts: str) -> str:
         given = {"row": row, "part": part, "parts": parts}
@@ -304,9 +333,11 @@ class PhaseSet:
         self._keys: dict[Hashable, int] = {}
 
     def add(self, plan: Plan, flat: dict[str, str], kernels: Sequence[Kernel],
-            block: Block | None) -> list[Use]:
+            block: Block | None, behind: Callable[[Kernel], Behind | None] | None = None
+            ) -> list[Use]:
         """The uses that run ``kernels``, with tensors where ``plan`` puts them; ``flat`` names
-        the buffers of what is handed in, ``block`` is how the phase is cut."""
+        the buffers of what is handed in, ``block`` is how the phase is cut; ``behind`` says
+        what is updated behind a kernel."""
         made = {name for k in kernels for name in written(k)}
         places = {}
         for tensor in dict.fromkeys(t for k in kernels for t in k.arguments):
@@ -320,19 +351,21 @@ class PhaseSet:
             places[tensor] = Place(name, flat.get(slot.buffer, slot.buffer),
                                    slot.shape, slot.offset,
                                    block is not None and slot.shape[:1] == (plan.batch,))
-        calls = [self._call(k, places, block) for k in kernels]
+        calls = [self._call(k, places, block, behind(k) if behind else None) for k in kernels]
         # the loop over blocks goes around the whole phase, which is one function then
         parts = chunks(calls) if block is None else [calls]
         return [self._use(c, block, plan.batch) for c in parts]
 
-    def _call(self, kernel: Kernel, of: dict[str, Place], block: Block | None) -> Call:
+    def _call(self, kernel: Kernel, of: dict[str, Place], block: Block | None,
+              behind: Behind | None) -> Call:
         places = tuple(of[t] for t in kernel.arguments)
         extent = None if kernel.part is None else polynomial(kernel.extent, {**self.sizes})
         extent = extent if block is None else ROWS
         known = {**self.sizes, PARTS: "parts"}
         name, sizes = self.shared[kernel.name], tuple(known[s] for s in kernel.sizes)
-        key = (name, extent, sizes, tuple((p.buffer, p.shape) for p in places))
-        return Call(name, extent, sizes, places, self._keys.setdefault(key, len(self._keys)))
+        key = (name, extent, sizes, tuple((p.buffer, p.shape) for p in places), behind is None)
+        return Call(name, extent, sizes, places, self._keys.setdefault(key, len(self._keys)),
+                    behind)
 
     def _use(self, calls: Sequence[Call], block: Block | None, batch: Symbol | None) -> Use:
         key = (tuple(c.key for c in calls), _pattern(calls), block)
