@@ -12,7 +12,7 @@ from derive.document.forms import Maker
 from derive.document.softmax import worked_softmax
 from derive.document.tree import Block, Code, Paragraph, Section, Spans, Strong, Table, listed
 from derive.functions import REGISTRY, Elementary
-from derive.nodes import LogSumExpOver
+from derive.nodes import LogSumExpOver, bound_indices
 
 
 def stability_section(maker: Maker) -> Section:
@@ -102,9 +102,10 @@ def _jacobians(maker: Maker) -> list[Block]:
     found = layer_jacobians(maker.program.forward)
     if not found:
         return []
+    made = maker.program.defined
     rows = tuple(
         (("∂", maker.symbol(j.of), "/∂", maker.symbol(j.wrt)),
-         (maker.expr(j.expression, maker.program.defined[j.of].indices),),
+         (maker.expr(j.expression, (*made[j.of].indices, *bound_indices(made[j.of].body))),),
          (Code(f"{j.slope_bound:g} ‖W‖"),))
         for j in found[:24])
     heads = tuple(maker.words(f"flow.{h}") for h in ("jacobian", "element", "bound"))
