@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import sympy
 from sympy import Mul
 
 from derive.document.combined import combined
@@ -11,7 +12,7 @@ from derive.document.forms import Maker, batch_size
 from derive.document.record import Entry, Helper, Use
 from derive.document.tree import Block, Display, Math, Paragraph, Ref, Section, Span, Spans, listed
 from derive.local import index_plan
-from derive.nodes import Access, Index, SumOver
+from derive.nodes import Access, Index, SumOver, rename
 from derive.notate import Builder
 from derive.program import Equation
 from derive.text import expression_text
@@ -221,7 +222,23 @@ class _Told:
                                        maker.detail != "summary"))
         if maker.detail != "summary":
             self._combined(entry.equation)
+            self._unrolled(entry.equation)
             self._weighted(entry.equation)
+
+    def _unrolled(self, eq: Equation) -> None:
+        """The first two steps of a recursion: the one behind which there is none, and the next."""
+        maker, found = self.maker, self.maker.recursion(eq)
+        if found is None or not found[0].size.is_Integer or found[0].size < 2:
+            return
+        index, step = found
+        first = 0 if step > 0 else int(index.size) - 1
+        for key, at in (("backward.begins", first), ("backward.next", first + step)):
+            here = {index: sympy.Integer(at)}
+            rest = tuple(i for i in eq.indices if i != index)
+            self.blocks.append(Paragraph(maker.words(
+                key, index=maker.index(index.name), at=str(at)), quiet=True))
+            self.blocks.append(Display((((), maker.chain(
+                rename(eq.target, here), [rename(eq.body, here)], rest)),)))
 
     def _once(self, key: str, **values: Span | Spans) -> None:
         """A remark that is made once in a document."""

@@ -263,18 +263,26 @@ class Maker:
             said = (*said, " ", *self.words("form.spread"))
         return said
 
-    def _recursion(self, eq: Equation) -> Spans:
-        """Of an equation that reads another step of its own recurrence: which way it is worked."""
+    def recursion(self, eq: Equation) -> tuple[Index, int] | None:
+        """Of an equation that reads another step of its own recurrence: the index of the steps and
+        which way it is worked."""
         group = self.recurrent.get(eq.name)
         if group is None:
-            return ()
+            return None
         index = eq.indices[group.axis[eq.name]]
         members = {member.name for member in group.equations}
         if all(a.where[group.axis[a.name]] == index for a in eq.body.atoms(Access)
                if a.name in members):
+            return None
+        return index, group.step
+
+    def _recursion(self, eq: Equation) -> Spans:
+        found = self.recursion(eq)
+        if found is None:
             return ()
+        index, step = found
         ends = [self.expr(sympy.S.Zero), self.node(Builder().index(index.size - 1))]
-        first, last = ends if group.step > 0 else ends[::-1]
+        first, last = ends if step > 0 else ends[::-1]
         if (eq.tensor.origin or ("",))[0] == "adjoint":
             return self.words("backward.recursion", index=self.index(index.name), first=first,
                               last=last, rule=self.rule("recursion"))

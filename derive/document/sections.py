@@ -182,7 +182,7 @@ def conventions_section(maker: Maker) -> Section:
     blocks += _batch(maker)
     if any(b.has(Select) for b in bodies):
         blocks.append(Paragraph(words("convention.iverson")))
-    if any(b.has(IntegerAccess) for b in bodies):
+    if any(w.has(IntegerAccess) for b in bodies for a in b.atoms(Access) for w in a.where):
         blocks.append(Paragraph(words(f"convention.onehot.{maker.style.samples}")))
     for what in _kinks(maker, bodies):
         blocks.append(Paragraph(words("convention.kink", what=what)))

@@ -234,6 +234,8 @@ MESSAGES = {
     "derivative is",
     "backward.reads.many": "{symbol} is read at {count} places, in {numbers}; each contributes.",
     "backward.from": "In {number}, by the {rule}, the local derivative is",
+    "backward.begins": "The sweep begins where no step follows, at {index} = {at}, with",
+    "backward.next": "and at {index} = {at} the step that was just worked sends its part:",
     "backward.switch": "So a unit is a switch: where its argument is not positive, nothing passes "
     "back, and for that sample no weight in front of it changes; where it is positive, all passes, "
     "as if the function were not there.",

@@ -193,6 +193,8 @@ MESSAGES = {
     "backward.reads": "{symbol} 用于方程 {number}。由{rule}，局部导数为",
     "backward.reads.many": "{symbol} 在 {count} 处被用到，见 {numbers}；每一处都有贡献。",
     "backward.from": "在 {number} 中，由{rule}，局部导数为",
+    "backward.begins": "从其后再无步骤之处开始，即 {index} = {at}：",
+    "backward.next": "到 {index} = {at}，刚算出的一步传来它的部分：",
     "backward.switch": "所以一个单元是一个开关：自变量不为正时，没有任何量回传，对该样本，"
     "它之前的权重都不变；"
     "自变量为正时全部通过，如同没有这个函数。",

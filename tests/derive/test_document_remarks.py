@@ -263,3 +263,35 @@ def test_the_scale_of_attention_is_explained_where_it_is_there():
 
     assert "one over the root of $`8`$" in scored(1 / dr.sqrt(8))
     assert "one over the root" not in scored(1 / dr.sqrt(7))
+
+
+def test_a_recursion_is_begun_at_its_end():
+    told = text(derived(lambda x: dr.elman(x, 4), "B", 5, 3))
+    begins = told.index("The sweep begins where no step follows, at $`i`$ = 4")
+    after = told.index("and at $`i`$ = 3 the step that was just worked")
+    assert r"\bar{h}_{1;b,3,k} =" in told[after:after + 300]
+    assert "V_" not in told[begins:after]  # nothing comes from behind the last step
+    assert r"V_{1;" in told[after:after + 300]
+
+
+def test_every_rule_around_a_place_is_named():
+    net = dr.Network("several rules")
+    w, x = net.parameter("w", 3), net.input("x", "B", 3)
+    b, i = x.indices
+    net.loss(dr.mean(dr.softplus(w[i]) * x[b, i] - x[b, i] * w[i] ** 2, b, i))
+    told = text(dr.derive(net))
+    line = next(k for k in told.splitlines() if "is read by equation" in k)
+    for rule in ("product", "chain", "power"):
+        assert f"[{rule} rule](#rule-{rule})" in line
+
+
+def test_conventions_speak_of_what_is_there():
+    net = dr.Network("noise")
+    z = dr.dense(net.input("x", "B", 5), 3)
+    s = dr.reparametrise(z, dr.dense(net["x"], 3), net.random())
+    net.loss(dr.mean(s[tuple(s.indices)] ** 2, *s.indices) + dr.mean(
+        z[tuple(z.indices)] ** 2, *z.indices))
+    told = text(dr.derive(net))
+    assert "onehot" not in told and "read like data" in told and "Box and Muller" in told
+    assert "The loss is divided by $`3\\,B`$" in told
+    assert "onehot" in text(classifier())
