@@ -128,15 +128,16 @@ def _paths(expr: Expr, place: Expr) -> Iterator[tuple[Expr, ...]]:
         yield (expr,)
         return
     for arg in expr.args:
-        if arg.has(place):
-            yield from ((expr, *rest) for rest in _paths(arg, place))
+        for rest in _paths(arg, place):
+            yield (expr, *rest)
 
 
 def local_rules(body: Expr, occurrence: Access) -> tuple[str, ...]:
     """The names of all rules that the derivative by an access follows, from what stands around
-    each of its places, from the outside in."""
+    each of its places, from the outside in; none where it does not stand there."""
     found: dict[str, None] = {}
-    for path in _paths(body, occurrence):
+    paths = list(_paths(body, occurrence))
+    for path in paths:
         for node in path[:-1]:
             if isinstance(node, Elementary | sympy.Function):
                 found[f"chain:{type(node).__name__}"] = None
@@ -146,7 +147,7 @@ def local_rules(body: Expr, occurrence: Access) -> tuple[str, ...]:
                 found["select"] = None
             elif isinstance(node, sympy.Mul) and sum(contains(a, Access) for a in node.args) > 1:
                 found["product"] = None
-    return tuple(found) or ("linear",)
+    return tuple(found) or (("linear",) if paths else ())
 
 
 def local_rule(body: Expr, occurrence: Access, local: Expr) -> str:

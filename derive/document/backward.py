@@ -250,7 +250,8 @@ class _Told:
         """Of the first gradient that is a sum of inputs over samples, what it is a sum of."""
         maker = self.maker
         batch = batch_size(maker.program)
-        if not isinstance(eq.body, SumOver) or eq.tensor.role != "gradient" \
+        if "backward.weighted" in self.said or not isinstance(eq.body, SumOver) \
+                or eq.tensor.role != "gradient" \
                 or batch not in [i.size for i in eq.body.bound]:
             return
         factors = Mul.make_args(eq.body.body)

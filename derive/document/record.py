@@ -50,9 +50,7 @@ class Use:
         reduction = _REDUCTION_RULES.get(type(self.source.body))
         if reduction is not None:
             return (reduction,)
-        if not self.source.body.has(self.occurrence):
-            return (self.chain.rule,)
-        return local_rules(self.source.body, self.occurrence)
+        return local_rules(self.source.body, self.occurrence) or (self.chain.rule,)
 
     @property
     def occurrence(self) -> Access:
