@@ -153,12 +153,18 @@ class _Told:
         if "chain:relu" in use.rules:
             self._once("backward.switch")
         self._solved(use)
-        if maker.detail == "full":
+        if self._placed(use):
+            self.blocks.append(Paragraph(maker.words(
+                "backward.place", adjoint=maker.expr(use.cotangent, use.source.indices))))
             self.blocks.append(Display((((), maker.expr(use.chain.after, scope)),)))
         maker.rules.setdefault("indices")
         if not alone or entry.sum is not None or entry.collected is not None:
             self.blocks.append(Paragraph(self._times("backward.contributes", use)))
             self.blocks.append(Display((((), maker.expr(use.body, entry.indices)),)))
+
+    def _placed(self, use: Use) -> bool:
+        """Whether the product with the adjoint is shown before it is gathered from all places."""
+        return self.maker.detail == "full" and use.cotangent != 1
 
     def _times(self, key: str, use: Use) -> Spans:
         """The words for: times the adjoint of what reads the element, at that place."""
@@ -166,7 +172,7 @@ class _Told:
         bound = dict.fromkeys(i for s in use.body.atoms(SumOver) for i in s.bound)
         over = self.maker.words("backward.over", indices=listed(
             [(self.maker.index(i.name),) for i in bound])) if bound else ()
-        if own == 1:
+        if own == 1 or self._placed(use):
             return self.maker.words(f"{key}.one", over=over)
         return self.maker.words(key, over=over,
                                 adjoint=self.maker.expr(own, use.source.indices))

@@ -242,6 +242,7 @@ MESSAGES = {
     "backward.weighted": "A sum over samples: each adds its {input}, weighted with its error "
     "{error}. A sample without error changes nothing; {input} ten times as large makes this "
     "gradient ten times as large, which is why data are brought to one scale first.",
+    "backward.place": "Times the adjoint {adjoint} of what reads it, each place sends back",
     "backward.solve": "Solved for the places that read the element at {place}: {relation}.",
     "backward.over": ", summed over {indices}, for all of which the element is read,",
     "backward.contributes.one": "It contributes{over}",

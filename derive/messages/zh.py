@@ -201,6 +201,7 @@ MESSAGES = {
     "backward.weighted": "对样本求和：每个样本加上它的 {input}，以误差 {error} 为权。"
     "没有误差的样本不起作用；"
     "{input} 放大十倍，这个梯度也放大十倍，所以数据要先化为同一尺度。",
+    "backward.place": "乘以读取它的量的伴随 {adjoint}，每一处传回",
     "backward.solve": "解出读取元素 {place} 的位置：{relation}。",
     "backward.over": "，对 {indices} 求和（每个取值都读取该元素），",
     "backward.contributes": "乘以 {adjoint}{over} 贡献为",
