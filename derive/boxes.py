@@ -125,3 +125,24 @@ def tall(box: Box) -> bool:
     if isinstance(box, Fence | Accent | Colour):
         return tall(box.body)
     return False
+
+
+def width(box: Box | None) -> float:
+    """A rough width of a formula in letters."""
+    if box is None or isinstance(box, Space):
+        return 0.3
+    if isinstance(box, Token):
+        return len(box.text) + (1.2 if box.kind == "op" else 0.0)
+    if isinstance(box, Row):
+        return sum(map(width, box.items))
+    if isinstance(box, Frac):
+        return max(width(box.above), width(box.below)) + 0.5
+    if isinstance(box, Script):
+        return width(box.base) + 0.7 * max(width(box.sub), width(box.sup))
+    if isinstance(box, Under):
+        return max(1.8, *(0.7 * width(line) for line in box.lines))
+    if isinstance(box, Fence | Radical):
+        return width(box.body) + 1.2
+    if isinstance(box, Cases):
+        return max(width(v) + width(c) for v, c in box.rows) + 4
+    return width(box.body) if isinstance(box, Accent | Colour) else 1.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from derive.boxes import Accent, Box, Fence, Frac, Row, Script, Space, Token
+from derive.boxes import Accent, Box, Fence, Frac, Row, Script, Space, Token, width
 from derive.latex import box_latex
 
 _HEIGHT, _ROW, _GAP = 46.0, 84.0, 22.0  # of a node, between layers, between nodes (in px)
@@ -56,9 +56,10 @@ def draw(nodes: Sequence[Node], arrows: Sequence[tuple[str, str]]) -> Picture:
     rows: list[list[str]] = [[] for _ in range(max(rank.values(), default=0) + 1)]
     for node in nodes:
         rows[rank[node.key]].append(node.key)
-    widths = {n.key: max(54.0, 22.0 + 11.0 * text_width(n.label),
-                         22.0 + 9.0 * text_width(n.adjoint) if n.adjoint else 0.0,
-                         20.0 + 6.6 * max(len(n.value), len(n.gradient))) for n in nodes}
+    widths = {n.key: max(54.0, 22.0 + 11.0 * width(_flat(n.label)),
+                         22.0 + 9.0 * width(_flat(n.adjoint)),
+                         20.0 + 6.6 * max(len(n.value), len(n.gradient)))
+              + (6.0 if n.kind == "parameter" else 0.0) for n in nodes}
     valued = any(n.value or n.gradient for n in nodes)
     height = _HEIGHT + (32.0 if valued else 0.0)
     bends = {
@@ -98,60 +99,66 @@ def _ranks(keys: list[str], arrows: list[tuple[str, str]]) -> dict[str, int]:
 
 def _places(rows: list[list[str]], arrows: list[tuple[str, str]], widths: Mapping[str, float],
             step: float) -> dict[str, tuple[float, float]]:
-    near: dict[str, list[str]] = {}
+    """Centres of all nodes: in sweeps over the rows each node is drawn to the weighted mean of its
+    neighbours. Long arrows weigh most, so that they are straight (Gansner, Koutsofios, North and
+    Vo 1993), given tensors least, so that what is computed runs down in a line."""
+    computed = {b for _, b in arrows}  # the bends of long arrows among them: their keys have a ~
+    near: dict[str, list[tuple[str, float]]] = {}
     for a, b in arrows:
-        near.setdefault(a, []).append(b)
-        near.setdefault(b, []).append(a)
+        pull = (1.0, 2.0, 8.0)[(a[0] + b[0]).count("~")] if a in computed else 0.1
+        near.setdefault(a, []).append((b, pull))
+        near.setdefault(b, []).append((a, pull))
+    firm = {k: 1.0 if k in computed else 0.1 for line in rows for k in line}
     x: dict[str, float] = {}
     for line in rows:
-        _spread(line, {k: float(i) for i, k in enumerate(line)}, widths, x)
-    for sweep in range(8):
+        _spread(line, {k: 90.0 * i for i, k in enumerate(line)}, firm, widths, x)
+    for sweep in range(24):
         for line in rows if sweep % 2 == 0 else rows[::-1]:
             wish = {
-                k: sum(x[m] for m in near[k]) / len(near[k]) if near.get(k) else x[k]
-                for k in line
+                k: sum(w * x[m] for m, w in near[k]) / sum(w for _, w in near[k])
+                if near.get(k) else x[k] for k in line
             }
-            _spread(sorted(line, key=lambda k: wish[k]), wish, widths, x)
+            _spread(sorted(line, key=lambda k: wish[k]), wish, firm, widths, x)
     return {k: (x[k], r * step + step / 2) for r, line in enumerate(rows) for k in line}
 
 
-def _spread(line: list[str], wish: Mapping[str, float], widths: Mapping[str, float],
-            x: dict[str, float]) -> None:
-    """Put a row's nodes as near to where they wish as their widths allow."""
-    edge = float("-inf")
+def _spread(line: list[str], wish: Mapping[str, float], firm: Mapping[str, float],
+            widths: Mapping[str, float], x: dict[str, float]) -> None:
+    """Put a row's nodes as near to where they wish as their widths allow, in the least squares:
+    nodes that would overlap move together to the mean of their wishes (isotonic regression)."""
+    blocks: list[tuple[float, float, int]] = []  # mean, weight, nodes; without their offsets
+    offsets: list[float] = []
+    edge = 0.0
     for key in line:
-        x[key] = max(wish[key], edge + widths[key] / 2)
-        edge = x[key] + widths[key] / 2 + _GAP
-    if line:  # pushed only to the right so far: centre the row on its wishes
-        shift = sum(wish[k] - x[k] for k in line) / len(line)
-        for key in line:
-            x[key] += shift
+        offsets.append(edge + widths[key] / 2)
+        edge += widths[key] + _GAP
+        mean, weight, count = wish[key] - offsets[-1], firm[key], 1
+        while blocks and blocks[-1][0] >= mean:
+            other, more, nodes = blocks.pop()
+            mean = (mean * weight + other * more) / (weight + more)
+            weight, count = weight + more, count + nodes
+        blocks.append((mean, weight, count))
+    starts = [mean for mean, _, count in blocks for _ in range(count)]
+    for key, start, offset in zip(line, starts, offsets, strict=True):
+        x[key] = start + offset
 
 
-def text_width(box: Box | None) -> float:
-    """A rough width of a box in letters."""
-    if box is None:
-        return 0.0
-    if isinstance(box, Token):
-        return float(len(box.text))
-    if isinstance(box, Row):
-        return sum(map(text_width, box.items))
-    if isinstance(box, Script):
-        return text_width(box.base) + 0.7 * max(text_width(box.sub), text_width(box.sup))
+def _flat(box: Box | None) -> Box:
+    """A label as it stands in a picture: on one line, a fraction with its slash."""
     if isinstance(box, Frac):
-        return text_width(box.above) + text_width(box.below) + 1
-    if isinstance(box, Accent | Fence):
-        return text_width(box.body) + (2 if isinstance(box, Fence) else 0)
-    return 0.5
+        return Row((_flat(box.above), Token("/", "punct"), _flat(box.below)))
+    if isinstance(box, Row):
+        return Row(tuple(map(_flat, box.items)))
+    return Row(()) if box is None else box
 
 
 # -- SVG --------------------------------------------------------------------------------------
 def picture_svg(picture: Picture, title: str) -> str:
     """The picture as an ``<svg>`` element without script or outside reference; colours come from
     the classes of the page's style."""
-    width, height = picture.size
+    across, height = picture.size
     parts = [
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" '
+        f'<svg viewBox="0 0 {across:.0f} {height:.0f}" width="{across:.0f}" height="{height:.0f}" '
         f'role="img" class="graph" xmlns="http://www.w3.org/2000/svg"><title>{escape(title)}'
         '</title><defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto"><path d="M0 0.8 L7.5 4 L0 7.2 z" class="tip"/></marker>'
@@ -171,12 +178,14 @@ def _curve(picture: Picture, a: str, b: str) -> str:
         start, end = x1 + picture.widths[a] / 2, x2 + picture.widths[b] / 2
         bend = side + 26
         return f"M{start:.1f} {y1:.1f} C{bend:.1f} {y1:.1f} {bend:.1f} {y2:.1f} {end:.1f} {y2:.1f}"
-    half = picture.height / 2
-    points = [(x1, y1 + half), *picture.bends.get((a, b), ()), (x2, y2 - half - 1)]
-    path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
-    for (u1, v1), (u2, v2) in pairwise(points):
-        bend = min(26.0, (v2 - v1) / 2 + 8)
-        path += f" C{u1:.1f} {v1 + bend:.1f} {u2:.1f} {v2 - bend:.1f} {u2:.1f} {v2:.1f}"
+    half = picture.height / 2  # between rows an arrow bends, beside nodes it runs straight down
+    stops = [(x1, y1), *picture.bends.get((a, b), ()), (x2, y2 - 1)]
+    path = f"M{x1:.1f} {y1 + half:.1f}"
+    for (u1, v1), (u2, v2) in pairwise(stops):
+        above, below = v1 + half, v2 - half
+        bend = (below - above) * 0.6
+        path += (f" C{u1:.1f} {above + bend:.1f} {u2:.1f} {below - bend:.1f} {u2:.1f} {below:.1f}"
+                 + (f" V{v2 + half:.1f}" if (u2, v2) != stops[-1] else ""))
     return path
 
 
@@ -193,7 +202,7 @@ def _node_svg(picture: Picture, node: Node) -> str:
     lines += [("value", escape(node.value))] if node.value else []
     lines += [("adjoint", svg_text(node.adjoint))] if node.adjoint else []
     lines += [("gradient", escape(node.gradient))] if node.gradient else []
-    first = y + (5 if len(lines) == 1 else 6 - 9.5 * (len(lines) - 1))
+    first = y + (5 if len(lines) == 1 else 4.5 - 9.5 * (len(lines) - 1))
     text = "".join(
         f'<text class="{kind}" x="{x:.1f}" y="{first + 19 * k:.1f}">{line}</text>'
         for k, (kind, line) in enumerate(lines))
@@ -204,7 +213,7 @@ def _node_svg(picture: Picture, node: Node) -> str:
     return f'<a href="#eq-{node.number}">{drawn}</a>' if node.number else drawn
 
 
-def svg_text(box: Box, shift: float = 0.0) -> str:
+def svg_text(box: Box) -> str:
     """A small formula as SVG text: letters, accents, subscripts, a slash for a fraction."""
     if isinstance(box, Token):
         style = ' font-style="italic"' if box.kind in ("var", "bold") else ""
@@ -216,18 +225,22 @@ def svg_text(box: Box, shift: float = 0.0) -> str:
         while isinstance(inner, Accent):
             inner = inner.body
         letter = inner.text if isinstance(inner, Token) else "?"
-        mark = _ACCENTS[box.kind] * (1 if len(letter) == 1 else 0)
-        over = ' text-decoration="overline"' if len(letter) > 1 else ""
+        # a combining macron would cross the stem of an h; marks do not span several letters
+        line = len(letter) > 1 or (box.kind == "bar" and (letter.isupper() or letter in "bdfhklt"))
+        over = ' text-decoration="overline"' if line else ""
+        mark = "" if line else _ACCENTS[box.kind]
         return f'<tspan font-style="italic"{over}>{escape(letter)}{mark}</tspan>'
     if isinstance(box, Script):
         out = svg_text(box.base)
+        if isinstance(box.sup, Token) and set(box.sup.text) == {"′"}:
+            return out + svg_text(box.sup) + svg_text(Script(Row(()), box.sub))
         for part, move in ((box.sub, 4), (box.sup, -6)):
             if part is not None:
                 out += (f'<tspan dy="{move}" font-size="0.72em">{svg_text(part)}</tspan>'
                         f'<tspan dy="{-move}" font-size="0.1em">\u200b</tspan>')
         return out
     if isinstance(box, Frac):
-        return f"{svg_text(box.above)}<tspan>/</tspan>{svg_text(box.below)}"
+        return svg_text(_flat(box))
     if isinstance(box, Fence):
         return f"<tspan>{escape(box.left)}</tspan>{svg_text(box.body)}<tspan>{box.right}</tspan>"
     return "" if isinstance(box, Space) else "<tspan>…</tspan>"
@@ -261,10 +274,10 @@ def picture_tikz(picture: Picture) -> str:
             lines.append(rf"\draw[crarrow] ({ids[a]}.east) to[out=0,in=0,looseness=1.6] "
                          rf"({ids[b]}.east);")
         else:
+            half = picture.height / 2
             way = "".join(
-                rf" to[out=-90,in=90,looseness=0.6] ({x:.1f},{y:.1f})"
-                for x, y in picture.bends.get((a, b), ())
-            )
+                rf" to[out=-90,in=90,looseness=0.6] ({x:.1f},{y - half:.1f})"
+                rf" -- ({x:.1f},{y + half:.1f})" for x, y in picture.bends.get((a, b), ()))
             lines.append(rf"\draw[crarrow] ({ids[a]}.south){way} "
                          rf"to[out=-90,in=90,looseness=0.6] ({ids[b]}.north);")
     return "\n".join([*lines, r"\end{tikzpicture}"])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from derive.program import Equation
 
 _ACCENTS = {"hat": "^", "bar": "¯", "tilde": "~", "dot": "˙", "vec": "→"}
+_LONE = (b.Token("−", "op"), b.Token("+", "op"))
 _BOLD_GREEK = {
     **{chr(0x3B1 + k): chr(0x1D6C2 + k) for k in range(25)},
     **{chr(0x391 + k): chr(0x1D6A8 + k) for k in range(25)},
@@ -31,10 +32,17 @@ def equation_mathml(eq: Equation, symbols: Symbols | None = None) -> str:
     return math(Setter(symbols).set(statement(eq.target, eq.indices, eq.body)), block=True)
 
 
-def math(box: Box, block: bool = False) -> str:
-    """A box as a ``<math>`` element, in a line of text or displayed."""
-    display = ' display="block"' if block else ""
-    return f"<math{display}>{box_mathml(box)}</math>"
+def math(box: Box, block: bool = False, follows: bool = False, tight: bool = False) -> str:
+    """A box as a ``<math>`` element, in a line of text or displayed; ``follows`` if it goes on
+    with a formula that was broken, whose sign stands between what it joins; ``tight`` if it is
+    wider than a line."""
+    kind = " ".join(["more"] * follows + ["tight"] * tight)
+    attributes = (' display="block"' if block else "") + (f' class="{kind}"' if kind else "")
+    made = box_mathml(box)
+    if follows and isinstance(box, b.Row) and isinstance(box.items[0], b.Token) \
+            and box.items[0].kind == "op":
+        made = made.replace("<mo>", '<mo form="infix">', 1)
+    return f"<math{attributes}>{made}</math>"
 
 
 @singledispatch
@@ -74,7 +82,14 @@ def _bold(letter: str) -> str:
 
 @box_mathml.register
 def _(box: b.Row) -> str:
-    return f"<mrow>{''.join(map(box_mathml, box.items))}</mrow>"
+    made = ""
+    for k, item in enumerate(box.items):
+        before = box.items[k - 1] if k else None
+        # behind another sign a minus belongs to what follows, with no space between
+        lone = isinstance(item, b.Token) and item in _LONE and (isinstance(before, b.Under) or (
+            isinstance(before, b.Token) and before.kind == "op"))
+        made += box_mathml(item).replace("<mo>", '<mo form="prefix">') if lone else box_mathml(item)
+    return f"<mrow>{made}</mrow>"
 
 
 @box_mathml.register

@@ -239,7 +239,7 @@ class Recogniser:
         if scalar is None:
             return body
         if isinstance(scalar, n.Fraction) and scalar.above == n.ONE:
-            tall = isinstance(body, n.Chain | n.Hadamard | n.Product)
+            tall = isinstance(body, n.Chain | n.Hadamard | n.Product | n.Fraction)
             return n.Product((scalar, body)) if tall else n.Fraction(body, scalar.below)
         return n.Product((scalar, body))
 

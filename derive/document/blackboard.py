@@ -16,7 +16,7 @@ from sympy import Add, Expr, Integer, Mul
 from derive import notation as n
 from derive.boxes import Box, Token, row
 from derive.document.forms import Maker
-from derive.document.sections import graph_picture
+from derive.document.picture import graph_picture
 from derive.document.tree import (
     Block,
     Coloured,

@@ -12,10 +12,10 @@ from derive.document.checks import check_section
 from derive.document.costs import cost_section
 from derive.document.forms import Maker
 from derive.document.frozen import frozen_section
+from derive.document.picture import graph_section
 from derive.document.sections import (
     conventions_section,
     forward_section,
-    graph_section,
     kernel_section,
     notation_section,
     optimizer_section,

@@ -7,14 +7,15 @@ from html import escape
 
 from markupsafe import Markup
 
-from derive.boxes import Box
+from derive.boxes import Box, Row, Token, width
 from derive.document import tree as t
-from derive.document.breaking import lines, width
+from derive.document.breaking import lines
 from derive.document.template import render, resource
 from derive.graph import picture_svg
 from derive.mathml import math
 
 LINE = 80.0  # letters of a formula that fit the page
+ENTRIES = 24.0  # of a list in a sentence, between two places where a line may end
 BESIDE = (42.0, 35.0)  # of an index form and a matrix form side by side
 
 
@@ -52,7 +53,9 @@ def _(span: str) -> str:
 
 @_span.register
 def _(span: t.Math) -> str:
-    return math(span.box)
+    """A long list in a sentence is a formula for each few entries: a line ends inside of none."""
+    listed = isinstance(span.box, Row) and Token(",", "punct") in span.box.items
+    return " ".join(map(math, lines(span.box, ENTRIES))) if listed else math(span.box)
 
 
 @_span.register
@@ -91,15 +94,14 @@ def _(block: t.Display, words: t.Words) -> str:
     shown = []
     for label, formula in block.lines:
         before = f'<span class="label">{_spans(label)}</span>' if label else ""
-        shown.append(f'<div class="scroll">{before}{_formula(formula.box)}</div>')
+        shown.append(f'<div class="scroll">{before}{displayed(formula.box)}</div>')
     return f'<div class="display">{"".join(shown)}</div>'
 
 
-def _formula(box: Box) -> str:
+def displayed(box: Box) -> str:
     """A formula on lines of its own."""
-    first, *more = lines(box, LINE)
-    return math(first, block=True) + "".join(
-        math(line, block=True).replace("<math", '<math class="more"', 1) for line in more)
+    return "".join(math(line, block=True, follows=bool(k), tight=width(line) > LINE)
+                   for k, line in enumerate(lines(box, LINE)))
 
 
 @_block.register
@@ -113,12 +115,12 @@ def _equation(block: t.Equation, words: t.Words, boxed: bool = False) -> str:
     anchor = f' id="{block.anchor}"' if block.number and not boxed else ""
     kind = "equation result" if block.result and not boxed else "equation"
     note = f'<span class="note">{_spans(block.note)}</span>' if block.note else ""
-    cells = [f'<div class="form scroll">{_formula(block.index.box)}{note}</div>']
+    cells = [f'<div class="form scroll">{displayed(block.index.box)}{note}</div>']
     if block.matrix is not None:
         shapes = "".join(
             f'<span class="shape">{escape(shape)}</span>' for shape in block.shapes
         )
-        cells.append(f'<div class="form matrix scroll">{_formula(block.matrix.box)}{shapes}</div>')
+        cells.append(f'<div class="form matrix scroll">{displayed(block.matrix.box)}{shapes}</div>')
     elif block.contraction:
         cells.append(f'<div class="form matrix scroll"><code>{escape(block.contraction)}</code>'
                      "</div>")

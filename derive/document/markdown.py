@@ -6,11 +6,14 @@ meaning in Markdown stand between ``$`` and backticks.
 
 from __future__ import annotations
 
+import re
 from functools import singledispatch
 
 from derive.document import tree as t
 from derive.graph import picture_mermaid
 from derive.latex import box_latex
+
+_OPERATOR = re.compile(r"\\operatorname\*\{(\w+)\}")
 
 
 def markdown_text(document: t.Document) -> str:
@@ -48,15 +51,15 @@ def _(span: t.Math) -> str:
 
 
 def _latex(formula: t.Math) -> str:
-    """GitHub's renderer knows ``\\operatorname`` only for words that are no commands."""
-    return _named(box_latex(formula.box).replace("\n", " "))
+    return _known(box_latex(formula.box).replace("\n", " "))
 
 
-def _named(latex: str) -> str:
-    """Colours by names that MathJax knows."""
+def _known(latex: str) -> str:
+    """In commands that GitHub's renderer takes: it refuses ``\\operatorname``, and knows colours
+    by names of its own."""
     for way, colour in (("forward", "green"), ("backward", "red")):
         latex = latex.replace(rf"\textcolor{{{way}}}", rf"\textcolor{{{colour}}}")
-    return latex
+    return _OPERATOR.sub(r"\\mathop{\\mathrm{\1}}\\limits", latex)
 
 
 @_span.register
@@ -78,7 +81,7 @@ def _(span: t.Strong) -> str:
 @_span.register
 def _(span: t.Coloured) -> str:
     digits = span.text.replace("−", "-").replace(" ", r"\ ")
-    return "$`" + _named(rf"\textcolor{{{span.way}}}{{{digits}}}") + "`$"
+    return "$`" + _known(rf"\textcolor{{{span.way}}}{{{digits}}}") + "`$"
 
 
 @singledispatch

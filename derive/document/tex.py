@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import singledispatch
 
-from derive.boxes import Box, Row, Token
+from derive.boxes import Box, Row, Token, width
 from derive.document import tree as t
-from derive.document.breaking import lines, width
+from derive.document.breaking import lines
 from derive.document.template import render
 from derive.graph import picture_tikz
 from derive.latex import LETTERS, OPERATORS, box_latex, escape

@@ -103,6 +103,7 @@ MESSAGES = {
     "the loss is framed twice. Arrows show which equation reads what; the gradients flow against "
     "them.",
     "graph.folded": "A box with × stands for repeated layers.",
+    "graph.beside": "Statistics that are only kept for prediction are left out.",
     # forward
     "forward.intro": "Each equation holds for all values of its free indices.",
     "forward.where": "for {indices}",

@@ -155,6 +155,7 @@ MESSAGES = {
     "graph.caption": "每个方框是一个张量，下方红色是它的伴随；圆角框是参数，双框是损失。"
     "箭头表示方程读取的内容；梯度逆着箭头流动。",
     "graph.folded": "带 × 的方框代表重复的层。",
+    "graph.beside": "只为预测而保存的统计量未画出。",
     "forward.intro": "每个方程对其自由下标的所有取值成立。",
     "forward.where": "对 {indices}",
     "forward.first": "其中 {formula}，当 {condition}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import unicodedata
 
 import pytest
@@ -30,6 +31,44 @@ def test_html_is_well_formed_and_closed_in_itself(name):
     assert "default-src 'none'" in html and "http-equiv=\"Content-Security-Policy\"" in html
     ids = [e.get("id") for e in root.iter() if e.get("id")]
     assert len(ids) == len(set(ids))
+
+
+def test_a_long_list_in_a_sentence_may_end_a_line_behind_its_commas():
+    """On a phone: nothing in a formula of a sentence can be broken."""
+    html = html_text(build_document(derived("strided_convolution")))
+    sentences = [p for p in parsed(html).iter("p") if "Solved for" in "".join(p.itertext())]
+    shown = [math for p in sentences for math in p.iter("math")]
+    assert max(len("".join(math.itertext())) for math in shown) < 30
+    assert any("".join(math.itertext()).endswith(",") for math in shown)
+
+
+def mean_of_products() -> dr.Program:
+    net = dr.Network("words as operators")
+    w = net.parameter("W", 3, 4)
+    i, j = w.indices
+    net.loss(dr.sum(dr.logsumexp(w[i, j], j) * dr.max(w[i, j], j), i))
+    return net.program()
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "words"])
+def test_markdown_is_what_github_draws(name):
+    """It refuses some commands of LaTeX, ends a row of a table at every bar, and takes a formula
+    in a sentence only where no letter or digit touches it."""
+    program = dr.derive(NETWORKS[name]() if name in NETWORKS else mean_of_products())
+    text = markdown_text(build_document(program, detail="full", check=True))
+    assert r"\operatorname" not in text and r"\label" not in text and r"\ref" not in text
+    assert not re.findall(r"\w\$`|`\$\w", text)
+    formulas = re.findall(r"\$`([^`]*)`\$", text)
+    blocks = re.findall(r"^(?:> )?```math\n(.*?)\n(?:> )?```$", text, re.MULTILINE | re.DOTALL)
+    assert len(formulas) == text.count("$`") and len(blocks) == text.count("```math")
+    assert not [f for f in (*formulas, *blocks) if "\n" in f.removeprefix("> ") or not f.strip()]
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    tables = "\n".join(line if line.startswith("|") else "" for line in text.splitlines())
+    assert rows and "|" not in "".join(re.findall(r"\$`([^`]*)`\$", tables))
+    for table in re.split(r"\n\n+", tables.strip()):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+    anchors = set(re.findall(r'<a id="([^"]+)"></a>', text))
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
 
 
 def test_names_of_users_are_harmless_everywhere(tmp_path):

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 import derive as dr
-from derive.boxes import Fence, Frac, Script, Token, row
+from derive.boxes import Fence, Frac, Row, Script, Token, row
 from derive.mathml import box_mathml, equation_mathml, math
 from derive.symbols import Symbols
 from tests.networks import NETWORKS
@@ -48,3 +48,10 @@ def test_a_tall_fence_grows_and_a_low_one_does_not():
 
 def test_bold_letters_are_unicode_s():
     assert "𝐖" in box_mathml(Script(Token("W", "bold"), Token("1", "number")))
+
+
+def test_a_minus_behind_a_sign_stands_close_and_a_broken_sum_goes_on_with_its_sign():
+    minus, x = Token("−", "op"), Token("x")
+    assert '<mo form="prefix">−</mo>' in math(Row((Token("y"), Token("=", "op"), minus, x)))
+    assert "form" not in math(Row((Token("y"), minus, x)))
+    assert '<mo form="infix">−</mo>' in math(Row((minus, x)), block=True, follows=True)
