@@ -6,15 +6,11 @@ meaning in Markdown stand between ``$`` and backticks.
 
 from __future__ import annotations
 
-import re
 from functools import singledispatch
 
 from derive.document import tree as t
 from derive.graph import picture_mermaid
 from derive.latex import box_latex
-
-_OPERATOR = re.compile(r"\\operatorname\*\{(\w+)\}")
-
 
 def markdown_text(document: t.Document) -> str:
     """The document as the text of a .md file."""
@@ -55,11 +51,10 @@ def _latex(formula: t.Math) -> str:
 
 
 def _known(latex: str) -> str:
-    """In commands that GitHub's renderer takes: it refuses ``\\operatorname``, and knows colours
-    by names of its own."""
+    """Colours by names that GitHub's renderer knows."""
     for way, colour in (("forward", "green"), ("backward", "red")):
         latex = latex.replace(rf"\textcolor{{{way}}}", rf"\textcolor{{{colour}}}")
-    return _OPERATOR.sub(r"\\mathop{\\mathrm{\1}}\\limits", latex)
+    return latex
 
 
 @_span.register
