@@ -12,6 +12,7 @@ from derive.document import tree as t
 from derive.graph import picture_mermaid
 from derive.latex import box_latex
 
+
 def markdown_text(document: t.Document) -> str:
     """The document as the text of a .md file."""
     parts = [f"# {plain(document.title)}"]
