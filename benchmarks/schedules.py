@@ -42,6 +42,9 @@ SCHEDULES = {
     "three parts, shares": (3, Storage(shares=True)),
     "seven parts": (7, Storage()),
     "three parts, columns": (3, Storage(columns=True)),
+    "two parts, windows as products": (2, Storage(windows="product")),
+    "two parts, windows direct, every tensor kept": (2, Storage(windows="direct", reuse=False)),
+    "three parts, windows direct, shares": (3, Storage(windows="direct", shares=True)),
 }
 
 

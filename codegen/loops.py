@@ -80,8 +80,25 @@ class Matrix:
 
 
 @dataclass(frozen=True)
+class Nest:
+    """Loops of constant bounds that are no matrix product, around a tile of the target: how many
+    turns, and how many elements a turn moves the target, the left and the right factor.
+
+    ``loops``: (turns, target, left, right); ``rows``: (turns, target, left), where the right factor
+    stays; ``columns``: neighbours in target and right factor, where the left one stays; ``sums``:
+    (turns, left, right).
+    """
+
+    loops: tuple[tuple[int, int, int, int], ...]
+    rows: tuple[tuple[int, int, int], ...]
+    columns: int
+    sums: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
 class Product:
-    """``target = beta*target + alpha * left @ right``: a matrix product.
+    """``target = beta*target + alpha * left @ right``: a matrix product, or (``nest``) a sum of
+    products in a nest of loops, whose matrices then only say where each of the three begins.
 
     ``places`` are the accesses that it stands for (target, left, right): what is touched in each
     turn of the loops around it. ``rows`` and ``columns`` are the indices that its rows and columns
@@ -96,6 +113,7 @@ class Product:
     places: tuple[Access, Access, Access]
     rows: tuple[Index, ...]
     columns: tuple[Index, ...]
+    nest: Nest | None = None
 
 
 Statement = Loop | Let | Store | If | Product

@@ -19,6 +19,7 @@ from sympy import Add, Expr, Integer, Mul, S, Symbol
 from codegen.alike import Forms, kernel_name
 from codegen.blend import blend
 from codegen.contraction import Contraction, Shapes, conjuncts, contraction, guarded
+from codegen.direct import Direct, direct
 from codegen.fuse import fuse
 from codegen.loops import (
     HI,
@@ -148,7 +149,7 @@ class Lowering:
         free = [i for i in eq.indices if i not in fixed]
         body = alpha_rename(guarded(eq.body), {i.name for i in eq.indices})
         plain: list[Expr] = []
-        products: list[Contraction] = []
+        products: list[Contraction | Direct] = []
         apart: list[tuple[Expr, SumOver, bool]] = []
         for term in Add.make_args(body):
             kind, value = self.split(term, eq, free, fixed)
@@ -195,7 +196,10 @@ class Lowering:
         factor = Mul(*(f for f in Mul.make_args(inner) if f is not sums[0]))
         if factor.has(Reduction):
             return "plain", term
-        product = contraction(eq.target, factor, sums[0], self.shapes, self.part, fixed, guard)
+        product: Contraction | Direct | None = contraction(
+            eq.target, factor, sums[0], self.shapes, self.part, fixed, guard)
+        if product is None and not (guard or fixed):
+            product = direct(eq.target, factor, sums[0], self.shapes, self.part)
         if product is not None:
             return "product", product
         if guard:

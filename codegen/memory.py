@@ -19,6 +19,7 @@ from sympy import Expr, Integer, Mul, S, Symbol
 
 from codegen.memory_blocks import block_rows, blockable
 from codegen.memory_lives import Life, aligned, lay_out
+from codegen.rates import RATES, Rates, Ways
 from codegen.schedule import Schedule, Task
 from codegen.shares import PARTS, is_share
 from codegen.tiles import Wanted
@@ -46,6 +47,8 @@ class Storage:
     which intermediates are computed again in the backward pass (None: never).
     ``half``: what has two dims or more, and is not wanted when all is done, is stored in 16 bits.
     ``columns``: there are phases split over columns, which saves barriers between statistics.
+    ``windows``: how sums over windows are computed: one of `codegen.rates.WAYS` for all, or pairs
+    of an equation's name and one of these ("auto": what should take least by the ``rates``).
     """
 
     reuse: bool = True
@@ -55,6 +58,8 @@ class Storage:
     columns: bool = False
     tiles: Wanted = None
     recompute: int | None = None
+    windows: Ways = "auto"
+    rates: Rates = RATES
 
 
 @dataclass(frozen=True)

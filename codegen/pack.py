@@ -15,22 +15,34 @@ one dim or several.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import sympy
 from sympy import Add, Expr, Mul
 
 from codegen.contraction import conjuncts, contraction, factors_of, guarded
+from codegen.rates import RATES, Rates, Ways
+from codegen.windows import direct_choice
 from derive.nodes import Access, Index, Select, SumOver, alpha_rename, fresh
 from derive.program import Equation, Program, Tensor
 
-_Choice = tuple[Tensor, Equation | None, Expr]  # packed tensor, its equation if new, the term
 REUSE = 4  # products that each packed element takes part in, from which on packing pays
 
 
 @dataclass(frozen=True)
-class _Window:
+class Choice:
+    """One way to compute a term: the equations of its further tensors (with keys by which equal
+    ones are found again), the term, and how many nanoseconds it should take."""
+
+    way: str
+    made: tuple[tuple[Hashable, Equation], ...]
+    body: Expr
+    cost: float
+
+
+@dataclass(frozen=True)
+class Window:
     """A term ``factor * sum over bound of [conditions] number * windowed * other``."""
 
     factor: Expr
@@ -43,11 +55,13 @@ class _Window:
 class Packing:
     """Rewrites the equations of one program; tensors that are equal are packed once."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, ways: Ways = "auto", rates: Rates = RATES,
+                 device: bool = False) -> None:
+        self.program, self.ways, self.rates, self.device = program, ways, rates, device
         self.shapes = {n: t.shape for n, t in program.tensors.items()}
-        self.known: dict[tuple[object, ...], Tensor] = {}
+        self.known: dict[Hashable, Tensor] = {}
         self.equations: list[Equation] = []
+        self.chosen: dict[str, str] = {}
 
     def run(self) -> Program:
         recurrent = {eq.name for g in self.program.groups if g.recurrent for eq in g.equations}
@@ -66,14 +80,26 @@ class Packing:
         window = _window(term)
         if window is None or self.is_product_as_it_is(eq, term):
             return term
-        choices = [c for c in (self.patches(eq, window), self.partial(eq, window)) if c]
+        choices = self.choices(eq, window)
+        wanted = self.ways if isinstance(self.ways, str) else dict(self.ways).get(eq.name, "auto")
+        forced = [c for c in choices if c.way == wanted]
+        choices = forced if forced or wanted == "product" else choices
         if not choices:
             return term
-        tensor, made, body = min(choices, key=lambda c: _work(eq, c))
-        if made is not None:
+        chosen = min(choices, key=lambda c: c.cost)
+        self.chosen[eq.name] = chosen.way
+        for key, made in chosen.made:
+            self.known[key] = made.tensor
             self.equations.append(made)
-            self.shapes[tensor.name] = tensor.shape
-        return body
+            self.shapes[made.name] = made.tensor.shape
+        return chosen.body
+
+    def choices(self, eq: Equation, window: Window) -> list[Choice]:
+        """All ways to compute a term."""
+        made = [self.patches(eq, window), self.partial(eq, window)]
+        if not self.device:
+            made.append(direct_choice(self, eq, window))
+        return [c for c in made if c is not None]
 
     def name(self, stem: str, eq: Equation) -> str:
         taken = {*self.program.tensors, *(e.name for e in self.equations)}
@@ -83,32 +109,47 @@ class Packing:
             name = f"_{stem}{number}_{eq.name.strip('_')}"
         return name
 
-    def patches(self, eq: Equation, w: _Window) -> _Choice | None:
+    def patches(self, eq: Equation, w: Window) -> Choice | None:
         indices = _patch_order(w.windowed)
-        if _count(_own(w.other) - set(indices)) < REUSE:
+        if count(own_indices(w.other) - set(indices)) < REUSE:
             return None
         if any(not c.atoms(Index) <= set(indices) for c in w.conditions):
             return None
         body = Select(sympy.And(*w.conditions), w.windowed, 0)
-        places = {i: Index(f"_{n}", i.size) for n, i in enumerate(indices)}
-        key = (body.xreplace(places), tuple(i.size for i in indices))
-        tensor, made = self.known.get(key), None
-        if tensor is None:
-            tensor = Tensor(self.name("patches", eq), indices, origin=("packed", eq.name))
-            made = Equation(tensor, indices, body, eq.why)
+        tensor, made = self.packed("patches", eq, indices, body)
         sum_ = SumOver(tensor.at(*indices) * w.other, *w.bound)
         if not self.is_product(eq, w.factor, sum_, tensor):
             return None
-        self.known[key] = tensor
-        return tensor, made, w.factor * sum_
+        return self.choice("product", eq, made, w.factor * sum_,
+                           self.rates.patch*sum(count(m.indices) for _, m in made))
 
-    def partial(self, eq: Equation, w: _Window) -> _Choice | None:
+    def packed(self, stem: str, eq: Equation, indices: tuple[Index, ...], body: Expr
+               ) -> tuple[Tensor, tuple[tuple[Hashable, Equation], ...]]:
+        """A tensor of such elements: the one that is there, or one of a new equation."""
+        places = {i: Index(f"_{n}", i.size) for n, i in enumerate(indices)}
+        key = (body.xreplace(places), tuple(i.size for i in indices))
+        if key in self.known:
+            return self.known[key], ()
+        tensor = Tensor(self.name(stem, eq), indices, origin=("packed", eq.name))
+        return tensor, ((key, Equation(tensor, indices, body, eq.why)),)
+
+    def choice(self, way: str, eq: Equation, made: tuple[tuple[Hashable, Equation], ...],
+               body: Expr, moved: float, rate: float = 1.0) -> Choice:
+        """A way whose sum of products takes the share ``rate`` of what the machine can do, and what
+        it moves beside it so many nanoseconds."""
+        readers = [m for _, m in made if m.body.has(SumOver)] or [replace(eq, body=body)]
+        summed = {i for s in readers[0].body.atoms(SumOver) for i in s.bound}
+        work = count({*readers[0].indices, *summed})
+        each = self.rates.direct if way == "direct" else self.rates.product
+        return Choice(way, made, body, moved + work*each/rate)
+
+    def partial(self, eq: Equation, w: Window) -> Choice | None:
         plain = {e for e in w.windowed.where if isinstance(e, Index)}
         windows = {i for e in w.windowed.where if e not in plain for i in e.atoms(Index)}
         windows |= {i for c in w.conditions for i in c.atoms(Index)}
-        inner = tuple(i for i in w.bound if i not in windows and i in _own(w.other))
+        inner = tuple(i for i in w.bound if i not in windows and i in own_indices(w.other))
         outer = tuple(i for i in w.bound if i not in inner)
-        if not inner or not set(inner) <= plain or _count(inner) < REUSE:
+        if not inner or not set(inner) <= plain or count(inner) < REUSE:
             return None
         taken = {i.name for i in (*eq.indices, *w.bound)}
         own = self.program.tensors[w.windowed.name].indices
@@ -131,7 +172,9 @@ class Packing:
         moved = iter(e for e in w.windowed.where if e not in plain)
         at = tensor.at(*kept, *rest, *moved)
         value: Expr = Select(sympy.And(*w.conditions), at, 0)
-        return tensor, made, w.factor * (SumOver(value, *outer) if outer else value)
+        return self.choice("product", eq, ((tensor, made),),
+                           w.factor * (SumOver(value, *outer) if outer else value),
+                           self.rates.partial*count(indices))
 
     def is_product_as_it_is(self, eq: Equation, term: Expr) -> bool:
         """Whether a term whose places are shifted only is a product already."""
@@ -144,12 +187,21 @@ class Packing:
         return contraction(eq.target, factor, node, shapes, None) is not None
 
 
-def pack(program: Program) -> Program:
-    """The program with products over windows as products of packed tensors."""
-    return Packing(program).run()
+def pack(program: Program, ways: Ways = "auto", rates: Rates = RATES, device: bool = False
+         ) -> Program:
+    """The program with products over windows as products of packed tensors, or as sums that a nest
+    of loops takes as they are.
+
+    Args:
+        ways: one of `WAYS` for all equations, or pairs of an equation's name and a way; for "auto",
+            and where another than "product" cannot be done, what should take the least time.
+        rates: what this machine takes for each element.
+        device: for a GPU: products alone.
+    """
+    return Packing(program, ways, rates, device).run()
 
 
-def _window(term: Expr) -> _Window | None:
+def _window(term: Expr) -> Window | None:
     """The parts of a term in which exactly one of two factors has a dim with several indices."""
     sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
     if len(sums) != 1:
@@ -173,10 +225,10 @@ def _window(term: Expr) -> _Window | None:
     moved = [i for e in windows[0].where if not isinstance(e, Index) for i in e.atoms(Index)]
     if len({*bare, *moved}) != len(bare) + len(moved):  # an index in two dims
         return None
-    return _Window(factor * number, sums[0].bound, conditions, windows[0], other)
+    return Window(factor * number, sums[0].bound, conditions, windows[0], other)
 
 
-def _own(access: Access) -> set[Index]:
+def own_indices(access: Access) -> set[Index]:
     return {i for e in access.where for i in e.atoms(Index)}
 
 
@@ -188,24 +240,15 @@ def _patch_order(access: Access) -> tuple[Index, ...]:
         if isinstance(e, Index):
             plain.append(e)
             continue
-        inside = sorted(e.atoms(Index), key=lambda i: (not i.size.is_Integer, _count([i]), i.name))
+        inside = sorted(e.atoms(Index), key=lambda i: (not i.size.is_Integer, count([i]), i.name))
         taps += inside[:-1]
         positions += inside[-1:]
     return (*plain, *taps, *positions)
 
 
-def _count(indices: Sequence[Index] | set[Index]) -> int:
+def count(indices: Sequence[Index] | set[Index]) -> int:
     """How many values; sizes known at run time only count as 64."""
     total = 1
     for index in indices:
         total *= int(index.size) if index.size.is_Integer else 64
     return total
-
-
-def _work(eq: Equation, choice: _Choice) -> int:
-    """Operations of the product, and what writing and reading the packed tensor costs beside."""
-    tensor, made, body = choice
-    moved = 4 * _count(tensor.indices) if made is not None else 0
-    reader = made if made is not None and made.body.has(SumOver) else replace(eq, body=body)
-    summed = {i for s in reader.body.atoms(SumOver) for i in s.bound}
-    return moved + _count({*reader.indices, *summed})

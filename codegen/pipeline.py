@@ -211,7 +211,7 @@ def compile_program(program: Program, optimizer: Optimizer,
     parameters = flat_layout(kept, "p")
     trained = flat_layout(learnt, "p").total
     states = flat_layout(program.role("state"), "s")
-    packed = pack(single_taps(program))
+    packed = pack(single_taps(program), storage.windows, storage.rates, device)
     if not device:
         batch = choose_batch(packed)
         packed = shared_sums(hoist_rows(packed, batch), batch, storage.shares)

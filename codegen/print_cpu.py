@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Sequence
 
 from sympy import Expr, Symbol
 
-from codegen.loops import HI, LO, Kernel, Loop, Matrix, Product, expressions, statements
+from codegen.loops import (
+    HI,
+    LO,
+    Kernel,
+    Loop,
+    Matrix,
+    Nest,
+    Product,
+    expressions,
+    statements,
+)
 from codegen.print_statements import StatementPrinter, identifier, indices_of, polynomial
 from codegen.scalars import ScalarPrinter
 from codegen.vector_math import vectorised
@@ -56,6 +68,12 @@ class KernelPrinter(StatementPrinter):
         return super().limits(node)
 
     def product(self, node: Product, depth: int) -> None:
+        if node.nest is not None:
+            name = nest_name(node.nest, node.beta)
+            self.scalars.functions[name] = nest_text(name, node.nest, node.beta)
+            starts = (self._start(m) for m in (node.target, node.left, node.right))
+            self.line(depth, f"{name}({', '.join(starts)}, {self.scalars.value(node.alpha)})")
+            return
         matrices = [self._matrix(m) for m in (node.left, node.right, node.target)]
         alpha = self.scalars.value(node.alpha)
         rows, inner, columns = (
@@ -66,8 +84,33 @@ class KernelPrinter(StatementPrinter):
                          f"{matrices[1]}, F({node.beta}), {matrices[2]})")
 
     def _matrix(self, matrix: Matrix) -> str:
-        start, row, column = map(self.scalars.index, (matrix.start, matrix.row, matrix.column))
-        return f"at({self.names[matrix.name]}, {start}), {row}, {column}"
+        row, column = map(self.scalars.index, (matrix.row, matrix.column))
+        return f"{self._start(matrix)}, {row}, {column}"
+
+    def _start(self, matrix: Matrix) -> str:
+        return f"at({self.names[matrix.name]}, {self.scalars.index(matrix.start)})"
+
+
+def nest_name(nest: Nest, beta: int) -> str:
+    """The name of a function for such a nest: the same wherever it is the same nest."""
+    rows, inner = (math.prod(n for n, *_ in loops) for loops in (nest.rows, nest.sums))
+    key = hashlib.sha256(repr((nest, beta)).encode()).hexdigest()[:6]
+    return f"direct_{rows}x{nest.columns}x{inner}_{key}"
+
+
+def nest_text(name: str, nest: Nest, beta: int) -> str:
+    """The function that runs a nest."""
+    made = f"_nest({nest.loops}, {nest.rows}, {nest.columns}, {nest.sums}, {beta})"
+    return f"""_{name} = {made}
+if numba.config.DISABLE_JIT:
+    {name} = _{name}
+else:
+
+    @numba.cfunc(_NEST, **OPTIONS)
+    def _{name}_called(target, left, right, alpha):
+        _{name}(target, left, right, alpha)
+
+    {name} = _symbol("{name}", _{name}_called)"""
 
 
 def sliced(kernel: Kernel) -> dict[str, int]:

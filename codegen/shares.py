@@ -15,6 +15,7 @@ in front.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from sympy import Expr, Mul, Symbol
@@ -24,12 +25,17 @@ from derive.program import Equation, Program, Tensor
 
 PARTS = Symbol("_parts", integer=True, positive=True)  # how many threads have a share
 SMALLER = 2  # times that a row of what is summed is larger than the result, at least
+OFTEN = 16  # or how many products of one row each element of the result is a sum of
 WORTH = 256  # elements of such a row, at least
 
 
 def is_share(tensor: Tensor) -> bool:
     """Whether a tensor is a share of a sum over all rows."""
     return tensor.origin is not None and tensor.origin[0] == "share"
+
+
+def _is_packed(tensor: Tensor) -> bool:
+    return tensor.origin is not None and tensor.origin[0] == "packed"
 
 
 def share_index(eq: Equation, batch: Symbol) -> Index:
@@ -44,13 +50,36 @@ def shared_sums(program: Program, batch: Symbol | None, wanted: bool | None = No
         return program
     recurrent = {eq.name for g in program.groups if g.recurrent for eq in g.equations}
     equations: list[Equation] = []
+    copied: set[str] = set()  # packed sums of shares
     for eq in program.equations:
-        smallest = 0 if wanted else max(WORTH, SMALLER*_count(eq.tensor.shape))
+        smallest = 0 if wanted else max(
+            WORTH, 0 if _summed_often(eq) else SMALLER*_count(eq.tensor.shape))
         whole = eq.name in recurrent or is_share(eq.tensor)
         cut = None if whole else _cut(eq, program, batch, smallest)
         equations += [eq] if cut is None else cut
+        if cut is not None and _is_packed(eq.tensor) and isinstance(cut[1].body, SumOver):
+            copied.add(eq.name)
+    equations = _read_once(equations, copied)
     tensors = {**program.tensors, **{eq.name: eq.tensor for eq in equations}}
     return replace(program, tensors=tensors, equations=tuple(equations))
+
+
+def _read_once(equations: list[Equation], totals: Collection[str]) -> list[Equation]:
+    """The packed ones of the sums of shares added up where they are copied to, not before."""
+    known = {eq.name: eq.body for eq in equations if eq.name in totals}
+    out: list[Equation] = []
+    for eq in equations:
+        read = [n for n in eq.reads if n in known]
+        if len(read) == 1 and eq.name not in known:
+            (place,) = (a for a in accesses(eq.body) if a.name == read[0])
+            total = known[read[0]]
+            (share,) = accesses(total)
+            number = fresh(total.bound[0], {i.name for i in eq.indices})
+            there = SumOver(share.func(share.name, number, *place.where), number)
+            eq = replace(eq, body=eq.body.xreplace({place: there}))
+        out.append(eq)
+    read_still = {n for eq in out for n in eq.reads}
+    return [eq for eq in out if eq.name not in known or eq.name in read_still]
 
 
 def _cut(eq: Equation, program: Program, batch: Symbol, smallest: int
@@ -69,8 +98,8 @@ def _cut(eq: Equation, program: Program, batch: Symbol, smallest: int
     made = [program.tensors[n].shape for n in eq.reads if n in program.defined]
     if max((_count(s) for s in made if batch in s), default=-1) < smallest:
         return None
-    tensor = Tensor(program.unused(f"_share_{eq.name}"), eq.tensor.indices,
-                    origin=("share", eq.name))
+    of = eq.tensor.origin[1] if eq.tensor.origin and _is_packed(eq.tensor) else eq.name
+    tensor = Tensor(program.unused(f"_share_{eq.name}"), eq.tensor.indices, origin=("share", of))
     number = fresh(Index("n", PARTS), {i.name for i in eq.indices})
     total = SumOver(tensor.at(number, *eq.indices), number)
     return [Equation(tensor, eq.indices, sums[0], eq.why), replace(eq, body=factor*total)]
@@ -84,6 +113,13 @@ def _keeps_to(node: SumOver, row: Index, program: Program) -> bool:
             if (size == batch) != (where == row) or (where != row and row in where.free_symbols):
                 return False
     return True
+
+
+def _summed_often(eq: Equation) -> bool:
+    """Whether each element is a sum of many products in every row, so that the row's share of the
+    result is in the cache for long, however large it is."""
+    inner = bound_indices(eq.body)
+    return _is_packed(eq.tensor) and _count(tuple(i.size for i in inner)) >= OFTEN
 
 
 def _count(shape: tuple[Expr, ...]) -> int:
