@@ -13,8 +13,9 @@ from codegen.footprint import footprint_text, shown_bytes
 from codegen.half import STORAGES
 from codegen.memory import Storage
 from codegen.model import Model
-from codegen.module import load, render, render_cuda, write
+from codegen.module import cache_path, load, render, render_cuda, write
 from codegen.pipeline import SHOWN, STORAGE, Compiled, compile_program
+from codegen.rates import WAYS, read_kept
 from codegen.recompute import AUTO
 from derive.errors import DeclarationError, MissingError, nearest
 from derive.jacobians import gauss_newton_vector
@@ -31,7 +32,7 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
             dtype: str = "float32", parallel: bool | Literal["auto"] = "auto",
             threads: int | None = None, directory: str | Path | None = None,
             device: str | None = None, storage: Storage = STORAGE,
-            recompute: str | int = "auto") -> Model:
+            recompute: str | int = "auto", tune: bool | float = False) -> Model:
     """Compile a derived program for this machine.
 
     Args:
@@ -52,6 +53,8 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
         recompute: how many bytes training may take with 64 of each run-time size on two threads
             (what `emit` tells): above that, intermediates are computed again in the backward pass.
             "auto" is 8 GiB, and takes what is least above it; "none" keeps all. The CPU's.
+        tune: measure each way of each sum over windows here and take the fastest (`codegen.tune`);
+            a number is of how many seconds at most. The CPU's.
 
     Returns:
         A `Model`; call ``initialize`` or ``load`` before training.
@@ -62,6 +65,7 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
         DerivationError: the program has no loss or no gradients.
         MissingError: ``device="cuda"`` and there is none: says what is missing.
         DeclarationError: training takes more than ``recompute`` bytes whatever is computed again.
+        DataError: what was measured on this machine cannot be read, or written (``tune``).
     """
     _known("dtype", dtype, DTYPES)
     chosen = optimizer or sgd()
@@ -75,6 +79,7 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
                                expected="float32 or float64",
                                mend='dtype="float32", or target="cuda", device="cuda"')
     # settings are handed over at run time: another learning rate finds the same compiled module
+    storage = _measured(program, storage, dtype, tune, directory)
     compiled = compile_program(program, replace(chosen, settings=dict.fromkeys(chosen.settings, 1)),
                                storage=_limited(storage, recompute, dtype))
     _within(compiled, recompute, dtype)
@@ -149,11 +154,13 @@ def _forward_model(part: Program, outputs: tuple[str, ...], optimizer: Optimizer
 def emit(program: Program, path: str | Path, target: str = "cpu",
          optimizer: Optimizer | None = None, dtype: str = "float32", force: bool = False,
          parallel: bool = True, storage: Storage = STORAGE, recompute: str | int = "auto",
-         report: Callable[[str], object] = lambda line: None, products: str = "own") -> Path:
+         report: Callable[[str], object] = lambda line: None, products: str = "own",
+         tune: bool | float = False) -> Path:
     """Write a standalone module that trains the network; see `codegen.module` for its interface.
 
     A module for the target "cuda" is written without a GPU, too. ``report`` is told how much memory
-    training takes (of the target "cpu"); ``storage`` and ``recompute`` are as for `compile`.
+    training takes (of the target "cpu"), and what was measured; ``storage``, ``recompute`` and
+    ``tune`` are as for `compile`.
     ``products``: "own", or "vendor" for those of cuBLAS through cupy (target "cuda", single or
     double precision).
 
@@ -183,6 +190,10 @@ def emit(program: Program, path: str | Path, target: str = "cpu",
         raise DeclarationError("a module for a GPU keeps all intermediates",
                                expected='recompute="auto" or "none"', got=recompute,
                                mend='target="cpu", or dtype="bfloat16", which halves them')
+    if target == "cpu":
+        storage = _measured(program, storage, dtype, tune, None, report)
+    elif tune is not False:
+        raise DeclarationError("a module for a GPU is not tuned here", mend='target="cpu"')
     compiled = compile_program(program, optimizer or sgd(),
                                storage=_limited(storage, recompute, dtype),
                                device=target == "cuda", half=_half(dtype))
@@ -194,6 +205,25 @@ def emit(program: Program, path: str | Path, target: str = "cpu",
     if target == "cpu":
         report(footprint_text(compiled, dtype))
     return written
+
+
+def _measured(program: Program, storage: Storage, dtype: str, tune: bool | float,
+              directory: str | Path | None, report: Callable[[str], object] = lambda line: None
+              ) -> Storage:
+    """The storage with what is known of this machine, or is measured now."""
+    if isinstance(storage.windows, str):
+        _known("way of sums over windows", storage.windows, WAYS)
+    if tune is not False:
+        from codegen.tune import BUDGET, tuned
+
+        budget = BUDGET if tune is True else tune
+        if not isinstance(budget, int | float) or not 0 < budget < float("inf"):
+            raise DeclarationError("tune is no number of seconds", got=repr(tune),
+                                   expected="True, False or a positive number")
+        return tuned(program, storage, dtype, directory, budget, report)
+    if storage.rates is None:
+        return replace(storage, rates=read_kept(cache_path(directory)).rates)
+    return storage
 
 
 def _limited(storage: Storage, recompute: str | int, dtype: str) -> Storage:

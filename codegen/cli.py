@@ -61,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--show", metavar="STAGE",
                      help="print a stage: simplified, packed, schedule, memory, loops, cost (of "
                           "--target cuda) or text")
+    sub.add_argument("--tune", action="store_true",
+                     help="measure every way of each convolution here, and take the fastest")
     sub.add_argument("--recompute", default="auto", metavar="BYTES",
                      help="bytes that training may take, with 64 of each run-time size on two "
                           "threads: above, intermediates are computed again (auto: 8 GiB; none)")

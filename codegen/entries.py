@@ -74,7 +74,7 @@ class EntryPrinter:
         return [
             "\n".join([f"# the phases of {name} in order, and the rows of their tables",
                        f"{name.upper()} = np.array([", *table, "], dtype=np.int64)"]),
-            "\n".join(["@kernel",
+            "\n".join(["@thin",
                        f"def {name}_part(phase, row, part, parts, {self.arguments}):",
                        *("    " + line for line in self._switch(self.uses))]),
             "\n".join(["@joint",
@@ -262,8 +262,9 @@ def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool,
 
 def launched(name: str, handed: str, arguments: str, last: str, first: str = "") -> list[str]:
     """One parallel loop around ``{name}_team``, with one call in it (Numba's analysis of a
-    parallel loop is costly, and grows with what stands inside), and the function that begins it;
-    where the threads do not meet, one does the work of all."""
+    parallel loop is costly, and grows with what stands inside), and the function that begins it,
+    in Python, since LLVM would go through all of it once more; where the threads do not meet, one
+    does the work of all."""
     extra = ", found" if first else ""
     return [
         "\n".join(["@njit(parallel=True, **OPTIONS)",
@@ -271,7 +272,7 @@ def launched(name: str, handed: str, arguments: str, last: str, first: str = "")
                    "    for member in prange(members):",
                    "        if meet(team, members):",
                    f"            {name}_team(np.int64(member), members, {handed})"]),
-        "\n".join(["@joint", f"def {name}_split({arguments}):",
+        "\n".join([f"def {name}_split({arguments}):",
                    "    team, members = np.zeros(TEAM, np.int64), team_of(parts)",
                    *([f"    {first}"] if first else []),
                    "    if members > 1:",

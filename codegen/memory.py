@@ -19,7 +19,7 @@ from sympy import Expr, Integer, Mul, S, Symbol
 
 from codegen.memory_blocks import block_rows, blockable
 from codegen.memory_lives import Life, aligned, lay_out
-from codegen.rates import RATES, Rates, Ways
+from codegen.rates import Rates, Ways
 from codegen.schedule import Schedule, Task
 from codegen.shares import PARTS, is_share
 from codegen.tiles import Wanted
@@ -48,7 +48,8 @@ class Storage:
     ``half``: what has two dims or more, and is not wanted when all is done, is stored in 16 bits.
     ``columns``: there are phases split over columns, which saves barriers between statistics.
     ``windows``: how sums over windows are computed: one of `codegen.rates.WAYS` for all, or pairs
-    of an equation's name and one of these ("auto": what should take least by the ``rates``).
+    of an equation's name and one of these ("auto": what should take least by the ``rates``; without
+    any, by those that `codegen.rates` states).
     """
 
     reuse: bool = True
@@ -59,7 +60,7 @@ class Storage:
     tiles: Wanted = None
     recompute: int | None = None
     windows: Ways = "auto"
-    rates: Rates = RATES
+    rates: Rates | None = None
 
 
 @dataclass(frozen=True)

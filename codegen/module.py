@@ -22,6 +22,7 @@ import importlib.util
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -47,8 +48,18 @@ def render(compiled: Compiled, dtype: str = "float32", parallel: bool = True,
            filename: str = "kernels.py", cache: bool = False) -> str:
     """The text of an emitted module for the CPU."""
     memory = footprint_text(compiled, dtype) if "gradient" in compiled.entries else ""
+    memory += windows_text(compiled, memory != "")
     return _filled("cpu", compiled, module_parts(compiled, parallel), dtype, filename, cache,
                    parallel=parallel, memory=memory)
+
+
+def windows_text(compiled: Compiled, below: bool) -> str:
+    """Which way each sum over windows goes, for the head of a module."""
+    if not compiled.windows:
+        return ""
+    ways = ", ".join(f"{name} {way}" for name, way in compiled.windows)
+    line = f"Sums over windows (as matrix products of packed ones, or direct): {ways}."
+    return ("\n" if below else "") + "\n".join(textwrap.wrap(line, 98))
 
 
 @uncollected()
@@ -154,14 +165,19 @@ def write(text: str, path: str | Path, force: bool = False) -> Path:
     return path
 
 
+def cache_path(directory: str | Path | None = None) -> Path:
+    """Where compiled modules and measurements are kept, whether or not it is there."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(directory or os.environ.get("CHAINRULE_CACHE") or home / "chainrule")
+
+
 def cache_folder(directory: str | Path | None = None) -> Path:
     """The folder of compiled modules; private, because what lies in it is executed.
 
     Raises:
         MissingError: it cannot be made, or belongs to somebody else.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(directory or os.environ.get("CHAINRULE_CACHE") or home / "chainrule")
+    folder = cache_path(directory)
     mend = "set CHAINRULE_CACHE to a folder of yours"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

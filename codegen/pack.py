@@ -61,7 +61,8 @@ class Packing:
         self.shapes = {n: t.shape for n, t in program.tensors.items()}
         self.known: dict[Hashable, Tensor] = {}
         self.equations: list[Equation] = []
-        self.chosen: dict[str, str] = {}
+        self.chosen: dict[str, str] = {}  # by equation
+        self.possible: dict[str, frozenset[str]] = {}
 
     def run(self) -> Program:
         recurrent = {eq.name for g in self.program.groups if g.recurrent for eq in g.equations}
@@ -81,6 +82,7 @@ class Packing:
         if window is None or self.is_product_as_it_is(eq, term):
             return term
         choices = self.choices(eq, window)
+        self.possible[eq.name] = frozenset(c.way for c in choices)
         wanted = self.ways if isinstance(self.ways, str) else dict(self.ways).get(eq.name, "auto")
         forced = [c for c in choices if c.way == wanted]
         choices = forced if forced or wanted == "product" else choices

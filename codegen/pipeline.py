@@ -31,7 +31,8 @@ from codegen.layouts import laid_out
 from codegen.loops import Kernel
 from codegen.lower import group_tasks, lower_tasks
 from codegen.memory import Layout, Plan, Storage, flat_layout, plan_memory
-from codegen.pack import pack
+from codegen.pack import Packing, pack
+from codegen.rates import RATES
 from codegen.recompute import fit
 from codegen.schedule import Phase, Schedule, Task, choose_batch, make_schedule
 from codegen.shares import shared_sums
@@ -77,6 +78,7 @@ class Compiled:
     entries: dict[str, Entry]
     labels: tuple[str, ...]
     storage: str | None = None  # "float16" or "bfloat16", where some intermediates are stored so
+    windows: tuple[tuple[str, str], ...] = ()  # sums over windows, and the way of each
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -211,7 +213,8 @@ def compile_program(program: Program, optimizer: Optimizer,
     parameters = flat_layout(kept, "p")
     trained = flat_layout(learnt, "p").total
     states = flat_layout(program.role("state"), "s")
-    packed = pack(single_taps(program), storage.windows, storage.rates, device)
+    packing = Packing(single_taps(program), storage.windows, storage.rates or RATES, device)
+    packed = packing.run()
     if not device:
         batch = choose_batch(packed)
         packed = shared_sums(hoist_rows(packed, batch), batch, storage.shares)
@@ -238,7 +241,7 @@ def compile_program(program: Program, optimizer: Optimizer,
     own = {n: t for e in entries.values() for n, t in e.program.tensors.items()}
     packed = replace(packed, tensors={**own, **packed.tensors})
     return Compiled(program, packed, optimizer, parameters, trained, states, _apart(entries),
-                    label_inputs(program), half)
+                    label_inputs(program), half, tuple(packing.chosen.items()))
 
 
 def _apart(entries: dict[str, Entry]) -> dict[str, Entry]:

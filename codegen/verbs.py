@@ -54,7 +54,8 @@ def do_emit(args: argparse.Namespace) -> Outcome:
         memory: list[str] = []
         codegen.emit(derived, out, target=args.target, optimizer=_optimizer(args),
                      dtype=args.dtype, force=args.force, report=memory.append,
-                     recompute=_recompute(args.recompute), products=args.products)
+                     recompute=_recompute(args.recompute), products=args.products,
+                     tune=args.tune)
     return OK, {"module": out, "target": args.target, "memory": " ".join(memory)}, "\n".join(
         [f"wrote {out}", *memory, f"check it with: python {out} --self-test"])
 
