@@ -258,7 +258,26 @@ def optimizer_section(maker: Maker, optimizer: object) -> Section:
         for eq in program.equations:
             shown = own.shown(eq, explain=False)
             blocks.append(Equation(None, shown.index))
+        blocks.append(Paragraph(_settings(own, optimizer)))
     return Section(maker.words("section.optimizer"), "optimizer", 1, tuple(blocks))
+
+
+def _settings(own: Maker, optimizer: object) -> Spans:
+    """The settings of an optimizer with their values, and what it keeps from step to step."""
+    words, read = own.words, {n for eq in own.program.equations for n in eq.reads}
+    values = optimizer.settings  # type: ignore[attr-defined]
+    settings = [(own.symbol(n), f" = {value:g}") for n, value in values.items()
+                if n in read and isinstance(value, int | float)]
+    said = words("optimizer.prime")
+    if settings:
+        said = (*words("optimizer.with", settings=listed(settings)), " ", *said)
+    states = [(own.symbol(t.name),) for t in own.program.role("state")
+              if t.name in read and t.initial == "zeros"]
+    if states:
+        said = (*said, " ", *words("optimizer.states", states=listed(states)))
+    if "t" in read:
+        said = (*said, " ", *words("optimizer.count", count=own.symbol("t")))
+    return said
 
 
 def rules_section(maker: Maker) -> Section:

@@ -323,6 +323,10 @@ MESSAGES = {
     "frozen.gradients": "Bytes of gradients, and of each moment of the optimizer",
     # optimizer, kernel
     "optimizer.intro": "One step of {name} for every parameter $p$ with its gradient $g$:",
+    "optimizer.with": "Here {settings}.",
+    "optimizer.prime": "A prime marks the value after the step.",
+    "optimizer.states": "Kept from step to step, and 0 before the first: {states}.",
+    "optimizer.count": "{count} counts the steps from 1 on.",
     "kernel.intro": "The comments of the kernel carry the numbers of the equations above.",
     # rules
     "rules.intro": "Each rule once, with the reason why it holds.",

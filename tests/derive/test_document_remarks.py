@@ -295,3 +295,14 @@ def test_conventions_speak_of_what_is_there():
     assert "onehot" not in told and "read like data" in told and "Box and Muller" in told
     assert "The loss is divided by $`3\\,B`$" in told
     assert "onehot" in text(classifier())
+
+
+def test_an_optimizer_is_told_with_its_settings_and_what_it_keeps():
+    told = text(classifier(), optimizer=dr.adam(lr=0.02))
+    section = told[told.index("The optimizer's step"):]
+    assert r"$`\mathrm{lr}`$ = 0.02" in section
+    assert "0 before the first: $`m`$, $`v`$" in section
+    assert "$`t`$ counts the steps" in section
+    plain = text(classifier(), optimizer=dr.sgd(lr=0.5))
+    section = plain[plain.index("The optimizer's step"):].split("\n## ")[0]
+    assert "= 0.5" in section and "Kept" not in section and "counts" not in section
