@@ -261,9 +261,10 @@ MESSAGES = {
     "differentiation of the forward equations with an error bar of its own.",
     "check.verdict": "Verdict", "check.pass": "agrees", "check.fail": "differs",
     "check.undecided": "undecided",
-    "check.parameter": "Parameter", "check.points": "Points", "check.directions": "Directions",
+    "check.parameter": "Parameter", "check.directions": "Directions, single elements among them",
     "check.error": "Largest error", "check.bar": "Error bar", "check.worst": "Worst coordinate",
-    "check.seed": "Seed {seed}.", "check.sizes": "Sizes: {sizes}.", "check.method": "Method",
+    "check.seed": "At one random point, away from kinks; seed {seed}.",
+    "check.sizes": "Sizes: {sizes}.", "check.method": "Method",
     "check.none": "No numeric check was asked for.",
     # stability
     "stability.logsumexp": "$\\log\\sum_k e^{z_k}$ is computed as "

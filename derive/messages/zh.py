@@ -218,9 +218,10 @@ MESSAGES = {
     "check.intro": "用双精度计算推导出的梯度，并与前向方程的数值微分比较；数值微分自带误差界。",
     "check.verdict": "结论", "check.pass": "一致", "check.fail": "不一致",
     "check.undecided": "未定",
-    "check.parameter": "参数", "check.points": "点数", "check.directions": "方向数",
+    "check.parameter": "参数", "check.directions": "方向（含单个元素）",
     "check.error": "最大误差", "check.bar": "误差界", "check.worst": "最差坐标",
-    "check.seed": "随机种子 {seed}。", "check.sizes": "大小：{sizes}。", "check.method": "方法",
+    "check.seed": "取一个避开不可导处的随机点；种子 {seed}。", "check.sizes": "大小：{sizes}。",
+    "check.method": "方法",
     "check.none": "未要求数值检验。",
     "stability.logsumexp": "$\\log\\sum_k e^{z_k}$ 按 $m + \\log\\sum_k e^{z_k - m}$ 计算，其中 "
     "$m = \\max_k z_k$：指数不会上溢，且 softmax $e^{z_k - u}$ 不大于 1。",
