@@ -263,7 +263,7 @@ MESSAGES = {
     "check.undecided": "undecided",
     "check.parameter": "Parameter", "check.directions": "Directions, single elements among them",
     "check.error": "Largest error", "check.bar": "Error bar", "check.worst": "Worst coordinate",
-    "check.seed": "At one random point, away from kinks; seed {seed}.",
+    "check.seed": "At one point (seed {seed}; random points keep away from kinks).",
     "check.sizes": "Sizes: {sizes}.", "check.method": "Method",
     "check.none": "No numeric check was asked for.",
     # stability

@@ -220,7 +220,7 @@ MESSAGES = {
     "check.undecided": "未定",
     "check.parameter": "参数", "check.directions": "方向（含单个元素）",
     "check.error": "最大误差", "check.bar": "误差界", "check.worst": "最差坐标",
-    "check.seed": "取一个避开不可导处的随机点；种子 {seed}。", "check.sizes": "大小：{sizes}。",
+    "check.seed": "取一个点（种子 {seed}；随机点避开不可导处）。", "check.sizes": "大小：{sizes}。",
     "check.method": "方法",
     "check.none": "未要求数值检验。",
     "stability.logsumexp": "$\\log\\sum_k e^{z_k}$ 按 $m + \\log\\sum_k e^{z_k - m}$ 计算，其中 "
