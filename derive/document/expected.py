@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +27,21 @@ def equal_scores(program: Program) -> tuple[str, int, str] | None:
         labelled = any(any(isinstance(w, IntegerAccess) for w in a.where)
                        for other in program.forward.equations
                        for a in other.body.atoms(Access) if a.name == scores)
-        loss = _downstream(program, scores) if labelled else {}
+        loss = _downstream(program, scores, np.zeros(int(size)), 0) if labelled else {}
         for name in program.losses:
             if name in loss and abs(loss[name] - math.log(int(size))) < 1e-9:
                 return scores, int(size), name
     return None
+
+
+def is_log_loss(program: Program, scores: str, count: int, loss: str) -> bool:
+    """Whether the loss is minus the logarithm of the softmax of the scores at the label, averaged
+    over samples: evaluated at unequal scores, where one with smoothed labels is not."""
+    if count < 2:
+        return False
+    row = np.sqrt(np.arange(count) + 1.0)  # that of the label is not their mean
+    found = _downstream(program, scores, row, 1)
+    return abs(found.get(loss, math.inf) - (np.log(np.exp(row).sum()) - row[1])) < 1e-9
 
 
 def labels_of(program: Program) -> list[str]:
@@ -38,19 +49,18 @@ def labels_of(program: Program) -> list[str]:
     return [t.name for t in program.given if t.dtype == "int"]
 
 
-def _downstream(program: Program, scores: str) -> dict[str, float]:
-    """The scalars that follow from the scores and the labels alone, the scores all being 0."""
+def _downstream(program: Program, scores: str, row: np.ndarray, label: int) -> dict[str, float]:
+    """The scalars that follow from scores and labels alone, alike for all samples."""
     forward = program.forward
     sizes = default_sizes(forward)
     known = {s: sizes[s.name] for s in forward.sizes}
 
-    def zeros(name: str) -> np.ndarray:
-        tensor = forward.tensors[name]
-        shape = [int(s.xreplace(known)) for s in tensor.shape]
-        return np.zeros(shape, dtype=int if tensor.dtype == "int" else float)
+    def filled(name: str, value: Any) -> np.ndarray:
+        shape = [int(s.xreplace(known)) for s in forward.tensors[name].shape]
+        return np.broadcast_to(value, shape).copy()
 
-    arrays = {name: zeros(name) for name in labels_of(forward)}
-    arrays[scores] = zeros(scores)
+    arrays = {name: filled(name, label) for name in labels_of(forward)}
+    arrays[scores] = filled(scores, row)
     for eq in forward.equations:
         if eq.name != scores and scores in arrays and set(eq.reads) <= set(arrays):
             arrays[eq.name] = evaluate_equation(eq, arrays, known)

@@ -16,7 +16,7 @@ from sympy import Expr
 from derive import notation as n
 from derive.boxes import Box, Fence, Frac, Row, Script, Token, row
 from derive.convolutions import Sign, convolution_form
-from derive.document.expected import equal_scores
+from derive.document.expected import equal_scores, is_log_loss
 from derive.document.folding import Fold, Folding
 from derive.document.record import Entry, Helper, entries
 from derive.document.tree import Equation as Shown
@@ -75,6 +75,11 @@ class Maker:
     def equal_scores(self) -> tuple[str, int, str] | None:
         """The scores, classes and loss of a classifier; see `derive.document.expected`."""
         return equal_scores(self.program)
+
+    @cached_property
+    def log_loss(self) -> bool:
+        """Whether that loss is minus the logarithm of the softmax at the label."""
+        return self.equal_scores is not None and is_log_loss(self.program, *self.equal_scores)
 
     @property
     def story(self) -> list[Entry | Helper]:

@@ -167,7 +167,7 @@ def _of_loss(maker: Maker, eq: Equation) -> list[Spans]:
     if eq.name not in maker.program.losses:
         return []
     first = maker.equal_scores
-    if first is None or first[2] != eq.name:
+    if first is None or first[2] != eq.name or not maker.log_loss:
         return []
     scores, count, loss = first
     return [maker.words(

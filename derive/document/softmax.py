@@ -24,7 +24,7 @@ def example_scores(count: int) -> np.ndarray:
 
 def worked_softmax(maker: Maker) -> list[Block]:
     """A table of one sample's classes: score, shifted score, power, probability, adjoint."""
-    if maker.equal_scores is None:
+    if maker.equal_scores is None or not maker.log_loss:
         return []
     scores, count, _ = maker.equal_scores
     program = maker.program

@@ -306,3 +306,21 @@ def test_an_optimizer_is_told_with_its_settings_and_what_it_keeps():
     plain = text(classifier(), optimizer=dr.sgd(lr=0.5))
     section = plain[plain.index("The optimizer's step"):].split("\n## ")[0]
     assert "= 0.5" in section and "Kept" not in section and "counts" not in section
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_loss_with_smoothed_labels_is_not_called_a_log_likelihood(smoothing):
+    net = dr.Network("smoothed")
+    x, t = net.input("x", "B", 5), net.input("t", "B", dtype=int)
+    net.loss(dr.cross_entropy(dr.dense(x, 3), t, smoothing=smoothing))
+    told = text(dr.derive(net))
+    assert ("negative log-likelihood" in told) == (smoothing == 0)
+    assert ("It is negative at the label only" in told) == (smoothing == 0)
+    assert "training should begin there" in told  # log 3 with and without
+
+
+def test_one_class_alone_is_no_classifier():
+    net = dr.Network("one class")
+    x, t = net.input("x", "B", 5), net.input("t", "B", dtype=int)
+    net.loss(dr.cross_entropy(dr.dense(x, 1), t))
+    assert "negative log-likelihood" not in text(dr.derive(net))
