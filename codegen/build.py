@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +34,8 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
             dtype: str = "float32", parallel: bool | Literal["auto"] = "auto",
             threads: int | None = None, directory: str | Path | None = None,
             device: str | None = None, storage: Storage = STORAGE,
-            recompute: str | int = "auto", tune: bool | float = False) -> Model:
+            recompute: str | int = "auto", tune: bool | float = False,
+            products: str = "own") -> Model:
     """Compile a derived program for this machine.
 
     Args:
@@ -55,6 +58,10 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
             "auto" is 8 GiB, and takes what is least above it; "none" keeps all. The CPU's.
         tune: measure each way of each sum over windows here and take the fastest (`codegen.tune`);
             a number is of how many seconds at most. The CPU's.
+        products: on a GPU, "own" matrix products or the "vendor"'s, of cuBLAS through cupy.
+
+    Where "auto" leaves a GPU alone, because the rule or an option is the CPU's only, a
+    RuntimeWarning says why.
 
     Returns:
         A `Model`; call ``initialize`` or ``load`` before training.
@@ -63,17 +70,23 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
         DeclarationError: an unknown target, device or dtype, two that contradict each other, or
             a parameter whose size is not a number.
         DerivationError: the program has no loss or no gradients.
-        MissingError: ``device="cuda"`` and there is none: says what is missing.
+        MissingError: ``device="cuda"`` and there is none, or the vendor's products and no cupy:
+            says what is missing.
         DeclarationError: training takes more than ``recompute`` bytes whatever is computed again.
         DataError: what was measured on this machine cannot be read, or written (``tune``).
     """
     _known("dtype", dtype, DTYPES)
+    _known("products", products, PRODUCTS)
     chosen = optimizer or sgd()
     if _on_device(target, device):
-        if chosen.curvature:
-            raise DeclarationError(f"the rule {chosen.name!r} runs on the CPU only",
-                                   mend='target="cpu", or a rule that reads the gradient itself')
-        return _device_model(program, chosen, dtype, directory)
+        reason = cpu_only(chosen, recompute, tune)
+        if reason is None:
+            return _device_model(program, chosen, dtype, directory, products=products)
+        if device == "cuda":
+            raise DeclarationError(f"{reason} on the CPU only", got='device="cuda"',
+                                   mend='device="cpu", or "auto", which leaves the GPU alone then')
+        warnings.warn(f"the GPU is left alone: {reason} on the CPU only", RuntimeWarning,
+                      stacklevel=2)
     if dtype in STORAGES:
         raise DeclarationError(f"the CPU's kernels cannot store intermediates as {dtype}",
                                expected="float32 or float64",
@@ -95,10 +108,21 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
         from codegen.gauss_newton import GaussNewtonModel
 
         curved = gauss_newton_vector(program, wrt=list(program.gradients))
-        model = GaussNewtonModel(model, compile(curved, target, None, dtype, parallel, threads,
+        model = GaussNewtonModel(model, compile(curved, "cpu", None, dtype, parallel, threads,
                                                 directory))
     model.set(**chosen.settings)
     return model
+
+
+def cpu_only(optimizer: Optimizer, recompute: str | int, tune: bool | float) -> str | None:
+    """What of a call a GPU cannot do, as the beginning of a sentence; None where it can do all."""
+    if optimizer.curvature:
+        return f"the rule {optimizer.name!r} runs"
+    if recompute not in ("auto", "none"):
+        return f"a limit of memory (recompute={recompute!r}) is kept"
+    if tune:
+        return "ways of sums over windows are measured (tune)"
+    return None
 
 
 def _on_device(target: str | None, wanted: str | None) -> bool:
@@ -123,19 +147,35 @@ def _on_device(target: str | None, wanted: str | None) -> bool:
 
 
 def _device_model(program: Program, optimizer: Optimizer, dtype: str,
-                  directory: str | Path | None, outputs: tuple[str, ...] = ()) -> Model:
+                  directory: str | Path | None, outputs: tuple[str, ...] = (),
+                  products: str = "own") -> Model:
     """A model on a GPU, or on the simulator; ``outputs`` are all that it computes, if given."""
+    vendor = products == "vendor"
+    _vendor_here(vendor, dtype)
     same = replace(optimizer, settings=dict.fromkeys(optimizer.settings, 1))
     compiled = compile_program(program, same, outputs=outputs, device=True, half=_half(dtype))
-    kernels = load(render_cuda(compiled, dtype, cache=not simulated()), directory)
+    kernels = load(render_cuda(compiled, dtype, cache=not simulated(), vendor=vendor), directory)
 
     def only(part: Program, outputs: tuple[str, ...]) -> Model:
         forward = replace(part, gradients={}, updates={}, losses=(), jacobians={})
-        return _device_model(forward, optimizer, dtype, directory, outputs)
+        return _device_model(forward, optimizer, dtype, directory, outputs, products)
 
     model = Model(compiled, kernels, 1, only)
     model.set(**optimizer.settings)
     return model
+
+
+def _vendor_here(vendor: bool, dtype: str) -> None:
+    """Refuses the vendor's matrix products where they cannot be called."""
+    if vendor and dtype in STORAGES:
+        raise DeclarationError(
+            "matrix products by the vendor's library are in single or double precision",
+            got=f"dtype={dtype!r}", mend='dtype="float32", or products="own"')
+    if vendor and find_spec("cupy") is None:
+        raise MissingError(
+            "matrix products by the vendor's library are called through cupy, which is not "
+            "installed", mend="python -m pip install cupy-cuda13x (or cupy-cuda12x, as the driver "
+            'is), or products="own"')
 
 
 def _forward_model(part: Program, outputs: tuple[str, ...], optimizer: Optimizer, dtype: str,

@@ -96,6 +96,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", help="folder of the run (run, or the first free of run-2, …)")
     _training(sub, None, None, ("float32", "float64", "float16", "bfloat16"))
     _device(sub)
+    sub.add_argument("--products", help="own, or vendor: on a GPU, matrix products of cuBLAS "
+                     "through cupy (own)")
     _force(sub)
     _ranks(sub)
     sub.add_argument("--shard", action="store_true", default=None, help="of several ranks, each "

@@ -81,13 +81,14 @@ class RanksPlan:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that a run depends on, besides the files that it names. ``device``: as for
-    `codegen.compile`; a run that began says there which one it took."""
+    """Everything that a run depends on, besides the files that it names. ``device`` and
+    ``products``: as for `codegen.compile`; a run that began says there which device it took."""
 
     model: str
     out: str = ""
     dtype: str = "float32"
     device: str = "cpu"
+    products: str = "own"
     threads: int = 0
     plan: Plan = field(default_factory=Plan)
     data: DataPlan = field(default_factory=DataPlan)
@@ -126,7 +127,7 @@ class RunConfig:
 
 _SECTIONS: dict[str, dict[str, type]] = {
     "train": dict.fromkeys(("epochs", "batch", "seed", "accumulate", "skip"), Plan)
-    | dict.fromkeys(("dtype", "device", "threads"), RunConfig),
+    | dict.fromkeys(("dtype", "device", "products", "threads"), RunConfig),
     "stopping": dict.fromkeys(("monitor", "patience", "min_delta", "plateau", "factor"), Plan),
     "checkpoints": dict.fromkeys(("seconds", "steps", "keep"), Plan),
     "data": {f.name: DataPlan for f in fields(DataPlan)},

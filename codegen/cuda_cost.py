@@ -50,6 +50,7 @@ class Cost:
     itemsize: int
     product: tuple[int, int, int, int] | None = None
     cut: bool = False
+    factors: tuple[int, int] = (0, 0)  # elements in memory of each factor of one product
 
     def tiles(self, card: Card) -> tuple[int, int]:
         """The side of a product's tiles on a card, and the parts of its sum."""
@@ -61,8 +62,8 @@ class Cost:
         """Bytes between memory and the multiprocessors of a card."""
         if self.product is None:
             return self.once
-        (rows, columns, inner, times), (side, parts) = self.product, self.tiles(card)
-        read = rows*inner*-(-columns//side) + inner*columns*-(-rows//side)
+        (rows, columns, _, times), (side, parts) = self.product, self.tiles(card)
+        read = self.factors[0]*-(-columns//side) + self.factors[1]*-(-rows//side)
         again = 2*parts*rows*columns if parts > 1 else 0
         return self.once + times*(read + again)*self.itemsize
 
@@ -103,7 +104,8 @@ def _cost(launch: Launch, shapes: Shapes, number: object, itemsize: int) -> Cost
                if name not in (product.left.name, product.right.name))
     return Cost(launch.name, launch.kind, operations + behind,
                 (rest + times*m*n*product.beta)*itemsize, itemsize, (m, n, k, times),
-                launch.total is not None)
+                launch.total is not None,
+                (min(m*k, once[product.left.name]), min(k*n, once[product.right.name])))
 
 
 def _operations(node: Statement, number: object) -> int:

@@ -16,7 +16,7 @@ from codegen.entries import given
 from codegen.half import rescaling_text
 from codegen.kernelset import Functions, function_texts, tensor_names
 from codegen.launches import Launch, split
-from codegen.loops import LO, Matrix, Store
+from codegen.loops import LO, Matrix, Store, Window
 from codegen.memory import GIVEN, HALF
 from codegen.optimizer_cuda import update_texts
 from codegen.parts import PARTIAL, PARTS, long_sum, turns
@@ -50,7 +50,7 @@ class LaunchSet:
             given_sizes: dict[Symbol, str] | None = None) -> list[str]:
         """The lines that run a launch; ``offsets`` says where each tensor begins."""
         sizes = self.sizes if given_sizes is None else given_sizes
-        if self.vendor and launch.behind_parts is not None:
+        if self.vendor and launch.behind_parts is not None and not launch.windows:
             return self.by_vendor(launch, launch.behind_parts, buffers, offsets, sizes)
         own, arguments = self.kernel(launch, buffers, offsets, sizes)
         total, whole = launch.total, f"{own}[(*{{}}, stream)]({arguments})"
@@ -88,7 +88,8 @@ class LaunchSet:
         names: dict[object, str] = {**sizes}
         product = launch.product
 
-        def matrix(m: Matrix) -> str:
+        def matrix(m: Matrix | Window) -> str:
+            assert isinstance(m, Matrix)
             steps = [m.start.expand().coeff(i) for i in launch.over]
             first = m.start.subs(dict.fromkeys(launch.over, 0))
             shape = "".join(f"{polynomial(e, names)}, " for e in (
@@ -142,6 +143,8 @@ def grid_of(launch: Launch, names: dict[object, str]) -> str:
     over = polynomial(elements_of(launch), names)
     if launch.kind == "elements":
         return f"spread({over})"
+    if launch.tiles:
+        return f"tile_blocks({over})"
     return f"one_block_each({over}, {polynomial(threads_of(launch), names)})"
 
 

@@ -147,7 +147,8 @@ def compile_kernel(module: ModuleType, name: str, capability: Capability) -> str
 
     kernel = kernels_of(module)[name]
     with pretended(capability):
-        text, _ = cuda.compile_ptx(kernel.py_func, signature(module, kernel), cc=capability)
+        text, _ = cuda.compile_ptx(kernel.py_func, signature(module, kernel), cc=capability,
+                                   launch_bounds=kernel.targetoptions.get("launch_bounds"))
     return str(text)
 
 

@@ -21,6 +21,7 @@ from codegen.loops import (
     Product,
     Statement,
     Store,
+    Window,
     expressions,
     statements,
 )
@@ -108,7 +109,7 @@ def substituted(node: Any, known: Mapping[Expr, Expr]) -> Any:
         return node.xreplace(known)
     if isinstance(node, tuple):
         return tuple(substituted(n, known) for n in node)
-    if isinstance(node, Loop | Let | Store | If | Product | Matrix):
+    if isinstance(node, Loop | Let | Store | If | Product | Matrix | Window):
         return replace(node, **{f.name: substituted(getattr(node, f.name), known)
                                 for f in fields(node)})
     return node

@@ -27,6 +27,7 @@ from codegen.contraction import Shapes
 from codegen.epilogue import VALUE, behind, stored
 from codegen.fuse import independent
 from codegen.loops import (
+    Blocks,
     If,
     Kernel,
     Let,
@@ -34,6 +35,7 @@ from codegen.loops import (
     Product,
     Statement,
     Store,
+    Window,
     expressions,
     statements,
 )
@@ -51,7 +53,7 @@ SHORT = 32  # turns of the loops in an element up to which one thread does them 
 class Launch:
     """One launch: ``over`` are the loops that are spread over the grid, outermost first; ``body``
     is what stands inside them; ``behind`` is what is done with each element of a product, ``kept``
-    are the tensors that blocks keep in shared memory."""
+    are the tensors that blocks keep in shared memory, ``tiles`` those that are there only."""
 
     kind: Kind
     name: str
@@ -62,11 +64,19 @@ class Launch:
     cites: tuple[tuple[int, Equation], ...]
     behind: tuple[Statement, ...] = ()
     kept: tuple[Kept, ...] = ()
+    tiles: tuple[Kept, ...] = ()
 
     @property
     def product(self) -> Product:
         """The matrix product of a launch of that kind."""
         return _product(self.body)
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The factors of a product that are no matrices in memory."""
+        if self.kind != "product":
+            return ()
+        return tuple(f for f in (self.product.left, self.product.right) if isinstance(f, Window))
 
     @property
     def parts(self) -> Launch | None:
@@ -133,9 +143,12 @@ def reduction(loop: Loop) -> tuple[Let, ...]:
 
 def split(kernel: Kernel, shapes: Shapes) -> tuple[Launch, ...]:
     """The launches of one kernel, in order; strides need the tensors' sizes, too."""
+    if kernel.blocks is not None:
+        return tuple(_in_tiles(kernel, kernel.blocks, number, shapes)
+                     for number in range(len(kernel.body)))
     made: list[Launch] = []
     for group in _groups(kernel.body):
-        for piece in _pieces(group):
+        for piece in (one for p in _pieces(group) for one in _apart(p)):
             kind, over, body = _spread(piece)
             last: tuple[Statement, ...] | None = None
             if kind == "elements" and made and isinstance(made[-1].body[0], Product):
@@ -149,12 +162,35 @@ def split(kernel: Kernel, shapes: Shapes) -> tuple[Launch, ...]:
             number = f"_{len(made) + 1}" if made else ""
             nest = (*_nest(over, body), *last)
             tensors = tensors_of(nest)
-            steps = {s for t in tensors for size in shapes[t][1:] for s in size.free_symbols}
-            sizes = dict.fromkeys((*sizes_of(nest), *sorted(steps, key=str)))
+            sizes = _sizes(nest, tensors, shapes)
             kept = kept_tensors(body, over, shapes) if kind == "blocks" else ()
-            made.append(Launch(kind, kernel.name + number, over, body, tensors, tuple(sizes),
+            made.append(Launch(kind, kernel.name + number, over, body, tensors, sizes,
                                kernel.cites, last, kept))
     return tuple(made)
+
+
+def _in_tiles(kernel: Kernel, blocks: Blocks, number: int, shapes: Shapes) -> Launch:
+    """The launch of one nest of a sweep."""
+    nest = kernel.body[number]
+    over: list[Index] = []
+    body: tuple[Statement, ...] = (nest,)
+    for _ in range(blocks.grid[number]):
+        (loop,) = body
+        assert isinstance(loop, Loop)
+        over.append(loop.index)
+        body = loop.body
+    inside = tensors_of(body)
+    tiles = tuple(t for t in blocks.shared if t[0] in inside)
+    tensors = tuple(t for t in inside if t not in dict(tiles))
+    return Launch("blocks", kernel.name + (f"_{number + 1}" if number else ""), tuple(over), body,
+                  tensors, _sizes((nest,), tensors, shapes), kernel.cites, tiles=tiles)
+
+
+def _sizes(nest: tuple[Statement, ...], tensors: Sequence[str], shapes: Shapes
+           ) -> tuple[Symbol, ...]:
+    """Run-time sizes that a launch needs, those in strides among them."""
+    steps = {s for t in tensors for size in shapes[t][1:] for s in size.free_symbols}
+    return tuple(dict.fromkeys((*sizes_of(nest), *sorted(steps, key=str))))
 
 
 def _product(body: Sequence[Statement]) -> Product:
@@ -199,6 +235,17 @@ def _pieces(group: tuple[Statement, ...]) -> list[tuple[Statement, ...]]:
         return [group]
     inner = [p for g in _groups(loop.body) for p in _pieces(g)]
     return [(replace(loop, body=p),) for p in _joined(inner)]
+
+
+def _apart(piece: tuple[Statement, ...]) -> list[tuple[Statement, ...]]:
+    """A nest by itself for each part of a body all of whose parts are elements of their own, one
+    thread each: by a block for each turn of the loops around, they would be done one by one."""
+    kind, over, body = _spread(piece)
+    groups = _groups(body) if kind == "blocks" and over else []
+    made = [_nest(over, group) for group in groups]
+    spread = [_spread(one) for one in made]
+    own = all(k == "elements" and len(inner) > len(over) for k, inner, _ in spread)
+    return made if own and len(made) > 1 else [piece]
 
 
 def _joined(pieces: Sequence[tuple[Statement, ...]]) -> list[tuple[Statement, ...]]:

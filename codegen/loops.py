@@ -1,6 +1,6 @@
 """The loop-nest tree: what lowering makes of equations and what each target prints.
 
-    Statement := Loop | Let | Store | If | Product
+    Statement := Loop | Let | Store | If | Product (of Matrix | Window)
     Kernel    := name, tensors, a part of one index (lo .. hi), statements, equations cited
 
 Expressions inside are the bodies' own SymPy scalars without reductions; scalars that are computed
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
-from sympy import Expr, Integer, Symbol
+from sympy import Expr, Integer, Mul, Symbol
 
 from derive.nodes import Access, Index, accesses
 from derive.program import Equation
@@ -96,6 +96,26 @@ class Nest:
 
 
 @dataclass(frozen=True)
+class Window:
+    """A factor of a product that is no matrix in memory: its element is ``value`` (an access, or 0
+    where a guard does not hold) at the values of the indices ``down``, which its rows count
+    through, and ``across``."""
+
+    name: str
+    value: Expr
+    down: tuple[Index, ...]
+    across: tuple[Index, ...]
+
+    @property
+    def rows(self) -> Expr:
+        return Mul(*(i.size for i in self.down))
+
+    @property
+    def columns(self) -> Expr:
+        return Mul(*(i.size for i in self.across))
+
+
+@dataclass(frozen=True)
 class Product:
     """``target = beta*target + alpha * left @ right``: a matrix product, or (``nest``) a sum of
     products in a nest of loops, whose matrices then only say where each of the three begins.
@@ -106,8 +126,8 @@ class Product:
     """
 
     target: Matrix
-    left: Matrix
-    right: Matrix
+    left: Matrix | Window
+    right: Matrix | Window
     alpha: Expr
     beta: Literal[0, 1]
     places: tuple[Access, Access, Access]
@@ -120,12 +140,23 @@ Statement = Loop | Let | Store | If | Product
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """How the nests of a kernel are launched on a device: a block for each turn of the outermost
+    loops (of each nest so many: ``grid``), with tensors in its shared memory (a name and a shape
+    for each)."""
+
+    grid: tuple[int, ...]
+    shared: tuple[tuple[str, tuple[Expr, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One function of the emitted module: a part ``lo .. hi`` of one index of its equations.
 
     ``part`` is the index that is split among threads (None: the kernel runs whole, on one);
     ``cites`` are the equations with their numbers, in program order; ``handed`` are the tensors
-    that stand for ``tensors`` where the body is that of another kernel (see alike.py).
+    that stand for ``tensors`` where the body is that of another kernel (see alike.py); ``blocks``
+    says how the nests of a sweep are launched.
     """
 
     name: str
@@ -135,6 +166,7 @@ class Kernel:
     cites: tuple[tuple[int, Equation], ...] = ()
     sizes: tuple[Symbol, ...] = field(default=())
     handed: tuple[str, ...] = ()
+    blocks: Blocks | None = None
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -168,9 +200,10 @@ def expressions(node: Statement) -> tuple[Expr, ...]:
         return (node.target, node.value)
     if isinstance(node, If):
         return (node.condition,)
-    matrices = (node.target, node.left, node.right)
-    return (node.alpha, *(e for m in matrices for e in (m.start, m.rows, m.columns, m.row,
-                                                        m.column)))
+    factors = (node.target, node.left, node.right)
+    return (node.alpha, *(e for m in factors for e in (
+        (m.value, m.rows, m.columns) if isinstance(m, Window)
+        else (m.start, m.rows, m.columns, m.row, m.column))))
 
 
 def written(kernel: Kernel) -> set[str]:

@@ -20,10 +20,12 @@ from codegen.alike import Forms, kernel_name
 from codegen.blend import blend
 from codegen.contraction import Contraction, Shapes, conjuncts, contraction, guarded
 from codegen.direct import Direct, direct
+from codegen.fetched import Windowed, windowed
 from codegen.fuse import fuse
 from codegen.loops import (
     HI,
     LO,
+    Blocks,
     If,
     Kernel,
     Let,
@@ -40,7 +42,9 @@ from codegen.ranges import sharpen
 from codegen.schedule import Phase, Task
 from codegen.shares import is_share
 from codegen.sums import SEVERAL, gathered, other_side, prefers_target, several
+from codegen.tile_blocks import block_nests
 from codegen.tile_loops import sweep_statements
+from codegen.tiles import Sweep
 from derive.nodes import (
     Index,
     IntegerAccess,
@@ -62,11 +66,12 @@ from derive.program import Equation, Group
 class Lowering:
     """Lowers the scalar bodies of one kernel; numbers its scalars.
 
-    ``in_place``: a sum may be accumulated in its target, where memory is read in order that way.
+    For a ``device`` no sum is accumulated in its target, and a product may be one whose factors are
+    no matrices in memory.
     """
 
-    def __init__(self, part: Index | None, shapes: Shapes, in_place: bool = True) -> None:
-        self.part, self.shapes, self.count, self.places = part, shapes, 0, in_place
+    def __init__(self, part: Index | None, shapes: Shapes, device: bool = False) -> None:
+        self.part, self.shapes, self.count, self.device = part, shapes, 0, device
 
     def fresh(self) -> Symbol:
         self.count += 1
@@ -149,7 +154,7 @@ class Lowering:
         free = [i for i in eq.indices if i not in fixed]
         body = alpha_rename(guarded(eq.body), {i.name for i in eq.indices})
         plain: list[Expr] = []
-        products: list[Contraction | Direct] = []
+        products: list[Contraction | Direct | Windowed] = []
         apart: list[tuple[Expr, SumOver, bool]] = []
         for term in Add.make_args(body):
             kind, value = self.split(term, eq, free, fixed)
@@ -198,7 +203,11 @@ class Lowering:
             return "plain", term
         product: Contraction | Direct | None = contraction(
             eq.target, factor, sums[0], self.shapes, self.part, fixed, guard)
-        if product is None and not (guard or fixed):
+        if self.device and not fixed and (not isinstance(product, Contraction) or product.peeled):
+            fetched = windowed(eq.target, factor, sums[0], self.shapes, guard)
+            if fetched is not None:
+                return "product", fetched
+        if product is None and not (guard or fixed or self.device):
             product = direct(eq.target, factor, sums[0], self.shapes, self.part)
         if product is not None:
             return "product", product
@@ -206,7 +215,7 @@ class Lowering:
             return "plain", term
         if gathered(sums[0], free):
             return "apart", (factor, sums[0], True)
-        if self.places and free and prefers_target(sums[0], free[-1]):
+        if not self.device and free and prefers_target(sums[0], free[-1]):
             return "apart", (factor, sums[0], False)
         return "plain", term
 
@@ -279,7 +288,9 @@ def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shape
     of threads goes through all steps of its own.
     """
     part = None if device else tasks[0].part
-    lowering = Lowering(part, shapes, in_place=not device)
+    lowering = Lowering(part, shapes, device)
+    if device and tasks[0].sweep is not None:
+        return _blocks(numbers, lowering, tasks[0].sweep)
     body: list[Statement] = []
     for task in tasks:
         if task.sweep is not None:
@@ -300,7 +311,17 @@ def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shape
                   sizes_of(fused))
 
 
-def begins_kernel(task: Task, before: Sequence[Task], forms: Forms) -> bool:
+def _blocks(numbers: Mapping[str, int], lowering: Lowering, sweep: Sweep) -> Kernel:
+    """A sweep on a device: a launch for each direction, with its tiles in shared memory."""
+    body, grid = block_nests(lowering, sweep, lowering.shapes)
+    shared = {tile: sweep.shapes[tile] for tile in sweep.tiles.values()}
+    tensors = tuple(t for t in tensors_of(body) if t not in shared)
+    cites = tuple((numbers[eq.name], eq) for eq in sweep.equations)
+    return Kernel(kernel_name(sweep.equations[0], numbers), tensors, None, body, cites,
+                  sizes_of(body), blocks=Blocks(grid, tuple(shared.items())))
+
+
+def begins_kernel(task: Task, before: Sequence[Task], forms: Forms, device: bool = False) -> bool:
     """Whether a task starts a kernel of its own: a recurrence, what is packed for a product, or
     a matrix product that reads nothing packed in front of it. What follows is fused behind."""
     if task.group.recurrent or task.sweep is not None:
@@ -312,13 +333,13 @@ def begins_kernel(task: Task, before: Sequence[Task], forms: Forms) -> bool:
     last = before[-1].group.equations[0] if before else None
     if last is not None and last.tensor.origin == ("packed", eq.name):
         return False
-    lowering = Lowering(task.part, forms.shapes)
+    lowering = Lowering(task.part, forms.shapes, device)
     return forms.answer(task, lambda: any(
         lowering.split(term, eq, eq.indices, ())[0] != "plain"
         for term in Add.make_args(alpha_rename(eq.body, {i.name for i in eq.indices}))))
 
 
-def group_tasks(phase: Phase, forms: Forms) -> tuple[tuple[Task, ...], ...]:
+def group_tasks(phase: Phase, forms: Forms, device: bool = False) -> tuple[tuple[Task, ...], ...]:
     """The tasks of a phase in the groups that become one kernel each."""
     if phase.kind == "pieces":
         return tuple((task,) for task in phase.tasks)
@@ -326,7 +347,7 @@ def group_tasks(phase: Phase, forms: Forms) -> tuple[tuple[Task, ...], ...]:
     for task in phase.tasks:
         alone = groups and (groups[-1][0].group.recurrent or groups[-1][0].sweep is not None
                             or is_share(groups[-1][0].group.equations[0].tensor))
-        if not groups or alone or begins_kernel(task, groups[-1], forms) or _size(
+        if not groups or alone or begins_kernel(task, groups[-1], forms, device) or _size(
                 task.part) != _size(groups[-1][-1].part):
             groups.append([])
         groups[-1].append(task)

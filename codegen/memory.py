@@ -167,6 +167,8 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
     shapes = schedule.stored
     beside = {name: tile for sweep in schedule.sweeps for name, tile in sweep.tiles.items()
               if name != tile}  # which lie in the tile of another
+    nowhere = {name for sweep in schedule.sweeps if sweep.device for name in sweep.tiles}
+    single = {eq.name for sweep in schedule.sweeps for eq in sweep.equations}
     stored: set[str] = set()
     shares: list[str] = []
     for name, tensor in program.tensors.items():
@@ -182,13 +184,14 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
         elif name in program.defined and is_share(tensor):
             shares.append(name)
         elif name in program.defined:
-            if name not in beside:
+            if name not in beside and name not in nowhere:
                 stored.add(name)
         else:
             slots[name] = Slot(GIVEN + name, Integer(0), tensor.shape)
     wanted = frozenset(stored) if not storage.reuse else stored & frozenset(kept)
     shared, own_lives, blocks = _lives(schedule, groups, stored, wanted, storage)
-    small = {life.name for life in shared if storage.half and _halved(program, life)}
+    small = {life.name for life in shared if storage.half and life.name not in single
+             and _halved(program, life)}  # what a sweep adds up tile by tile is not rounded
     offsets, length = lay_out([life for life in shared if life.name not in small])
     slots |= {n: Slot("w", at, shapes[n]) for n, at in offsets.items()}
     for name in shares:
@@ -203,8 +206,8 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
         offsets, elements = lay_out(lives)
         slots |= {n: Slot(OWN, at, shapes[n]) for n, at in offsets.items()}
         made.append(Block(rows, elements) if lives else None)
-    slots |= {name: slots[tile] for name, tile in beside.items()}
-    ordered = {n: slots[n] for n in program.tensors}
+    slots |= {name: slots[tile] for name, tile in beside.items() if name not in nowhere}
+    ordered = {n: slots[n] for n in program.tensors if n not in nowhere}  # but in shared memory
     present = frozenset(n for n in slots if n in wanted
                         or n not in {*stored, *shares, *beside})
     return Plan(ordered, length, tuple(made), present, schedule.batch, halves)

@@ -72,9 +72,11 @@ def render_cuda(compiled: Compiled, dtype: str = "float32", filename: str = "ker
     parts = cuda_module_parts(compiled, vendor)
     if compiled.storage:
         dtype = "float32"
-    uses = any("tiled(" in text or "gemm_" in text for text in parts["kernels"])
+    windows = any("= windowed(" in text for text in parts["kernels"])
+    tiles = any("tile_product(" in text for text in parts["kernels"])
+    uses = windows or tiles or any("tiled(" in text or "gemm_" in text for text in parts["kernels"])
     return _filled("cuda", compiled, parts, dtype, filename, cache, uses_products=uses,
-                   vendor=vendor)
+                   uses_windows=windows, uses_tiles=tiles, vendor=vendor)
 
 
 def _filled(target: str, compiled: Compiled, parts: dict[str, Any], dtype: str, filename: str,

@@ -22,6 +22,7 @@ import sympy
 from sympy import Add, Expr, Mul
 
 from codegen.contraction import conjuncts, contraction, factors_of, guarded
+from codegen.fetched import windowed
 from codegen.rates import RATES, Rates, Ways
 from codegen.windows import direct_choice
 from derive.nodes import Access, Index, Select, SumOver, alpha_rename, fresh
@@ -53,7 +54,8 @@ class Window:
 
 
 class Packing:
-    """Rewrites the equations of one program; tensors that are equal are packed once."""
+    """Rewrites the equations of one program; tensors that are equal are packed once. What a
+    ``device`` takes as a product whose factors are windows stays as it is."""
 
     def __init__(self, program: Program, ways: Ways = "auto", rates: Rates = RATES,
                  device: bool = False) -> None:
@@ -79,7 +81,8 @@ class Packing:
 
     def term(self, eq: Equation, term: Expr) -> Expr:
         window = _window(term)
-        if window is None or self.is_product_as_it_is(eq, term):
+        if window is None or self.is_product_as_it_is(eq, term) or (
+                self.device and self.is_windowed(eq, window, term)):
             return term
         choices = self.choices(eq, window)
         self.possible[eq.name] = frozenset(c.way for c in choices)
@@ -184,6 +187,11 @@ class Packing:
         factor = Mul(*(f for f in Mul.make_args(term) if f is not sums[0]))
         return contraction(eq.target, factor, sums[0], self.shapes, None) is not None
 
+    def is_windowed(self, eq: Equation, window: Window, term: Expr) -> bool:
+        """Whether a GPU's tiles fetch a term's elements as they are."""
+        sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
+        return windowed(eq.target, window.factor, sums[0], self.shapes) is not None
+
     def is_product(self, eq: Equation, factor: Expr, node: SumOver, tensor: Tensor) -> bool:
         shapes = {**self.shapes, tensor.name: tensor.shape}
         return contraction(eq.target, factor, node, shapes, None) is not None
@@ -198,7 +206,7 @@ def pack(program: Program, ways: Ways = "auto", rates: Rates = RATES, device: bo
         ways: one of `WAYS` for all equations, or pairs of an equation's name and a way; for "auto",
             and where another than "product" cannot be done, what should take the least time.
         rates: what this machine takes for each element.
-        device: for a GPU: products alone.
+        device: for a GPU: products alone, where its tiles do not fetch windows themselves.
     """
     return Packing(program, ways, rates, device).run()
 

@@ -53,6 +53,8 @@ def long_sum(over: Sequence[Index], body: tuple[Statement, ...]) -> tuple[Let, L
     if any((n.symbol, n.op) != (start.symbol, "+=") for n in lets) or loop.down:
         return None
     count = turns((loop,))
+    if count.atoms(Index):  # some elements have fewer summands than others
+        return None
     if loop.start != 0 or loop.stop != loop.index.size or (count.is_Integer and count < LONG):
         return None
     return start, loop

@@ -128,11 +128,13 @@ class _Planner:
         sweeps: tuple[Sweep, ...] = ()
         if self.storage.reuse and not self.device:  # a GPU's kernels are launched one by one
             program = laid_out(program, self.batch, self.kept)
-            program, sweeps = tiled(program, self.batch, self.kept, self.storage.tiles)
+        if self.storage.reuse or isinstance(self.storage.tiles, tuple):
+            program, sweeps = tiled(program, self.batch, self.kept, self.storage.tiles,
+                                    self.device)
         schedule = make_schedule(program, self.batch,
                                  False if self.device else self.storage.columns, sweeps)
         forms = self.forms.of(schedule.stored)
-        groups = tuple(group_tasks(phase, forms) for phase in schedule.phases)
+        groups = tuple(group_tasks(phase, forms, self.device) for phase in schedule.phases)
         if self.device:  # kernels follow each other, and there is a barrier behind each
             phases = [(Phase("pieces", tasks), (tasks,)) for kernels in groups
                       for tasks in kernels]
@@ -284,7 +286,7 @@ def show(program: Program, stage: str, optimizer: Optimizer | None = None,
     if stage == "simplified":
         return str(program)
     if stage == "packed":
-        return str(pack(single_taps(program)))
+        return str(pack(single_taps(program), device=target == "cuda"))
     compiled = compile_program(program, optimizer or sgd(), device=target == "cuda")
     if stage == "text":
         return render_cuda(compiled) if target == "cuda" else render(compiled)

@@ -16,6 +16,7 @@ from codegen.loops import (
     Matrix,
     Nest,
     Product,
+    Window,
     expressions,
     statements,
 )
@@ -83,11 +84,13 @@ class KernelPrinter(StatementPrinter):
         self.line(depth, f"gemm({rows}, {columns}, {inner}, {alpha}, {matrices[0]}, "
                          f"{matrices[1]}, F({node.beta}), {matrices[2]})")
 
-    def _matrix(self, matrix: Matrix) -> str:
+    def _matrix(self, matrix: Matrix | Window) -> str:
+        assert isinstance(matrix, Matrix)
         row, column = map(self.scalars.index, (matrix.row, matrix.column))
         return f"{self._start(matrix)}, {row}, {column}"
 
-    def _start(self, matrix: Matrix) -> str:
+    def _start(self, matrix: Matrix | Window) -> str:
+        assert isinstance(matrix, Matrix)
         return f"at({self.names[matrix.name]}, {self.scalars.index(matrix.start)})"
 
 

@@ -14,8 +14,9 @@ from sympy import Expr, Integer, Mul, Symbol
 from codegen.block_weights import KEPT, copied, padded
 from codegen.contraction import Shapes, strides
 from codegen.epilogue import VALUE
+from codegen.fetched import along_sum
 from codegen.launches import Launch
-from codegen.loops import Let, Matrix, Product, Statement, Store
+from codegen.loops import Let, Matrix, Product, Statement, Store, Window
 from codegen.memory import HALF
 from codegen.print_statements import StatementPrinter, identifier, indices_of
 from codegen.scalars import FUNCTIONS, ScalarPrinter
@@ -32,6 +33,7 @@ from codegen.threads import (
     Step,
     Tiles,
     Together,
+    Warps,
     threaded,
 )
 from derive.nodes import Access, Index
@@ -42,7 +44,7 @@ LIBRARY = {name: f"math_{name.partition('.')[2]}"
            for name in sorted({*FUNCTIONS.values(), "np.sqrt"}) if "." in name}
 SIZES = ("", "_small")  # of tiles, by the names of their kernels
 _START = {"+=": "0", "*=": "1", "max": "-np.inf", "min": "np.inf"}
-_MERGE = {"+=": "block_sum", "*=": "block_prod", "max": "block_max", "min": "block_min"}
+_MERGE = {"+=": "sum", "*=": "prod", "max": "max", "min": "min"}
 
 
 class FlatScalars(ScalarPrinter):
@@ -102,15 +104,19 @@ class LaunchPrinter(StatementPrinter):
         self.starts = [t for t in launch.tensors if not buffers[t].endswith("_flat")]
         places = {t: (short[buffers[t]], starts[t] if t in self.starts else "0")
                   for t in launch.tensors}
-        shapes = {**shapes, **{name + KEPT: padded(shape) for name, shape in launch.kept}}
+        shapes = {**shapes, **{name + KEPT: padded(shape) for name, shape in launch.kept},
+                  **dict(launch.tiles)}
         places |= {n + KEPT: (f"t{k}_kept" if plain else f"{tensors[n]}_kept", "0")
                    for k, (n, _) in enumerate(launch.kept)}
+        places |= {n: (f"t{k}_tile" if plain else f"{tensors[n]}_tile", "0")
+                   for k, (n, _) in enumerate(launch.tiles)}
         taken = {*self.buffers, *(place for place, _ in places.values()), *starts.values(),
-                 "x", "setting", "row", "column", "more"}
+                 "x", "setting", "row", "column", "columns", "depth", "more"}
         names: dict[object, str] = {}
         body = (*launch.body, *launch.behind)
         copies = [i for kept in launch.kept for i in copied(kept)[0]]
-        for number, index in enumerate([*launch.over, *indices_of(body), *copies]):
+        counted = [i for f in launch.windows for i in (*f.down, *f.across)]
+        for number, index in enumerate([*launch.over, *indices_of(body), *copies, *counted]):
             if index not in names:
                 names[index] = f"i{number}" if plain else identifier(index.name, taken)
         for size in launch.sizes:
@@ -120,39 +126,75 @@ class LaunchPrinter(StatementPrinter):
                           *(["partial"] if launch.kind == "product" else [])]
         self.flat = FlatScalars(names, places, shapes, half, scaled)
         super().__init__(names, self.flat)
-        self.places, self.count = places, 0
+        self.places, self.count, self.along = places, 0, list[bool]()
 
     def key(self) -> str:
-        return "\n".join([", ".join(self.arguments), *self.element(), *self.print("")])
+        return "\n".join([", ".join(self.arguments), *self.elements(""), *self.print("")])
 
     def text(self) -> str:
         name = self.launch.name
         if self.launch.kind != "product":
             return "\n".join([*self.head(name), *self.print("")])
         sizes = ", ".join(f"tiles_{name}{size}" for size in SIZES)
+        functions = self.elements(name)
+        factory = f"tiled(behind_{name})"
+        if self.launch.windows:
+            factory = (f"windowed(behind_{name}, factor_a_{name}, factor_b_{name}, "
+                       f"{', '.join(map(str, self.along))})")
         return "\n\n\n".join([
-            "\n".join(["@inlined", f"def behind_{name}(row, column, {VALUE.name}, more):",
-                       *self.element()]),
-            f"{sizes} = tiled(behind_{name})",
+            *functions, f"{sizes} = {factory}",
             *("\n".join([*self.head(name + size), *self.print(f"tiles_{name}{size}")])
               for size in SIZES)])
 
     def head(self, name: str) -> list[str]:
-        return ["@launch", f"def {name}({', '.join(self.arguments)}):"]
+        return ["@launch_tiles" if self.launch.tiles else "@launch",
+                f"def {name}({', '.join(self.arguments)}):"]
 
-    def element(self) -> list[str]:
-        """The lines that have an element of a product, its row and its column."""
+    def elements(self, name: str) -> list[str]:
+        """The functions of a product's elements: what is done with one, and, where a factor is
+        no matrix in memory, what fetches four of each factor."""
         if self.launch.kind != "product":
             return []
-        self.lines = []
-        for number, over in (("row", self.launch.product.rows),
-                             ("column", self.launch.product.columns)):
-            self.decode(number, over, 1)
-        self.block(self.launch.behind, 1)
-        read = {*re.findall(r"\w+", "\n".join(self.lines))}
+        product = self.launch.product
+        texts = [self.function(f"behind_{name}(row, column, {VALUE.name}, more)", product.rows,
+                               product.columns, self.launch.behind)]
+        if self.launch.windows:
+            texts += self.factor(f"factor_a_{name}", product.left, False)
+            texts += self.factor(f"factor_b_{name}", product.right, True)
+        read = {*re.findall(r"\w+", "\n".join(texts))}
         known = (*self.arguments, *(self.names[i] for i in self.launch.over), "up", "down")
-        self.more = "".join(f"{name}, " for name in known if name in read).rstrip()
-        return [f"    {self.more} = more", *self.lines]
+        self.more = "".join(f"{own}, " for own in known if own in read).rstrip()
+        return [text.replace("MORE", self.more or "_") for text in texts]
+
+    def function(self, head: str, rows: Sequence[Index], columns: Sequence[Index],
+                 body: Sequence[Statement], last: str = "") -> str:
+        """A function of the element at a row and a column."""
+        self.lines = []
+        self.decode("row", rows, 1)
+        self.decode("column", columns, 1)
+        self.block(body, 1)
+        return "\n".join(["@inlined", f"def {head}:", "    MORE = more", *self.lines,
+                          *([last] if last else [])])
+
+    def factor(self, name: str, factor: Matrix | Window, turned: bool) -> list[str]:
+        """The functions that fetch four elements of a factor, by row (a column of the product,
+        where it is ``turned``) and place along the sum; notes which of these the four follow."""
+        follow = along_sum(factor, turned, self.flat.shapes)
+        self.along.append(follow)
+        if isinstance(factor, Window):
+            down, across = ((factor.across, factor.down) if turned
+                            else (factor.down, factor.across))
+            value = self.scalars.value(factor.value)
+            return [self.function(f"one_{name}(row, column, more)", down, across, (),
+                                  f"    return {value}"),
+                    f"{name} = four(one_{name}, {follow})"]
+        buffer, start, row, column = self._matrix(factor).split(", ")
+        row, column = (column, row) if turned else (row, column)
+        whole = [f"({text}) % 4 == 0" for text in (start, row, column) if text not in ("0", "1")]
+        return [self.function(
+            f"{name}(rows, columns, first, depth, row, column, more)", (), (), (),
+            f"    return fetch({buffer}, {start}, {row}, {column}, rows, columns, first, depth, "
+            f"row, column,\n                 {' and '.join(whole) or True})")]
 
     def print(self, tiles: str) -> list[str]:
         """The lines of the kernel; ``tiles`` is the function that computes a product in tiles."""
@@ -199,10 +241,11 @@ class LaunchPrinter(StatementPrinter):
         rows, inner, columns = (self.scalars.index(e) for e in (
             node.target.rows, node.left.columns, node.target.columns))
         alpha = self.scalars.value(node.alpha)
-        alpha += "*down"*sum(m.name in self.flat.scaled for m in (node.left, node.right))
+        matrices = [m for m in (node.left, node.right) if isinstance(m, Matrix)]
+        alpha += "*down"*sum(m.name in self.flat.scaled for m in matrices)
         alpha += "*up"*(stored and node.target.name in self.flat.scaled)
-        return (f"{rows}, {columns}, {inner}, {alpha}, {self._matrix(node.left)}, "
-                f"{self._matrix(node.right)}")
+        places = "" if len(matrices) < 2 else f", {', '.join(map(self._matrix, matrices))}"
+        return f"{rows}, {columns}, {inner}, {alpha}{places}"
 
     def _matrix(self, matrix: Matrix) -> str:
         buffer, at = self.places[matrix.name]
@@ -230,26 +273,41 @@ class LaunchPrinter(StatementPrinter):
     @step.register
     def _share(self, node: Share, depth: int) -> None:
         size = self.scalars.index(Mul(*node.shape))
-        self.line(depth, f"{self.places[node.name][0]} = cuda.shared.array({size}, F)")
+        aligned = ", ALIGNED" if self.launch.tiles else ""  # they are loaded by fours
+        self.line(depth, f"{self.places[node.name][0]} = cuda.shared.array({size}, F{aligned})")
 
     @step.register
     def _spread(self, node: Spread, depth: int) -> None:
+        first, step = (("cuda.threadIdx.x", "cuda.blockDim.x") if node.of == "block" else
+                       ("cuda.threadIdx.x % WARP", "WARP"))
         if node.span is None:
-            self.spread(node.over, "cuda.threadIdx.x", "cuda.blockDim.x", depth)
+            self.spread(node.over, first, step, depth)
         else:
-            start, stop = map(self.scalars.index, node.span)
-            self.line(depth, f"for {self.names[node.over[0]]} in range({start} + cuda.threadIdx.x, "
-                             f"{stop}, cuda.blockDim.x):")
+            self.shared_loop(node.over[0], node.span, first, step, depth)
         self.block(node.body, depth + 1)
+
+    def shared_loop(self, index: Index, span: tuple[Expr, Expr], first: str, step: str,
+                    depth: int) -> None:
+        """The head of a loop over one index whose turns are shared."""
+        start, stop = map(self.scalars.index, span)
+        first = first if start == "0" else f"{start} + {first}"
+        self.line(depth, f"for {self.names[index]} in range({first}, {stop}, {step}):")
+
+    @step.register
+    def _warps(self, node: Warps, depth: int) -> None:
+        self.shared_loop(node.index, node.span, "cuda.threadIdx.x//WARP", "cuda.blockDim.x//WARP",
+                         depth)
+        self.steps(node.body, depth + 1)
 
     @step.register
     def _one(self, node: One, depth: int) -> None:
-        self.line(depth, "if cuda.threadIdx.x == 0:")
+        thread = "cuda.threadIdx.x" if node.of == "block" else "cuda.threadIdx.x % WARP"
+        self.line(depth, f"if {thread} == 0:")
         self.block(node.body, depth + 1)
 
     @step.register
     def _barrier(self, node: Barrier, depth: int) -> None:
-        self.line(depth, "cuda.syncthreads()")
+        self.line(depth, "cuda.syncthreads()" if node.of == "block" else "wait_for_warp()")
 
     @step.register
     def _own(self, node: Own, depth: int) -> None:
@@ -257,7 +315,7 @@ class LaunchPrinter(StatementPrinter):
 
     @step.register
     def _merge(self, node: Merge, depth: int) -> None:
-        merged = f"{_MERGE[node.op]}({node.own.name})"
+        merged = f"{node.of}_{_MERGE[node.op]}({node.own.name})"
         self.statement(Let(node.symbol, Symbol(merged, extended_real=True), node.op), depth)
 
     @step.register
@@ -279,7 +337,8 @@ class LaunchPrinter(StatementPrinter):
     @step.register
     def _together(self, node: Together, depth: int) -> None:
         product = node.product
-        self.line(depth, f"gemm_block({self._factors(product, True)}, {product.beta}, "
+        function = "tile_product" if self.launch.tiles else "gemm_block"
+        self.line(depth, f"{function}({self._factors(product, True)}, {product.beta}, "
                          f"{self._matrix(product.target)})")
 
     @step.register

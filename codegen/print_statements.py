@@ -26,7 +26,8 @@ RESERVED = frozenset(
     most True False None cuda launch carray stream owner device member members team turn joint meet
     wait half scales up down take put partial cut train update_rows update_rest""".split()
 )
-_OWN = re.compile(r"(k\d+_|gather_|power\d|moment_|fast_|math_|block_|tiles_|behind_|direct_).*"
+_OWN = re.compile(r"(k\d+_|gather_|power\d|moment_|fast_|math_|block_|tiles_|behind_|direct_"
+                  r"|factor_|one_factor_).*"
                   r"|.*_(phase.*|flat|all|at|batch|split|team|launch)")
 
 

@@ -17,7 +17,7 @@ not overlap where both are alive is the memory plan's promise; `overlaps` proves
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
 from itertools import combinations
@@ -42,6 +42,7 @@ from codegen.threads import (
     Step,
     Tiles,
     Together,
+    Warps,
     threaded,
 )
 from codegen.touches import Touch, meets, same_turns
@@ -86,6 +87,9 @@ class _Walk:
     shared: set[str] = field(default_factory=set)
     tiled: dict[Product | None, int] = field(default_factory=dict)
     turns: tuple[Index, ...] = ()
+    rows: tuple[Index | None, int] = (None, 0)  # the index that warps share, the nest of theirs
+    lanes: dict[Expr, int] = field(default_factory=dict)  # sites of a warp, by where a loop begins
+    since: list[Touch] = field(default_factory=list)  # since a warp's last barrier
     alone: bool = False  # a thread of its own for each turn: nothing to compare in a block
 
     def steps(self, body: Sequence[Step]) -> None:
@@ -98,14 +102,18 @@ class _Walk:
     def touch(self, access: Access, writes: bool) -> None:
         if access.name not in self.written:
             return
-        new = Touch(access, writes, self.site, self.turns, self.conditions, self.fixed)
+        new = Touch(access, writes, self.site, self.turns, self.conditions, self.fixed, *self.rows)
         if not self.alone:
-            for old in self.open:
-                if (old.writes or writes) and old.access.name == access.name and meets(old, new):
+            for old, one, other in [*((t, t.outside, new.outside) for t in self.open),
+                                    *((t, t.inside, new.inside) for t in self.since)]:
+                if (old.writes or writes) and old.access.name == access.name and meets(one, other):
                     self.note(f"{'written' if old.writes else 'read'} {old.access} and "
                               f"{'written' if writes else 'read'} {access} with no barrier between")
-            if (writes and self.site is None) or (self.site and meets(new, new) and writes):
+            if writes and (self.site is None or (self.site and meets(new.inside, new.inside))
+                           or meets(new.outside, new.outside)):
                 self.note(f"two threads write {access}")
+        if new.row is not None:
+            self.since.append(new)
         self.open.append(new)
         self.every.append(new)
 
@@ -141,6 +149,8 @@ class _Walk:
         self.sites += 1
         before = self.site, self.turns
         self.site, self.turns = self.sites, node.over
+        if node.of == "warp" and node.span is not None:  # the same thread for the same value
+            self.site = self.lanes.setdefault(node.span[0], self.sites)
         for statement in node.body:
             self.step(statement)
         self._differ(node.body)
@@ -158,9 +168,11 @@ class _Walk:
 
     @step.register
     def _barrier(self, node: Barrier) -> None:
-        if self.site is not None or self.alone:
+        if self.site is not None or self.alone or (node.of == "block" and self.rows[1]):
             self.note("a barrier that some threads may not reach")
-        self.open.clear()
+        self.since.clear()
+        if node.of == "block":
+            self.open.clear()
 
     @step.register
     def _own(self, node: Own) -> None:
@@ -168,7 +180,22 @@ class _Walk:
 
     @step.register
     def _merge(self, node: Merge) -> None:
-        self.step(Barrier())
+        if node.of == "block":
+            self.step(Barrier())
+
+    @step.register
+    def _warps(self, node: Warps) -> None:
+        """Each turn is one warp's: what two of them touch must not meet."""
+        self._uniform(*node.span)
+        self.sites += 1
+        self.rows, self.lanes = (node.index, self.sites), {}
+        self.since.clear()
+        own = {n.symbol for n in statements(tuple(_plain(node.body))) if isinstance(n, Let)}
+        self.private -= own  # what the threads of a warp have in common
+        self.steps(node.body)
+        self.since.clear()
+        self.rows = None, 0
+        self.private |= own
 
     @step.register
     def _serial(self, node: Serial) -> None:
@@ -264,6 +291,19 @@ class _Walk:
         self.conditions = before
         for inner in node.no:
             self.step(inner)
+
+
+def _plain(body: Iterable[Step]) -> Iterator[Statement]:
+    """Statements that the threads of a warp do, whatever stands around them."""
+    for node in body:
+        if isinstance(node, Let | Store | Loop | If):
+            yield node
+        elif isinstance(node, Spread | One):
+            yield from node.body
+        elif isinstance(node, Serial):
+            yield from _plain(node.body)
+        elif isinstance(node, Branch):
+            yield from _plain((*node.yes, *node.no))
 
 
 def _renamed(touch: Touch, old: Index, new: Index) -> Touch:

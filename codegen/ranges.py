@@ -26,6 +26,7 @@ from codegen.loops import (
     Product,
     Statement,
     Store,
+    Window,
     expressions,
     statements,
 )
@@ -135,12 +136,12 @@ def substitute(node: Any, mapping: dict[Expr, Expr]) -> Any:
             value = getattr(node, field.name)
             if field.name == "places":
                 changes[field.name] = tuple(a.xreplace(mapping) for a in value)
-            elif isinstance(value, tuple | Matrix):
+            elif isinstance(value, tuple | Matrix | Window):
                 changes[field.name] = substitute(value, mapping)
             elif hasattr(value, "xreplace"):
                 changes[field.name] = value.xreplace(mapping)
         return replace(node, **changes)
-    if isinstance(node, Matrix):
+    if isinstance(node, Matrix | Window):
         return replace(node, **{f.name: getattr(node, f.name).xreplace(mapping)
                                 for f in fields(node)
                                 if hasattr(getattr(node, f.name), "xreplace")})

@@ -308,7 +308,8 @@ def _absolute(config: RunConfig) -> Any:
 def _session(file: ModelFile, config: RunConfig, parts: Parts, folder: Path,
              team: Any = None) -> Session:
     return prepare(file.program, parts, config.plan, config.make_optimizer(), dtype=config.dtype,
-                   device=config.device, threads=config.threads, evaluation=file.evaluation,
+                   device=config.device, products=config.products,
+                   threads=config.threads, evaluation=file.evaluation,
                    data=config.data, team=team, ranks=config.ranks,
                    store=Store(folder / "checkpoints", config.plan.keep),
                    notes={"model": str(Path(config.model).resolve()), "dtype": config.dtype,

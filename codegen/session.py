@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,7 +55,7 @@ class Ended:
 
 
 def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
-            dtype: str = "float32", device: str = "cpu", threads: int = 0,
+            dtype: str = "float32", device: str = "cpu", products: str = "own", threads: int = 0,
             evaluation: Program | None = None, data: DataPlan | None = None,
             store: Store | None = None, notes: dict | None = None, team: Any = None,
             ranks: RanksPlan | None = None) -> Session:
@@ -62,6 +63,7 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
 
     Args:
         device: "cpu", "cuda", or "auto"; several ranks have the CPU.
+        products: of matrices, on a GPU: as for `codegen.compile`.
         evaluation: the same network without what only training needs (dropout).
         team: of a run over MPI; this rank's view of all ranks.
         ranks: how these share the work.
@@ -85,8 +87,10 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
         derived = derive(program)
     with progress("compiling the kernels"):
         if team is None:
-            model = codegen.compile(derived, optimizer=optimizer, dtype=dtype, threads=count,
-                                    device=device)
+            with warnings.catch_warnings(record=True) as said:  # of a GPU that is left alone
+                warnings.simplefilter("always", RuntimeWarning)
+                model = codegen.compile(derived, optimizer=optimizer, dtype=dtype, threads=count,
+                                        device=device, products=products)
         else:
             from codegen.mpi.model import compile_shared
 
@@ -102,6 +106,8 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
         measured = what_to_measure(evaluation or derived, data.metrics if data else None)
         evaluator = Evaluator(model, parts.held_out, measured, other, team)
         made = Session(derived, model, None, 0.0)  # type: ignore[arg-type]
+        if team is None:
+            made.messages.extend(str(w.message) for w in said)
         made.training = Training(model, parts.train, plan, evaluate=evaluator, store=store,
                                  notes=notes, warn=made.messages.append, team=team)
         made.training.warm_up()

@@ -127,6 +127,8 @@ class _Shared:
 
 
 Place = tuple[int, str, Any]  # barriers passed, array, element
+Step = tuple[int, int]  # a thread, and the barriers of its warp that it has passed
+WARP = 32
 
 
 class _State:
@@ -138,32 +140,41 @@ class _State:
 
     def begin(self, threads: int, grid: tuple[int, ...], kernel: str) -> None:
         self.threads, self.grid, self.kernel = threads, grid, kernel
-        self.written: dict[Place, int] = {}
-        self.readers: dict[Place, set[int]] = {}
+        self.written: dict[Place, Step] = {}
+        self.readers: dict[Place, set[Step]] = {}
         self.first: dict[tuple[str, Any], int] = {}
         self.needed: set[Place] = set()  # reads of what the thread has not written itself just now
         self.shared: dict[tuple[CodeType, int], _Shared] = {}
         self.met: list[str] = []
 
     def enter(self, thread: int) -> None:
-        self.thread, self.interval = thread, 0
+        self.thread, self.interval, self.turn = thread, 0, 0
         self.events: list[tuple[str, int]] = []
+
+    @property
+    def step(self) -> Step:
+        return self.thread, self.turn
+
+    def apart(self, other: Step) -> bool:
+        """Whether another thread's step is ordered by no barrier of the warp's."""
+        return self.thread != other[0] and (
+            self.thread//WARP != other[0]//WARP or self.turn == other[1])
 
     def read(self, name: str, place: Any) -> None:
         key = (self.interval, name, place)
         writer = self.written.get(key)
         if writer is None:
             self.needed.add(key)
-        elif writer != self.thread:
-            self.meet(f"{name}{[place]} is written by thread {writer} and read by {self.thread}")
-        self.readers.setdefault(key, set()).add(self.thread)
+        elif self.apart(writer):
+            self.meet(f"{name}{[place]} is written by thread {writer[0]} and read by {self.thread}")
+        self.readers.setdefault(key, set()).add(self.step)
 
     def write(self, name: str, place: Any) -> None:
         key = (self.interval, name, place)
-        writer = self.written.setdefault(key, self.thread)
-        others = self.readers.get(key, set()) - {self.thread}
-        if writer != self.thread:
-            self.meet(f"{name}{[place]} is written by threads {writer} and {self.thread}")
+        writer = self.written.setdefault(key, self.step)
+        others = [s[0] for s in self.readers.get(key, ()) if self.apart(s)]
+        if self.apart(writer):
+            self.meet(f"{name}{[place]} is written by threads {writer[0]} and {self.thread}")
         if others:
             self.meet(f"{name}{[place]} is read by thread {min(others)} and written by "
                       f"{self.thread}")
@@ -218,14 +229,18 @@ class _Kernel:
 
     def _followed(self, threads: int, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         expected: list[tuple[str, int]] = []
+        block: list[tuple[str, int]] = []
         for thread in range(threads):
             _state.enter(thread)
             with np.errstate(all="ignore"):
                 self.function(*arguments)
-            if thread and _state.events != expected:
+            common = [e for e in _state.events if e[0] == "barrier"]
+            if thread and common != block:
                 raise _Unknown(f"thread {thread} does not pass the barriers of thread 0")
-            expected = _state.events
-        return expected, set(_state.written), set(_state.readers)
+            if thread % WARP and _state.events != expected:
+                raise _Unknown(f"thread {thread} does not pass the barriers of its warp")
+            expected, block = _state.events, common
+        return block, set(_state.written), set(_state.readers)
 
 
 def _may_wait(code: CodeType) -> bool:
@@ -295,6 +310,11 @@ class _Cuda:
         _state.interval += 1
 
     @staticmethod
+    def syncwarp() -> None:
+        _state.events.append(("warp", sys._getframe(1).f_lineno))
+        _state.turn += 1
+
+    @staticmethod
     def shfl_xor_sync(mask: int, value: Any, other: int) -> Any:
         _state.events.append(("shuffle", sys._getframe(1).f_lineno))
         return value
@@ -362,6 +382,7 @@ def _loaded(text: str) -> ModuleType:
                 kernel[(1, 1, parts), own["SIDE"]**2, stream](*arguments)
         return 1 + several
 
+    own |= {"wait_for_warp": cuda.syncwarp}
     own |= {"multiply": multiply, "take": lambda *_: DATA, "put": lambda *_: None}
     own |= {name: lambda *_: DATA for name in own if name.startswith("math_")}
     return module

@@ -2,7 +2,7 @@
 
     Launch → tuple of Step
     Step := Grid | Spread | One | Barrier | Own | Merge | Serial | Branch | Together | Tiles
-            | Share | Statement
+            | Share | Warps | Statement
 
 Here and nowhere else is decided which thread does what, and where the threads of a block wait for
 each other; `codegen.races` proves of each of these trees that no two threads meet.
@@ -23,6 +23,7 @@ from codegen.launches import Launch, parallel, reduction, whole
 from codegen.loops import If, Let, Loop, Op, Product, Statement, Store, statements
 from derive.nodes import Index
 
+Team = Literal["block", "warp"]
 FEW = 32  # turns of a loop below which its inner loops are spread over the threads instead
 
 
@@ -38,24 +39,28 @@ class Grid:
 
 @dataclass(frozen=True)
 class Spread:
-    """The turns of ``over`` are shared by the threads of a block; from ``start`` to ``stop`` where
-    the range of a single index is narrowed."""
+    """The turns of ``over`` are shared by the threads of a block, or of a warp; from ``start`` to
+    ``stop`` where the range of a single index is narrowed."""
 
     over: tuple[Index, ...]
     body: tuple[Statement, ...]
     span: tuple[Expr, Expr] | None = None
+    of: Team = "block"
 
 
 @dataclass(frozen=True)
 class One:
-    """What the first thread of a block does."""
+    """What the first thread of a block, or of a warp, does."""
 
     body: tuple[Statement, ...]
+    of: Team = "block"
 
 
 @dataclass(frozen=True)
 class Barrier:
-    """The threads of a block wait for each other."""
+    """The threads of a block, or of a warp, wait for each other."""
+
+    of: Team = "block"
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,23 @@ class Own:
 
 @dataclass(frozen=True)
 class Merge:
-    """What the threads have accumulated is put together, and added to a scalar that all have; the
-    threads wait for each other in it, at last behind it."""
+    """What the threads have accumulated is put together, and added to a scalar that all have; those
+    of a block wait for each other in it, at last behind it."""
 
     symbol: Symbol
     own: Symbol
     op: Op
+    of: Team = "block"
+
+
+@dataclass(frozen=True)
+class Warps:
+    """The turns of a loop are shared by the warps of a block, each of which goes through one as a
+    block goes through its own."""
+
+    index: Index
+    span: tuple[Expr, Expr]
+    body: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
@@ -118,7 +134,7 @@ class Share:
 
 
 Step = (Grid | Spread | One | Barrier | Own | Merge | Serial | Branch | Together | Tiles | Share
-        | Statement)
+        | Warps | Statement)
 
 
 def threaded(launch: Launch) -> tuple[Step, ...]:
@@ -129,6 +145,9 @@ def threaded(launch: Launch) -> tuple[Step, ...]:
     front: list[Step] = []
     if launch.kind == "product":
         body = _tiled(launch.body, launch.behind)
+    elif launch.tiles:
+        front += [Share(*tile) for tile in launch.tiles]
+        body = (*_Tile().together(launch.body), Barrier())  # the next turn writes the tiles anew
     else:
         body = _Block().together(reading_kept(launch.body, launch.kept))
         for kept in launch.kept:
@@ -154,6 +173,8 @@ class _Block:
     """Spreads statements over the threads of a block; ``dirty``: something was written since the
     last barrier that another thread may read."""
 
+    team: Team = "block"
+
     def __init__(self) -> None:
         self.dirty = False
 
@@ -162,7 +183,7 @@ class _Block:
         out: list[Step] = []
         for node in body:
             if self.dirty:
-                out.append(Barrier())
+                out.append(Barrier(self.team))
                 self.dirty = False
             out += self.steps(node)
         return tuple(out)
@@ -174,7 +195,7 @@ class _Block:
     @steps.register
     def _store(self, node: Store) -> Sequence[Step]:
         self.dirty = True
-        return [One((node,))]
+        return [One((node,), self.team)]
 
     @steps.register
     def _if(self, node: If) -> Sequence[Step]:
@@ -198,9 +219,17 @@ class _Block:
             over, body = _perfect(node)
             self.dirty = True
             return [Spread(over, body)]
+        if parallel(node) and not whole(node) and not node.down and not any(
+                isinstance(n, Loop | Product) for n in statements(node.body)):
+            self.dirty = True
+            return [Spread((node.index,), node.body, (node.start, node.stop))]
+        return self.serial(node)
+
+    def serial(self, node: Loop) -> Sequence[Step]:
+        """A loop that all go through in step."""
         inner = self.together(node.body)
         if self.dirty:  # what the next turn reads
-            inner = (*inner, Barrier())
+            inner = (*inner, Barrier(self.team))
             self.dirty = False
         return [Serial(Loop(node.index, node.start, node.stop, (), node.down), inner)]
 
@@ -213,11 +242,50 @@ class _Block:
             body = renamed(body, let.symbol, own[let.symbol])
         assert isinstance(body, Loop)
         over, inner = flat_sum(body)
-        spread = (Spread(over, inner) if over
-                  else Spread((body.index,), body.body, (body.start, body.stop)))
-        self.dirty = False  # there is a barrier at the end of each merging
+        if self.team == "warp" and len(over) == 1:
+            over = ()
+        spread = (Spread(over, inner, None, self.team) if over
+                  else Spread((body.index,), body.body, (body.start, body.stop), self.team))
+        if self.team == "block":  # there is a barrier at the end of each merging
+            self.dirty = False
         return [*(Own(own[let.symbol], let.op) for let in sums), spread,
-                *(Merge(let.symbol, own[let.symbol], let.op) for let in sums)]
+                *(Merge(let.symbol, own[let.symbol], let.op, self.team) for let in sums)]
+
+
+class _Tile(_Block):
+    """Spreads the statements about tiles: products over all threads of the block, the rows (or
+    columns) of a nest over its warps."""
+
+    @singledispatchmethod
+    def steps(self, node: Statement) -> Sequence[Step]:
+        return super().steps(node)
+
+    @steps.register
+    def _loop(self, node: Loop) -> Sequence[Step]:
+        if any(isinstance(n, Product) for n in statements(node.body)):
+            return self.serial(node)
+        self.dirty = True
+        return [Warps(node.index, (node.start, node.stop), _Warp().together(node.body))]
+
+
+class _Warp(_Block):
+    """Spreads statements over the threads of a warp."""
+
+    team: Team = "warp"
+
+    @singledispatchmethod
+    def steps(self, node: Statement) -> Sequence[Step]:
+        return super().steps(node)
+
+    @steps.register
+    def _loop(self, node: Loop) -> Sequence[Step]:
+        sums = reduction(node)
+        if sums:
+            return self.reduced(node, sums)
+        if not parallel(node):
+            return self.serial(node)
+        self.dirty = True
+        return [Spread((node.index,), node.body, (node.start, node.stop), "warp")]
 
 
 def _perfect(node: Loop) -> tuple[tuple[Index, ...], tuple[Statement, ...]]:

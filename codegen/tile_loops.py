@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from codegen.lower import Lowering
 
 
-class _Tiles:
+class Tiles:
     """The places and extents of the current tile."""
 
     def __init__(self, lowering: Lowering, sweep: Sweep, shapes: Shapes) -> None:
@@ -47,9 +47,8 @@ class _Tiles:
         self.inner: dict[Index, Index] = {}
         self.begin: dict[Index, Expr] = {}
         self.extent: dict[Index, Expr] = {}
-        shape = next(iter(sweep.shapes.values()))
         taken = {i.name for eq in sweep.equations for i in eq.body.atoms(Index)}
-        for index, step in zip((sweep.row, sweep.column), shape[1:], strict=True):
+        for index, step in zip((sweep.row, sweep.column), sweep.extents, strict=True):
             tiles = sympy.floor((index.size + step - 1) / step)
             names = [f"{index.name}_{end}" for end in ("tile", "in")]
             while set(names) & taken:
@@ -70,6 +69,11 @@ class _Tiles:
         row, column = (self.inner[i] for i in (self.sweep.row, self.sweep.column))
         return Access(self.sweep.tiles[name], self.sweep.outer[0], row, column)
 
+    def lies(self, name: str) -> tuple[Expr, Expr, Expr]:
+        """Where a tile begins in its tensor, and how far its rows and columns lie apart."""
+        first, row, column = strides(self.shapes[name])
+        return self.sweep.outer[0] * first, row, column
+
     def here(self, expr: Expr) -> Expr:
         """An expression at the current element: wide tensors in their tiles."""
         swaps = {a: self.tile(a.name) for a in accesses(expr) if a.name in self.sweep.tiles}
@@ -81,9 +85,8 @@ class _Tiles:
                  for i in (rows, columns)}
         if access.name in self.sweep.tiles:
             name = self.sweep.tiles[access.name]
-            steps = strides(self.shapes[name])
-            start = self.sweep.outer[0] * steps[0]
-            of = {self.sweep.row: steps[1], self.sweep.column: steps[2]}
+            start, row, column = self.lies(name)
+            of = {self.sweep.row: row, self.sweep.column: column}
         else:
             name, steps = access.name, strides(self.shapes[access.name])
             begins = {i: w[0] for i, w in whole.items()}
@@ -149,14 +152,13 @@ class _Tiles:
         sums: list[Statement] = []
         value = self.lowering.scalar(
             Select(condition, sympy.exp(score - base, evaluate=False), S.Zero), sums)
-        sums += [Store(tile, value), Let(total, tile, "+=")]
         row += [
             Let(before, S.NegativeInfinity if self.single else total_log),
             Let(top, before), self.over(column, highest),
             Let(base, Select(infinite, S.Zero, top)),
             Let(total, S.Zero if self.single else sympy.exp(before - base, evaluate=False)),
             Let(keep, total),
-            self.over(column, sums),
+            *self.summed(sums, Store(tile, value), total),
         ]
         empty = sympy.Eq(total, S.Zero)
         row += [Let(part, Select(empty, S.Zero, 1 / total)),
@@ -167,6 +169,10 @@ class _Tiles:
             row += [Loop(i, S.Zero, i.size, (Store(target.xreplace(self.at), keep, "*="),))
                     for i, target in self.results(eq)]
         return self.over(self.sweep.row, row)
+
+    def summed(self, sums: Sequence[Statement], store: Store, total: Expr) -> list[Statement]:
+        """What a row of the tile holds is stored, and added up."""
+        return [self.over(self.sweep.column, [*sums, store, Let(total, store.target, "+=")])]
 
     def results(self, eq: Equation) -> list[tuple[Index, Access]]:
         """What sums the softmax over columns, with its last index."""
@@ -225,7 +231,7 @@ class _Tiles:
 
 def sweep_statements(lowering: Lowering, sweep: Sweep, shapes: Shapes) -> tuple[Statement, ...]:
     """The loops of one sweep; ``shapes`` has what is stored of each tensor."""
-    tiles = _Tiles(lowering, sweep, shapes)
+    tiles = Tiles(lowering, sweep, shapes)
     inner = tiles.body()
     for index in (sweep.column, sweep.row):
         count = tiles.counts[index]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import sympy
 from sympy import Expr, Mul, S, Symbol
 
+from codegen.block_weights import ROOM
 from codegen.contraction import factors_of, guarded
 from codegen.recompute import copy_of
 from codegen.tiles import Sweep, Wanted, product_of, product_terms, shared_tiles
@@ -34,17 +35,21 @@ from derive.program import Equation, Program, Tensor
 
 TILE = (64, 256)  # rows and columns: what belongs to a tile stays in the second-level cache
 WORTH = 1 << 18  # elements of a wide tensor, for one row of the batch, from which on it is tiled
+# the same on a device: the rows and columns of a tile are what a block has threads for
+DEVICE_TILES, DEVICE_WORTH = ((64, 32), (32, 32), (16, 32)), 1 << 16
+STAGED = 16*(68 + 36)  # numbers in shared memory that a product of tiles is staged through
 UNKNOWN = 512  # what a length is taken for that is known at run time only
 
 
-def tiled(program: Program, batch: Symbol | None, wanted: Collection[str], choice: Wanted = None
-          ) -> tuple[Program, tuple[Sweep, ...]]:
+def tiled(program: Program, batch: Symbol | None, wanted: Collection[str], choice: Wanted = None,
+          device: bool = False) -> tuple[Program, tuple[Sweep, ...]]:
     """The program with each softmax between products as sweeps, where that pays.
 
     Args:
         wanted: tensors that are looked at when all is done.
         choice: the rows and columns of a tile, wherever it can be done; None or True: chosen by
             size; False: nowhere.
+        device: tiles lie in the shared memory of a GPU, and are as large as it has room for.
     """
     sweeps: list[Sweep] = []
     if batch is None or choice is False:
@@ -53,11 +58,13 @@ def tiled(program: Program, batch: Symbol | None, wanted: Collection[str], choic
     for eq in program.equations:
         if eq.name in wanted or eq.name in recurrent:
             continue
-        size = choice if isinstance(choice, tuple) else TILE
-        worth = 0 if isinstance(choice, tuple) else WORTH
+        sizes = DEVICE_TILES if device else (TILE,)
+        worth = DEVICE_WORTH if device else WORTH
+        if isinstance(choice, tuple):
+            sizes, worth = (choice,), 0
         if elements(eq.indices) < worth:
             continue
-        found = _Softmax(program, batch, {*wanted, *recurrent}, size).sweeps(eq)
+        found = _Softmax(program, batch, {*wanted, *recurrent}, sizes, device).sweeps(eq)
         if found is not None:
             program, made = found
             sweeps += made
@@ -79,7 +86,8 @@ class _Softmax:
     program: Program
     batch: Symbol
     kept: Collection[str]
-    size: tuple[int, int]
+    sizes: tuple[tuple[int, int], ...]
+    device: bool = False
     own: tuple[Index, ...] = ()
     row: Index = field(init=False)
     column: Index = field(init=False)
@@ -389,6 +397,18 @@ def _reordered(program: Program, changed: Mapping[str, Equation],
         done |= {eq.name for eq in ready}
     tensors = {**program.tensors, **{eq.name: eq.tensor for eq in made}}
     outer = tuple(i for i in found.own if i not in (found.row, found.column))
-    return (replace(program, tensors=tensors, equations=tuple(made)),
-            [Sweep(tuple(g), outer, found.row, found.column, shared_tiles(g, found.order),
-                   found.size) for g in groups])
+    sweeps = []
+    for group in groups:
+        fitting = [s for s in (Sweep(tuple(group), outer, found.row, found.column,
+                                     shared_tiles(group, found.order), size, found.device)
+                               for size in found.sizes) if not found.device or _fits(s)]
+        if not fitting:
+            return None
+        sweeps.append(fitting[0])
+    return replace(program, tensors=tensors, equations=tuple(made)), sweeps
+
+
+def _fits(sweep: Sweep) -> bool:
+    """Whether the tiles of a sweep fit the shared memory of a block."""
+    tiles = {tile: Mul(*sweep.shapes[tile]) for tile in sweep.tiles.values()}
+    return bool(sum(tiles.values()) <= ROOM + 512 - STAGED)

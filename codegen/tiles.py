@@ -41,7 +41,9 @@ class Sweep:
     """Equations that are computed tile by tile, in order, in the indices of the softmax.
 
     ``outer`` are looped over around the tiles, the batch first; ``tiles`` names for each wide
-    tensor the one in whose tile it lies; ``size`` are a tile's rows and columns.
+    tensor the one in whose tile it lies; ``size`` are a tile's rows and columns; on a ``device``
+    tiles lie in shared memory, where rows are of an odd length: no two rows of a column are in
+    one bank.
     """
 
     equations: tuple[Equation, ...]
@@ -50,14 +52,23 @@ class Sweep:
     column: Index
     tiles: Mapping[str, str]
     size: tuple[int, int]
+    device: bool = False
 
     @property
     def shapes(self) -> dict[str, tuple[Expr, ...]]:
         """What is stored of each wide tensor."""
+        rows, columns = self.extents
+        shape: tuple[Expr, ...] = (self.outer[0].size, rows, columns)
+        if self.device:
+            shape = (rows, columns + (columns + 1) % 2)
+        return dict.fromkeys(self.tiles, shape)
+
+    @property
+    def extents(self) -> tuple[Expr, Expr]:
+        """Rows and columns of a tile, no more than there are."""
         rows, columns = (min(n, int(i.size)) if i.size.is_Integer else n
                          for n, i in zip(self.size, (self.row, self.column), strict=True))
-        shape = (self.outer[0].size, sympy.Integer(rows), sympy.Integer(columns))
-        return dict.fromkeys(self.tiles, shape)
+        return sympy.Integer(rows), sympy.Integer(columns)
 
 
 def product_terms(eq: Equation, wide: Collection[str]

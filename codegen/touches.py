@@ -7,7 +7,7 @@ the right; what cannot be shown counts as a meeting.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy
 from sympy import Expr, S, Symbol
@@ -30,6 +30,20 @@ class Touch:
     turns: tuple[Index, ...]
     conditions: tuple[Expr, ...]
     fixed: frozenset[Index]
+    row: Index | None = None  # the index that warps share, inside a nest of theirs
+    nest: int = 0  # the number of that nest
+
+    @property
+    def outside(self) -> Touch:
+        """The same, as threads of other warps see it: each row is one warp's."""
+        if self.row is None:
+            return self
+        return replace(self, site=self.nest, turns=(self.row,))
+
+    @property
+    def inside(self) -> Touch:
+        """The same among the threads of one warp, at its row."""
+        return replace(self, fixed=self.fixed | {self.row} if self.row else self.fixed)
 
 
 def meets(old: Touch, new: Touch) -> bool:

@@ -89,7 +89,8 @@ def do_train(args: argparse.Namespace) -> Outcome:
     config = config.changed(
         source=args.data, epochs=args.epochs, batch=args.batch, seed=args.seed,
         test_share=args.test_share, validation_share=args.validation_share,
-        patience=args.patience, dtype=args.dtype, device=args.device, threads=args.threads,
+        patience=args.patience, dtype=args.dtype, device=args.device, products=args.products,
+        threads=args.threads,
         out=args.out, shard=args.shard, compress=args.compress,
         optimizer={**config.optimizer, **changes} if changes else None)
     if args.ranks is not None:

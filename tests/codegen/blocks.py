@@ -21,15 +21,18 @@ class Race(AssertionError):
     """Two threads touch an element, at least one of them writes, nothing keeps them apart."""
 
 
+Touch = tuple[int, int, int, int]  # block, thread, barriers passed, those of the warp
+
+
 class _Memory:
     """Who touched each element in the launch that runs."""
 
     def __init__(self) -> None:
-        self.writes: dict[int, tuple[int, int, int]] = {}
-        self.reads: dict[int, set[tuple[int, int, int]]] = {}
+        self.writes: dict[int, Touch] = {}
+        self.reads: dict[int, set[Touch]] = {}
 
     def touch(self, place: int, write: bool) -> None:
-        me = (_state.block, _state.thread, _state.interval)
+        me = (_state.block, _state.thread, _state.interval, _state.turns[_state.thread])
         last = self.writes.get(place)
         if last is not None and _meet(last, me):
             raise Race(f"element {place} is written by {last} and touched by {me} "
@@ -44,10 +47,11 @@ class _Memory:
         self.writes[place] = me
 
 
-def _meet(one: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
+def _meet(one: Touch, other: Touch) -> bool:
     if one[0] != other[0]:
         return True
-    return one[1] != other[1] and one[2] == other[2]
+    warp = one[1]//cuda.warpsize == other[1]//cuda.warpsize
+    return one[1] != other[1] and one[2] == other[2] and not (warp and one[3] != other[3])
 
 
 class Array:
@@ -96,6 +100,7 @@ class _State:
     """The thread that runs, and the launch that it is of."""
 
     block = thread = interval = blocks = threads = 0
+    turns: list[int] = [0]  # barriers of its warp that each thread has passed
     at: tuple[int, int, int] = (0, 0, 0)
     grid: tuple[int, int, int] = (1, 1, 1)
 
@@ -138,23 +143,32 @@ class _Block:
                    for n in range(_state.threads)]
         for worker in workers:
             worker.start()
-        interval = 0
+        interval, ready = 0, set(self.left)
         while self.left and self.error is None:
-            self.waiting.clear()
-            order = _ordered(sorted(self.left))
-            for number in order:
+            for number in _ordered(sorted(ready)):
+                self.waiting.pop(number, None)
                 _state.thread, _state.interval = number, interval
                 self.turns[number].release()
                 self.back.acquire()
                 if self.error is not None:
-                    break
-            kinds = set(self.waiting.values())
-            if self.error is None and self.left and (len(kinds) > 1
-                                                    or set(self.waiting) != set(order)):
-                self.error = Race("some threads of a block wait at a barrier that others pass by")
-            interval += kinds == {"barrier"}
+                    raise self.error
+            ready = self._warps()
+            if not ready and self.left:
+                if {self.waiting.get(n) for n in range(_state.threads)} != {"barrier"}:
+                    raise Race("some threads of a block wait at a barrier that others pass by")
+                interval, ready = interval + 1, set(self.left)
         if self.error is not None:
             raise self.error
+
+    def _warps(self) -> set[int]:
+        """The threads of warps all of which wait for each other."""
+        found: set[int] = set()
+        for first in range(0, _state.threads, cuda.warpsize):
+            warp = set(range(first, min(first + cuda.warpsize, _state.threads)))
+            kinds = {self.waiting.get(n) for n in warp}
+            if len(kinds) == 1 and kinds <= {"shuffle", "warp"}:
+                found |= warp
+        return found
 
     def _thread(self, number: int) -> None:
         self.turns[number].acquire()
@@ -190,6 +204,7 @@ class _Kernel:
                 argument.memory = _Memory()
         _state.threads, _state.blocks = threads, x*y*z
         for block in _ordered(list(range(_state.blocks))):
+            _state.turns = [0]*threads
             _state.block, _state.at = block, (block % x, block//x % y, block//(x*y))
             cuda.block = _Block(self.function, arguments)
             try:
@@ -209,7 +224,7 @@ class _Kernel:
 
 def _waits(function: Callable[..., None]) -> bool:
     """Whether there may be a barrier in a kernel."""
-    return any(n == "syncthreads" or n.startswith(("tiles_", "block_"))
+    return any(n == "syncthreads" or n.startswith(("tile", "block_"))
                for n in function.__code__.co_names)
 
 
@@ -271,6 +286,11 @@ class _Cuda:
     def syncthreads(self) -> None:
         if _state.threads > 1:
             self.block.wait("barrier")
+
+    def syncwarp(self) -> None:
+        if _state.threads > 1:
+            self.block.wait("warp")
+            _state.turns[_state.thread] += 1
 
     def shfl_xor_sync(self, mask: int, value: Any, other: int) -> Any:
         me, block = _state.thread, self.block

@@ -32,6 +32,7 @@ def stepped(text: str, folder: Path, name: str = "stepped", whole: bool = False)
     module = simulated(text, folder, name)
     if not whole:
         module.WARP, module.HALVES = 2, (1,)  # shuffles, too
+    module.wait_for_warp = module.cuda.syncwarp
     return module
 
 
@@ -55,9 +56,10 @@ def emitted(program: Program, folder: Path, dtype: str = "float64",
 def wrong_launches(program: Program, values: dict[str, np.ndarray], folder: Path,
                    sizes: dict[str, int] | None = None, dtype: str = "float64",
                    tolerance: float = 1e-8,
-                   load: Callable[[str, Path], ModuleType] = stepped) -> list[str]:
+                   load: Callable[[str, Path], ModuleType] = stepped,
+                   storage: Storage = EVERY) -> list[str]:
     """The equations whose launches give something else than the reference evaluator."""
-    compiled = compile_program(program, sgd(), ("gradient",), storage=EVERY, device=True)
+    compiled = compile_program(program, sgd(), ("gradient",), storage=storage, device=True)
     there = compiled.entries["gradient"].plan.kept
     with np.errstate(all="ignore"):
         kernels = load(render_cuda(compiled, dtype), folder)

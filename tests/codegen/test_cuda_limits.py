@@ -12,14 +12,15 @@ import pytest
 
 import codegen
 import derive as dr
+from codegen.cuda_device import Device
 from codegen.model import Model
 from codegen.module import render_cuda
 from codegen.pipeline import compile_program
 from derive.differentiate import derive
-from derive.errors import DataError, MissingError
+from derive.errors import DataError, DeclarationError, MissingError
 from derive.program import Program
 from tests.codegen.cuda_support import emitted
-from tests.codegen.support import sample
+from tests.codegen.support import interpreted, sample
 
 CARD = {"free": 8 << 30, "total": 8 << 30, "capability": (8, 6), "MAX_THREADS_PER_BLOCK": 1024,
         "WARP_SIZE": 2, "MAX_GRID_DIM_X": 2**31 - 1, "MAX_GRID_DIM_Y": 65535,
@@ -159,3 +160,37 @@ def test_a_self_test_without_a_device_ends_with_a_sentence(tmp_path):
         pytest.skip("there is a device here")
     assert done.returncode == 4 and "cannot run here" in done.stdout, done.stderr
     assert "Traceback" not in done.stderr
+
+
+# -- what "auto" leaves to the CPU, though there is a GPU ------------------------------------------
+@pytest.fixture
+def a_card(monkeypatch):
+    """A machine with a GPU that nothing runs on."""
+    monkeypatch.setattr("codegen.cuda_device.find_device",
+                        lambda: Device("a card", (9, 0), 80 << 30))
+
+
+@pytest.mark.parametrize("options, why", [
+    ({"optimizer": dr.gauss_newton()}, "'gauss_newton' runs on the CPU only"),
+    ({"recompute": 1 << 30}, "limit of memory .* is kept on the CPU only")])
+def test_auto_takes_the_cpu_for_what_a_gpu_cannot_do_and_says_so(options, why, a_card, tmp_path):
+    net = dr.Network("line")
+    x, t = net.input("x", "B", 2), net.input("t", "B", 1)
+    net.loss(dr.mean_squared_error(dr.dense(x, 1), t))
+    program = derive(net.program())
+    with interpreted(), pytest.warns(RuntimeWarning, match=f"the GPU is left alone: .*{why}"):
+        model = codegen.compile(program, device="auto", directory=tmp_path, **options)
+    assert model.device == "cpu"
+    with pytest.raises(DeclarationError, match=why):
+        codegen.compile(program, device="cuda", directory=tmp_path, **options)
+
+
+def test_the_vendors_products_without_cupy(a_card, monkeypatch, tmp_path):
+    monkeypatch.setattr("codegen.build.find_spec", lambda name: None)
+    with pytest.raises(MissingError, match=r"cupy.*\n.*pip install cupy-cuda13x"):
+        codegen.compile(mlp(), device="cuda", products="vendor", directory=tmp_path)
+    with pytest.raises(DeclarationError, match="single or double"):
+        codegen.compile(mlp(), device="cuda", products="vendor", dtype="float16",
+                        directory=tmp_path)
+    with pytest.raises(DeclarationError, match="unknown products"):
+        codegen.compile(mlp(), products="vender", directory=tmp_path)
