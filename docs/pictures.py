@@ -47,10 +47,11 @@ def main() -> None:
         page = Path(folder) / "two_layers.html"
         dr.derive(two_layers()).document(page, force=True)
         text = page.read_text(encoding="utf-8")
-        only(page, text, "nav, section:not(#result)")
-        screenshot(page, IMAGES / "derivation.png", "1000,700")
-        only(page, text, "h1, nav, main > section:not(#backward), #backward > :not(#adjoint-z)")
-        screenshot(page, IMAGES / "steps.png", "1000,860")
+        only(page, text, "nav, footer, section:not(#result)")
+        screenshot(page, IMAGES / "derivation.png", "1000,640")
+        only(page, text, "h1, nav, footer, main > section:not(#backward), "
+             "#backward > :not(#adjoint-z)")
+        screenshot(page, IMAGES / "steps.png", "1000,790")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 # what a page takes as given
-GIVEN = {"flow": """
+NETWORK = """
 import derive as dr
 net = dr.Network("given")
 x, t = net.input("x", "B", 8), net.input("t", "B", dtype=int)
 net.loss(dr.cross_entropy(dr.dense(dr.dense(x, 8, dr.tanh), 3), t))
-"""}
+"""
+GIVEN = {"flow": NETWORK, "CONTRIBUTING": NETWORK + "import codegen\n"}
 PAGES = [
-    page for page in sorted([*DOCS.glob("*.md"), *DOCS.glob("howto/*.md")])
+    page for page in (ROOT / "CONTRIBUTING.md", *sorted([*DOCS.glob("*.md"),
+                                                        *DOCS.glob("howto/*.md")]))
     if "```python\n" in page.read_text(encoding="utf-8")
 ]
 

@@ -19,7 +19,7 @@ from derive.nodes import Access
 from derive.program import Program
 
 _INLINE = re.compile(r"\$`(.+?)`\$")
-_DISPLAY = re.compile(r"```math\n(.*?)\n```", re.DOTALL)
+_DISPLAY = re.compile(r"^(> )?```math\n(.*?)\n(?:> )?```$", re.DOTALL | re.MULTILINE)
 
 
 def notebook_text(document: t.Document, program: Program) -> str:
@@ -67,7 +67,8 @@ def _section(section: t.Section) -> list[dict[str, Any]]:
 
 def _drawn(markdown: str) -> str:
     """Formulas as Jupyter reads them, in place of GitHub's way."""
-    shown = _DISPLAY.sub(lambda m: f"$$\n{m[1]}\n$$", markdown)
+    shown = _DISPLAY.sub(
+        lambda m: f"{m[1] or ''}$$\n{m[2]}\n{m[1] or ''}$$", markdown)  # framed: quoted
     return _INLINE.sub(lambda m: f"${m[1]}$", shown)
 
 

@@ -117,6 +117,16 @@ def test_a_notebook_rebuilds_the_network_and_checks_it(tmp_path, name):
     assert space["report"].ok  # type: ignore[attr-defined]
 
 
+def test_a_notebook_has_its_formulas_as_jupyter_reads_them(tmp_path):
+    path = write_document(derived("softmax_classifier"), tmp_path / "a.ipynb")
+    cells = ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
+             if c["cell_type"] == "markdown"]
+    assert not [cell for cell in cells if "```math" in cell or "$`" in cell]
+    framed = next(cell for cell in cells if "> $$" in cell)  # the gradients, first of all
+    assert framed.count("> $$\n> ") == 8 and r"\frac{\partial L}{\partial W_{1;ij}}" in framed
+    assert all(cell.count("$$") % 2 == 0 for cell in cells)
+
+
 def test_a_file_of_another_s_is_not_overwritten(tmp_path):
     program = derived("product")
     path = tmp_path / "mine.md"
