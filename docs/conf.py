@@ -16,7 +16,7 @@ import derive  # noqa: E402
 
 project = "chainrule"
 release = version = derive.__version__
-author = "the chainrule authors"
+author = copyright = "the chainrule authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "chainrule"
