@@ -39,7 +39,9 @@ def backward_section(maker: Maker, only: set[str] | None = None) -> Section:
         if isinstance(entry, Helper):
             blocks.append(_helper(maker, entry, said))
         else:
-            blocks.append(_Told(maker, entry, said).section())
+            told = _Told(maker, entry, said).section()
+            if told.blocks:  # of what is put in where it is used a summary says nothing
+                blocks.append(told)
         maker.fold = None
     return Section(maker.words("section.backward"), "backward", 1, tuple(blocks))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import singledispatch
+from itertools import zip_longest
 
 from derive.boxes import Box, Row, Token, width
 from derive.document import tree as t
@@ -209,7 +210,7 @@ def _(block: t.Section) -> str:
     )
     title = rf"\texorpdfstring{{{_spans(block.title)}}}{{{text(plain)}}}"
     inner = ""
-    for part, behind in zip(block.blocks, (*block.blocks[1:], None), strict=True):
+    for part, behind in zip_longest(block.blocks, block.blocks[1:]):
         # an empty line before a formula would be a paragraph, with its space, of its own
         gap = "\n" if isinstance(part, t.Display | t.Equation) else "\n\n"
         made = _block(part)

@@ -14,6 +14,7 @@ from derive.document import build_document, write_document
 from derive.document.html import html_text
 from derive.document.markdown import markdown_text
 from derive.document.tex import tex_text
+from derive.document.tree import Section
 from derive.errors import DataError, MissingError
 from derive.latex import LETTERS
 from tests.documents import derived, equations, parsed
@@ -31,6 +32,16 @@ def test_html_is_well_formed_and_closed_in_itself(name):
     assert "default-src 'none'" in html and "http-equiv=\"Content-Security-Policy\"" in html
     ids = [e.get("id") for e in root.iter() if e.get("id")]
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_summary_is_whole_in_every_output_and_no_heading_stands_alone(name):
+    document = build_document(derived(name), detail="summary")
+    for write in (html_text, markdown_text, tex_text):
+        assert write(document)
+    parts = [s for section in document.sections for s in (section, *section.blocks)
+             if isinstance(s, Section)]
+    assert not [part.anchor for part in parts if not part.blocks]
 
 
 def test_a_long_list_in_a_sentence_may_end_a_line_behind_its_commas():
