@@ -9,9 +9,10 @@ import sympy
 from sympy import Dummy, Expr, S
 from sympy.codegen.cfunctions import expm1, log1p
 
-from derive.functions import REGISTRY, maximum, minimum
+from derive.functions import REGISTRY, absolute, maximum, minimum
 from derive.nodes import Index, LogSumExpOver, MaxOver, MinOver, Select
 from derive.randomness import uniform
+from derive.tex.sliding import turned_round
 from derive.tex.values import (
     UNKNOWN,
     MisfitError,
@@ -32,7 +33,7 @@ _SYMPY: dict[str, Callable[[Expr], Expr]] = {
     "erfc": sympy.erfc, "sqrt": sympy.sqrt, "atan": sympy.atan, "log1p": log1p, "expm1": expm1,
 }  # fmt: skip
 _WITH_SETTING = {"leaky_relu", "elu"}
-_WHOLE = {"softmax", "logsumexp", "diag", "tr", "onehot", "rowmax", "rowmin", "norm"}
+_WHOLE = {"softmax", "logsumexp", "diag", "tr", "onehot", "rowmax", "rowmin", "norm", "rot180"}
 
 
 def call(name: str, args: list[Value], primes: int, batch: Expr | None,
@@ -47,6 +48,8 @@ def call(name: str, args: list[Value], primes: int, batch: Expr | None,
         return reduce(lambda a, b: entrywise(pick, a, b, "compared"), args)
     if name == "uniform":
         return _random(args)
+    if name == "rot180" and [a.body for a in args[1:]] == [180]:  # rot_{180}
+        args = args[:1]
     wanted = 2 if name in _WITH_SETTING else 1
     if len(args) != wanted:
         raise MisfitError(f"{name} takes {wanted} argument{'s' * (wanted > 1)}",
@@ -94,12 +97,14 @@ def _extreme(name: str, value: Value) -> Value:
 def _whole(name: str, value: Value, batch: Expr | None, over: Index | None) -> Value:
     if name == "diag":
         return diagonal(value)
+    if name == "rot180":
+        return turned_round(value)
     if name == "tr":
         if len(value.kept) != 2 or not fits(*value.kept):
             raise MisfitError(f"{shape(value)} has no trace", "a square matrix")
         return Value(total(diagonal(value)), (), value.notes)
     if name == "norm":
-        return Value(sympy.sqrt(total(value.with_body(value.body**2))), (), value.notes)
+        return norm(value, "2")
     if name == "onehot":
         if len(value.kept) != 1:
             raise MisfitError("onehot takes a vector of labels", "labels t, one for each sample")
@@ -112,6 +117,26 @@ def _whole(name: str, value: Value, batch: Expr | None, over: Index | None) -> V
             raise MisfitError(f"{name} takes a matrix", got_text([value]))
         return array((MaxOver if name == "rowmax" else MinOver)(value.body, col), (row, None))
     return _soft(name, value, batch, over)
+
+
+def norm(value: Value, kind: str) -> Value:
+    """A norm of a vector, or the one of a matrix whose entries are squared and summed.
+
+    Raises:
+        MisfitError: a norm of a matrix that is another one.
+    """
+    if len(value.kept) > 1 and kind not in ("", "F"):
+        shown = {"2": "its largest singular value", "1": "the largest sum of a column"}
+        raise MisfitError(
+            f"‖·‖_{kind} of {shape(value)} is {shown.get(kind, 'a norm')}, or of its entries",
+            r"‖·‖_F, the root of the sum of squares, or \sum_{i,j} |…|")
+    if kind == "1":
+        return Value(total(value.with_body(absolute(value.body))), (), value.notes)
+    if kind == "∞":
+        if not value.kept:
+            raise MisfitError("the largest entry of a scalar", "a vector")
+        return Value(MaxOver(absolute(value.body), *value.kept), (), value.notes)
+    return Value(sympy.sqrt(total(value.with_body(value.body**2))), (), value.notes)
 
 
 def _soft(name: str, value: Value, batch: Expr | None, over: Index | None) -> Value:

@@ -7,6 +7,7 @@ from functools import reduce
 from typing import Any
 
 import sympy
+from sympy import Expr
 
 from derive.nodes import Select
 from derive.tex import tree as t
@@ -53,10 +54,22 @@ def power(value: Value, exponent: Value, entries: bool) -> Value:
     if e.is_number and abs(e) > MAX_EXPONENT and value.body.is_number:
         raise MisfitError("the exponent of a number is too large", f"at most {MAX_EXPONENT}")
     if value.axes and not entries:
+        if len(value.kept) == 2 and e.is_negative:
+            return _inverse(value, e)
         if len(value.kept) == 2 and fits(*value.kept):
             raise MisfitError(f"a power of {shape(value)} has two readings",
                               r"^{\odot 2} entry by entry, or the product written out")
-        if e.is_negative:
-            raise MisfitError(f"{shape(value)} has no inverse", "a fraction for its entries")
     return value.with_body(value.body**e)
 
+
+def _inverse(value: Value, e: Expr) -> Value:
+    """A negative power of a matrix: of a diagonal one it is that of its diagonal."""
+    body = value.body
+    diagonal = isinstance(body, Select) and body.no == 0 and isinstance(body.condition, sympy.Eq) \
+        and set(body.condition.args) == set(value.kept)
+    if not diagonal:
+        raise MisfitError(
+            f"the inverse of {shape(value)} is not read: equations have no inverse of a matrix",
+            r"^{\odot -1} for one over each entry, or a product with a tensor that is declared as "
+            "the inverse", 'names={r"A^{-1}": …} with that tensor')
+    return value.with_body(Select(body.condition, body.yes**e))

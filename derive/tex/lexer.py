@@ -28,14 +28,16 @@ _NOTHING = {
     "thinspace", "negthinspace", "strut", "mathstrut", "hfill", "crfit", "bigm", "cr@",
 }  # fmt: skip
 _SIGNS = {
-    "+": "ADD", "-": "ADD", "−": "ADD", "*": "OP", "·": "OP", "⊙": "OP", "∘": "OP", "/": "OP",
+    "+": "ADD", "-": "ADD", "−": "ADD", "*": "OP", "·": "OP", "⊙": "OP", "∘": "OP", "⊘": "OP",
+    "∗": "OP", "⋆": "OP", "/": "OP",
     "=": "REL", "<": "REL", ">": "REL", "≤": "REL", "≥": "REL", "≠": "REL", "(": "LPAR",
     ")": "RPAR", "[": "LBRACK", "]": "RBRACK", "{": "LBRACE", "}": "RBRACE", "^": "SUP",
     "_": "SUB", ",": "COMMA", ";": "COMMA", "'": "PRIME", "’": "PRIME", "&": "AMP", "⊤": "TOP",
     "∂": "PARTIAL", "∇": "NABLA", ":": "ALL",
 }  # fmt: skip
 _COMMANDS = {
-    **dict.fromkeys(("cdot", "times", "odot", "circ", "star", "ast", "otimes", "bullet"), "OP"),
+    **dict.fromkeys(("cdot", "times", "odot", "circ", "star", "ast", "otimes", "bullet",
+                     "oslash"), "OP"),
     **dict.fromkeys(("le", "leq", "leqslant", "ge", "geq", "geqslant", "ne", "neq", "lt", "gt",
                      "equiv", "triangleq", "coloneqq", "doteq", "in"), "REL"),
     **dict.fromkeys(("frac", "tfrac", "dfrac", "cfrac"), "FRAC"),
@@ -52,7 +54,8 @@ _COMMANDS = {
     "dots": "DOTS", "ldots": "DOTS", "cdots": "DOTS", "infty": "INFTY", "substack": "SUBSTACK",
     "\\": "ROW", "forall": "FORALL",
 }  # fmt: skip
-_SAME = {"−": "-", "·": "cdot", "⊙": "odot", "∘": "circ", "le": "<=", "leq": "<=", "≤": "<=",
+_SAME = {"−": "-", "·": "cdot", "⊙": "odot", "∘": "circ", "⊘": "oslash",
+         "∗": "ast", "⋆": "star", "le": "<=", "leq": "<=", "≤": "<=",
          "leqslant": "<=", "geqslant": ">=", "ge": ">=", "geq": ">=", "≥": ">=", "ne": "!=",
          "neq": "!=", "≠": "!=", "lt": "<", "gt": ">", "triangleq": "=", "coloneqq": "=",
          "doteq": "=", "ln": "log"}
@@ -70,6 +73,16 @@ _WORD = re.compile(
     r"|textbf|textnormal|mbox)\s*\{((?:[^\W_]|[ \-.,:]|\\[_ ])*)\}")
 _TAGS = re.compile(r"\\(tag\*?|label|textcolor|color|hspace\*?|vspace)\s*\{[^{}]*\}")
 _CASES = re.compile(r"\\(begin|end)\s*\{(d?cases)\}")
+_SLIDING = re.compile(  # how far a convolution reaches: below its sign, or above it
+    r"\\(?:overset|stackrel)\s*\{\s*(?:\\(?:text|mathrm|textrm)\{)?(?P<over>full|same|valid)\}?\s*\}"
+    r"\s*\{\s*\\(?P<below>ast|star)\s*\}"
+    r"|\\(?P<sign>ast|star)\s*_\s*\{\s*(?:\\(?:text|mathrm|textrm)\{)?(?P<extent>full|same|valid)\}?\s*\}")
+_OF_THEIR_OWN = {  # commands that are understood, and why they are not read
+    "leftarrow": "an assignment changes what a name means: a name of its own for each step, and =",
+    "gets": "an assignment changes what a name means: a name of its own for each step, and =",
+    "underbrace": "the formula without its brace", "overbrace": "the formula without its brace",
+    "approx": "what is meant exactly, with =", "propto": "what is meant exactly, with =",
+}
 _NUMBER = re.compile(r"\d+(\.\d+)?|\.\d+")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _ONE = ("FRAC", "SUP", "SUB", "FONT", "ACCENT", "SQRT")  # one digit: \frac12, x^2y
@@ -168,6 +181,10 @@ class MathLexer:
 
     def _command(self) -> Token | None:
         text = self.source.text
+        slid = _SLIDING.match(text, self.at, self.end)
+        if slid:
+            named = f"{slid['sign'] or slid['below']}:{slid['extent'] or slid['over']}"
+            return self._token("OP", named, len(slid[0]))
         for pattern in (_TAGS, _CASES, _WORD):
             found = pattern.match(text, self.at, self.end)
             if found:
@@ -190,6 +207,8 @@ class MathLexer:
             return self._token("LETTER", GREEK[name], length)
         if name in _COMMANDS:
             return self._token(_COMMANDS[name], _SAME.get(name, name), length)
+        if name in _OF_THEIR_OWN:
+            self.fail(f"\\{name} is not read", _OF_THEIR_OWN[name])
         known = [*_COMMANDS, *GREEK, "operatorname", "text", "mathrm", "left", "right"]
         guess = nearest(name, [k for k in known if k.isalpha()])
         self.fail(f"\\{name} is no command that is read", "formulas of amsmath",
@@ -233,7 +252,7 @@ class MathLexer:
             return None
         if word.isdigit():
             return self._token("NUMBER", word, length)
-        return self._token("WORD", word, length)
+        return self._token("COMMA" if word == "and" else "WORD", word, length)
 
 
 def _closing(kind: str) -> str:

@@ -34,6 +34,7 @@ FUNCTIONS = {
     "sqrt": "sqrt", "softmax": "softmax", "logsumexp": "logsumexp", "diag": "diag",
     "Diag": "diag", "tr": "tr", "Tr": "tr", "trace": "tr", "max": "max", "min": "min",
     "rowmax": "rowmax", "rowmin": "rowmin", "onehot": "onehot", "norm": "norm",
+    "rot": "rot180", "rot180": "rot180", "flip": "rot180",
     "atan": "atan", "arctan": "atan", "log1p": "log1p", "expm1": "expm1", "uniform": "uniform",
     **{name: name for name in REGISTRY},
 }  # fmt: skip

@@ -33,6 +33,7 @@ def statements(source: Source) -> list[Statement]:
         parts = node.parts if isinstance(node, t.Listed) else (node,)
         for part in parts:
             inner = part.body if isinstance(part, t.Group) and part.kind == "{" else part
+            inner = _without_space(inner)
             if not isinstance(inner, t.Relation) or any(
                     op not in ("=", "equiv") for op in inner.ops):
                 source.fail(part.at, "this is no equation", "left = right")
@@ -40,6 +41,15 @@ def statements(source: Source) -> list[Statement]:
     if not found:
         source.fail(0, "there is no formula", r"for example \frac{\partial L}{\partial W} = …")
     return found
+
+
+def _without_space(node: t.Node) -> t.Node:
+    r"""An equation without the space that its sides are said to lie in: ``\in \mathbb{R}^{q}``."""
+    if not isinstance(node, t.Relation) or len(node.ops) < 2 or node.ops[-1] != "in":
+        return node
+    space = node.parts[-1].base if isinstance(node.parts[-1], t.Scripted) else node.parts[-1]
+    real = isinstance(space, t.Sym) and (space.letter, space.font) in (("R", "mathbb"), ("ℝ", ""))
+    return t.Relation(node.parts[:-1], node.ops[:-1], node.at) if real else node
 
 
 def first_index(found: Sequence[Statement], source: Source) -> int:

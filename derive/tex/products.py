@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 import sympy
 from sympy import Mul
 
 from derive.nodes import Select
+from derive.tex.sliding import is_sliding, slid
 from derive.tex.values import MisfitError, Value, entrywise, is_condition, times, total
 
 if TYPE_CHECKING:
     from derive.tex.terms import Reader
 
-_ENTRYWISE = ("odot", "circ")
+_ENTRYWISE = ("odot", "circ", "oslash")
 _PRODUCTS = ("", "cdot", "times", "*", "bullet", "otimes")
 
 
@@ -55,11 +57,38 @@ def joined(reader: Reader, operands: Sequence[Operand]) -> list[Value]:
     if slashes:
         return _divided(reader, operands, slashes[0])
     guards = [o for o in operands if o.guard and all(not v.axes for v in o.values)]
-    if guards and len(guards) < len(operands):
+    plain = not any(is_sliding(o.op) or o.op == "oslash" for o in operands)
+    if plain and guards and len(guards) < len(operands):
         return _guarded(reader, guards, operands)
-    ways = [_products_first, _entries_first] if any(
-        o.op in _ENTRYWISE for o in operands) else [_product]
-    return fitting(reader, [partial(way, reader, operands) for way in ways])
+    return fitting(reader, [partial(way, reader, operands) for way in _orders(operands)])
+
+
+def _orders(operands: Sequence[Operand]) -> list[Callable[..., list[Value]]]:
+    """The orders in which operators may be meant: a convolution before any other, or what is
+    joined entry by entry before that."""
+    entries = any(o.op in _ENTRYWISE for o in operands)
+    if any(is_sliding(o.op) for o in operands):
+        return [_slides_first, _entries_first] if entries else [_slides_first]
+    return [_products_first, _entries_first] if entries else [_product]
+
+
+def _slides_first(reader: Reader, operands: Sequence[Operand]) -> list[Value]:
+    made = []
+    for run in _runs(operands, lambda o: is_sliding(o.op)):
+        found = list(run[0].values)
+        for other in run[1:]:
+            found = fitting(reader, [
+                partial(_slid, a, b, other) for a, b in product(found, other.values)])
+        made.append(replace(run[0], values=tuple(found)))
+    return joined(reader, made)
+
+
+def _slid(a: Value, b: Value, operand: Operand) -> list[Value]:
+    try:
+        return slid(a, b, operand.op)
+    except MisfitError as misfit:
+        misfit.at = operand.at if misfit.at is None else misfit.at
+        raise
 
 
 def _guarded(reader: Reader, guards: Sequence[Operand], operands: Sequence[Operand]
@@ -103,19 +132,25 @@ def _runs(operands: Sequence[Operand], together: Callable[[Operand], bool]
 
 def _products_first(reader: Reader, operands: Sequence[Operand]) -> list[Value]:
     runs = _runs(operands, lambda o: o.op not in _ENTRYWISE)
-    return _entries(reader, [_product(reader, run) for run in runs], operands[0].at)
+    return _entries(reader, [_product(reader, run) for run in runs], [run[0].op for run in runs],
+                    operands[0].at)
 
 
 def _entries_first(reader: Reader, operands: Sequence[Operand]) -> list[Value]:
     runs = _runs(operands, lambda o: o.op in _ENTRYWISE)
-    made = [Operand(run[0].op, tuple(_entries(reader, [list(o.values) for o in run], run[0].at)),
-                    run[0].at) for run in runs]
-    return _product(reader, made)
+    made = [Operand(run[0].op, tuple(_entries(
+        reader, [list(o.values) for o in run], [o.op for o in run], run[0].at)), run[0].at)
+        for run in runs]
+    return joined(reader, made)
 
 
-def _entries(reader: Reader, factors: Sequence[list[Value]], place: int) -> list[Value]:
+def _entries(reader: Reader, factors: Sequence[list[Value]], ops: Sequence[str], place: int
+             ) -> list[Value]:
     found = factors[0]
-    for other in factors[1:]:
+    for other, op in zip(factors[1:], ops[1:], strict=True):
+        if op == "oslash":
+            found = reader.divided(found, other, place)
+            continue
         found = reader.each(
             lambda a, b: entrywise(Mul, a, b, "multiplied entry by entry"), place, found, other)
     return found
@@ -151,8 +186,9 @@ def _multiplied(a: Value, b: Value, op: str) -> Value:
     if is_condition(a.body) or is_condition(b.body):
         raise MisfitError("a condition stands as factor", r"\mathbb{1}[…]")
     if op in ("times", "*") and a.axes and b.axes:
-        raise MisfitError(f"\\{op.strip('*') or 'ast'} between two arrays has several readings",
-                          r"\odot entry by entry, nothing between matrices")
+        raise MisfitError(f"{op if op == '*' else chr(92) + op} between two arrays has several "
+                          "readings", r"\odot entry by entry, nothing between matrices, \ast for "
+                          r"a convolution, \star for a cross-correlation")
     columns = all(len(v.axes) == 2 and v.axes[0] is not None and v.axes[1] is None
                   for v in (a, b))
     if op == "otimes":

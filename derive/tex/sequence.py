@@ -175,9 +175,10 @@ def _adjoint(reader: Reader, piece: t.Node | t.Op) -> Operand:
     from derive.tex.symbols import above, parts
 
     assert not isinstance(piece, t.Op)
-    name, rest = reader.subject(piece)
+    base, subs, sups, primes = parts(piece)
+    name, rest = reader.subject(t.Scripted(base, subs, tuple(
+        s for s in sups if not any(r.turned for r in above((s,)))), 0, piece.at))
     values = tensor_values(reader, reader.adjoint(name, piece.at), rest)
-    _, _, sups, primes = parts(piece)
     readings = above(sups)
     turned = [r for r in readings if r.turned] if sups else []
     if bool(turned) != bool(primes % 2):

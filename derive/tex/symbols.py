@@ -94,8 +94,7 @@ def symbol_values(reader: Reader, node: t.Node) -> list[Value]:
     trouble: MisfitError | None = None
     for reading in above(sups):
         try:
-            for value in _bare(reader, base, [*reading.found, *below], primes):
-                value = transposed(value) if reading.turned else value
+            for value in _bare(reader, base, [*reading.found, *below], primes, reading.turned):
                 found += reader.powers(value, reading.power) if reading.power else [value]
         except MisfitError as misfit:
             misfit.at = node.at if misfit.at is None else misfit.at
@@ -116,8 +115,9 @@ class UnknownNameError(MisfitError):
     """A symbol that nothing declares or defines."""
 
 
-def _bare(reader: Reader, base: t.Node, found: list[Item], primes: int) -> list[Value]:
-    """The readings of a symbol with items, without its power."""
+def _bare(reader: Reader, base: t.Node, found: list[Item], primes: int, turned: bool
+          ) -> list[Value]:
+    """The readings of a symbol with items, transposed or not, without its power."""
     letter = node_key(base)
     assert letter is not None
     whole = node_key(t.Scripted(base, (), (), primes, base.at)) if not found else None
@@ -131,13 +131,12 @@ def _bare(reader: Reader, base: t.Node, found: list[Item], primes: int) -> list[
             entries = reader.lookup(named(base, names, used))
             for entry in entries if used or not values else ():
                 try:
-                    made = tensor_values(reader, entry, indices)
-                    values += [_primed(v, primes - used) for v in made]
+                    values += _oriented(reader, entry, indices, primes - used, turned)
                 except MisfitError as misfit:
                     trouble = trouble or misfit
         if not values and trouble is None:
             try:
-                values += _other(reader, base, names, indices, primes)
+                values += _other(reader, base, names, indices, primes, turned)
             except MisfitError as misfit:
                 trouble = trouble or misfit
     if values:
@@ -145,8 +144,30 @@ def _bare(reader: Reader, base: t.Node, found: list[Item], primes: int) -> list[
     raise trouble or unknown(reader, base, found, primes)
 
 
-def _primed(value: Value, primes: int) -> Value:
-    return transposed(value) if primes % 2 else value
+def _oriented(reader: Reader, entry: Entry, found: Sequence[Item], primes: int, turned: bool
+              ) -> list[Value]:
+    """A tensor as it stands, or its transpose: ``W^\\top_{ij}`` is the element ``W_{ji}``.
+
+    Raises:
+        MisfitError: a prime that is no transpose stands at it.
+    """
+    flip = turned != bool(primes)
+    if primes > 1 or (primes and entry.tensor.rank == 0):
+        raise no_transpose(entry.tensor.name, primes)
+    if flip and len(found) == entry.tensor.rank > 1:
+        return tensor_values(reader, entry, [*found[:-2], found[-1], found[-2]])
+    values = tensor_values(reader, entry, found)
+    if primes and any(not v.axes for v in values):
+        raise no_transpose(f"an element of {entry.tensor.name}", primes)
+    return [transposed(v) for v in values] if flip else values
+
+
+def no_transpose(what: str, primes: int) -> MisfitError:
+    if primes > 1:
+        return MisfitError(f"{what} with {primes} primes is not declared",
+                           "one prime at a matrix is its transpose, f'(…) a derivative")
+    return MisfitError(f"a prime at {what}, a scalar, is no transpose",
+                       "f'(…) for a derivative, or a line that defines the name with its prime")
 
 
 def unknown(reader: Reader, base: t.Node, found: Sequence[Item], primes: int = 0) -> MisfitError:
@@ -286,15 +307,22 @@ def turned(reader: Reader, entry: Entry, first: int) -> bool:
 
 # -- other meanings -------------------------------------------------------------------------------
 def _other(reader: Reader, base: t.Node, names: Sequence[str], indices: Sequence[Item],
-           primes: int) -> list[Value]:
+           primes: int, turned: bool) -> list[Value]:
     """What a symbol may mean that is no tensor."""
     symbol = named(base, names, primes)
     if symbol in reader.names.labels:
-        return [_indexed(reader, v, indices) for v in reader.onehot(
-            reader.names.labels[symbol])]
-    adjoint = _adjoint(reader, base, names, indices)
-    if adjoint is not None:
-        return adjoint
+        return [_indexed(reader, transposed(v) if turned else v, indices)
+                for v in reader.onehot(reader.names.labels[symbol])]
+    stem = adjoint_stem(reader, base, names)
+    if stem is not None:
+        return _oriented(reader, reader.adjoint(stem, base.at), indices, primes, turned)
+    return [transposed(v) if turned else v
+            for v in _named_otherwise(reader, base, names, indices, primes)]
+
+
+def _named_otherwise(reader: Reader, base: t.Node, names: Sequence[str],
+                     indices: Sequence[Item], primes: int) -> list[Value]:
+    symbol = named(base, names, primes)
     if names and not isinstance(base, t.Sym):
         return []
     if not indices and not names and not primes:
@@ -350,15 +378,6 @@ def _indexed(reader: Reader, value: Value, indices: Sequence[Item]) -> Value:
     from derive.tex.values import at
 
     return at(value, tuple(index_readings(reader, i)[0] for i in indices)) if indices else value
-
-
-def _adjoint(reader: Reader, base: t.Node, names: Sequence[str], indices: Sequence[Item]
-             ) -> list[Value] | None:
-    """``\\bar{z}`` and ``\\delta_z`` as the adjoint of a tensor z."""
-    stem = adjoint_stem(reader, base, names)
-    if stem is None:
-        return None
-    return tensor_values(reader, reader.adjoint(stem, base.at), indices)
 
 
 def adjoint_stem(reader: Reader, base: t.Node, names: Sequence[str]) -> str | None:

@@ -17,7 +17,7 @@ from sympy import Expr, Rational, S
 from derive.functions import absolute
 from derive.nodes import Index
 from derive.tex import tree as t
-from derive.tex.calls import call
+from derive.tex.calls import call, norm
 from derive.tex.combine import OTHERWISE, both, joined, power, where, without_words
 from derive.tex.derivatives import declared_derivative
 from derive.tex.names import FUNCTIONS, Entry, Layout, Names, items, named, node_key, ways
@@ -31,7 +31,6 @@ from derive.tex.values import (
     at,
     entrywise,
     is_condition,
-    total,
     transposed,
 )
 
@@ -232,6 +231,10 @@ class Reader:
                                     self.letters):
                 name = self.target(named(base, names))
                 if name is not None and reading.power is None:
+                    if reading.turned:
+                        raise MisfitError(f"a derivative by the transpose of {name}",
+                                          rf"by {name} itself, and the whole transposed",
+                                          at=node.at)
                     return name, rest
         raise unknown(self, base, below)
 
@@ -251,7 +254,7 @@ class Reader:
         if node.kind == "|":
             return [v.with_body(absolute(v.body)) for v in found]
         if node.kind == "‖":
-            return [Value(sympy.sqrt(total(v.with_body(v.body**2))), (), v.notes) for v in found]
+            return [norm(v, "") for v in found]
         if node.kind == "⌊":
             return [v.with_body(sympy.floor(v.body)) for v in found]
         return list(map(as_number, found))
@@ -264,20 +267,22 @@ class Reader:
             return sequence_values(self, (node,), node.at)
         subs = node.subs
         if isinstance(node.base, t.Group) and node.base.kind == "‖":
-            subs = self._norm(node)
+            return self.scripted(self._norm(node, node.base), (), node.sups, node.primes, node.at)
         return self.scripted(self.values(node.base), subs, node.sups, node.primes, node.at)
 
-    def _norm(self, node: t.Scripted) -> tuple[t.Node, ...]:
-        kinds = [node_key(s) for s in node.subs]
-        if any(k not in ("2", "F") for k in kinds):
-            raise MisfitError(f"the norm ‖·‖_{kinds[0]} is not read", "‖·‖, ‖·‖_2 or ‖·‖_F",
-                              at=node.at)
-        return ()
+    def _norm(self, node: t.Scripted, group: t.Group) -> list[Value]:
+        kinds = ["∞" if isinstance(s, t.Mark) and s.kind == "INFTY" else node_key(s)
+                 for s in node.subs]
+        if len(kinds) > 1 or any(k not in ("1", "2", "F", "∞") for k in kinds):
+            raise MisfitError(f"the norm ‖·‖_{kinds[0]} is not read",
+                              r"‖·‖, ‖·‖_1, ‖·‖_2, ‖·‖_\infty or ‖·‖_F", at=node.at)
+        return self.each(lambda v: norm(v, str(kinds[0]) if kinds else ""), node.at,
+                         self.values(group.body))
 
     def scripted(self, found: list[Value], subs: Sequence[t.Node], sups: Sequence[t.Node],
                  primes: int, place: int) -> list[Value]:
         """Values with indices, transposes and powers at them."""
-        from derive.tex.symbols import above
+        from derive.tex.symbols import above, no_transpose
 
         below = [i for n, s in enumerate(subs) for i in items(s, -n - 1)]
         where = [index_readings(self, i) for i in below]
@@ -287,6 +292,8 @@ class Reader:
             if reading.found:
                 continue
             try:
+                if primes and (primes > 1 or not value.axes):
+                    raise no_transpose("this", primes)
                 made = transposed(value) if reading.turned != bool(primes % 2) else value
                 for chosen in product(*where):
                     one = at(made, chosen) if chosen else made
@@ -300,11 +307,15 @@ class Reader:
     def powers(self, value: Value, node: t.Node) -> list[Value]:
         """A value to the power of what stands above it; ``⊙ 2`` is meant entry by entry."""
         entries = False
+        if isinstance(node, t.Sum) and isinstance(node.terms[0][1], t.Seq) \
+                and len(node.terms) == 2 and len(node.terms[0][1].pieces) == 1:
+            node = t.Seq((*node.terms[0][1].pieces, t.Sum(node.terms[1:], node.at)), node.at)
         if isinstance(node, t.Seq) and isinstance(node.pieces[0], t.Op):
             sign, *rest = node.pieces
             entries = isinstance(sign, t.Op) and sign.text in ("odot", "circ")
             if not entries or len(rest) != 1 or isinstance(rest[0], t.Op):
-                raise MisfitError("this superscript is not read", r"^{\odot 2}", at=node.at)
+                raise MisfitError("this superscript is not read", r"^{\odot 2}, ^{\odot -1}",
+                                  at=node.at)
             node = rest[0]
         return self.each(lambda e: power(value, e, entries), node.at, self.values(node))
 

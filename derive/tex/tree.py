@@ -46,7 +46,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class Op:
-    """An operator between factors: cdot, times, *, odot, circ, /, star, ast, otimes."""
+    """An operator between factors: cdot, times, *, odot, circ, oslash, /, star, ast,
+    otimes; ``ast:full`` where the extent of a convolution is said."""
 
     text: str
     at: int
