@@ -10,7 +10,7 @@ from sympy import Dummy, Expr, S
 from sympy.codegen.cfunctions import expm1, log1p
 
 from derive.functions import REGISTRY, absolute, maximum, minimum
-from derive.nodes import Index, LogSumExpOver, MaxOver, MinOver, Select
+from derive.nodes import Index, LogSumExpOver, MaxOver, MinOver, Reduction, Select, SumOver
 from derive.randomness import uniform
 from derive.tex.sliding import turned_round
 from derive.tex.values import (
@@ -33,7 +33,9 @@ _SYMPY: dict[str, Callable[[Expr], Expr]] = {
     "erfc": sympy.erfc, "sqrt": sympy.sqrt, "atan": sympy.atan, "log1p": log1p, "expm1": expm1,
 }  # fmt: skip
 _WITH_SETTING = {"leaky_relu", "elu"}
-_WHOLE = {"softmax", "logsumexp", "diag", "tr", "onehot", "rowmax", "rowmin", "norm", "rot180"}
+_ROWS: dict[str, type[Reduction]] = {"rowmax": MaxOver, "rowmin": MinOver, "rowsum": SumOver}
+_WHOLE = {"softmax", "logsumexp", "diag", "tr", "onehot", "rowmax", "rowmin", "rowsum", "norm",
+          "rot180"}
 
 
 def call(name: str, args: list[Value], primes: int, batch: Expr | None,
@@ -111,11 +113,11 @@ def _whole(name: str, value: Value, batch: Expr | None, over: Index | None) -> V
         label = fresh(UNKNOWN)
         return Value(Select(sympy.Eq(label, value.body), S.One), (value.kept[0], label),
                      value.notes)
-    if name in ("rowmax", "rowmin"):
+    if name in _ROWS:
         row, col = value.axes if len(value.axes) == 2 else (None, None)
         if row is None or col is None:
             raise MisfitError(f"{name} takes a matrix", got_text([value]))
-        return array((MaxOver if name == "rowmax" else MinOver)(value.body, col), (row, None))
+        return array(_ROWS[name](value.body, col), (row, None))
     return _soft(name, value, batch, over)
 
 

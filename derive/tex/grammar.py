@@ -158,6 +158,9 @@ class _Builder(Transformer):
             if isinstance(part, Token):
                 negative = str(part) == "-"
                 at = _at(part) if at is None and not terms else at
+            elif negative and terms and (open_ := _without_summand(terms[-1][1])):
+                inner = t.Group("(", t.Sum(((True, part),), part.at), part.at)
+                terms[-1] = terms[-1][0], t.Seq((*open_, inner), open_[0].at)
             else:
                 terms.append((negative, part))
         return t.Sum(tuple(terms), terms[0][1].at if at is None else at)
@@ -236,6 +239,15 @@ class _Builder(Transformer):
         return t.Mark(token.type, str(token), at)
 
 
+def _without_summand(node: t.Node) -> tuple[t.Node | t.Op, ...]:
+    r"""The pieces of a product that ends in a big sign: in ``\sum_i -2 x_i`` the minus is behind
+    it."""
+    pieces = node.pieces if isinstance(node, t.Seq) else (node,)
+    last = pieces[-1] if pieces else None
+    big = isinstance(last, t.Scripted) and isinstance(last.base, t.Mark) and last.base.kind == "BIG"
+    return pieces if big else ()
+
+
 def _binds(body: t.Node) -> bool:
     """Whether braces around a node hold something together."""
     return isinstance(body, t.Seq | t.Sum | t.Relation | t.Junction | t.Negation | t.Scripted)
@@ -248,6 +260,8 @@ def _accented(kind: str, body: t.Node, at: int) -> t.Node:
         return t.Word(body.text, at, (*body.accents, kind))
     if isinstance(body, t.Scripted) and isinstance(body.base, t.Sym | t.Word):
         return replace(body, base=_accented(kind, body.base, at))
+    if isinstance(body, t.Num) and body.text == "0" and kind == "vec":
+        return body  # an array of zeros
     return t.Accent(kind, body, at)
 
 

@@ -34,7 +34,9 @@ class HeadReader(Reader):
         base = node.base if isinstance(node, t.Scripted) else node
         if not isinstance(base, t.Sym | t.Word):
             raise MisfitError("the left side is no symbol", "a name, or an adjoint such as "
-                              r"\frac{\partial L}{\partial W}", at=node.at)
+                              r"\frac{\partial L}{\partial W}",
+                              "the loss by its name, L, in the place of what it is"
+                              if isinstance(base, t.Frac | t.Seq) else None, at=node.at)
         subs, sups = (node.subs, node.sups) if isinstance(node, t.Scripted) else ((), ())
         primes = "'" * (node.primes if isinstance(node, t.Scripted) else 0)
         reading = above(sups)[-1]
@@ -63,6 +65,11 @@ class HeadReader(Reader):
         found = self.derived(node)
         if found is None and isinstance(node, t.Seq):
             found = self._differential_head(node)
+        if found is None and isinstance(node, t.Scripted) and isinstance(node.base, t.Group) \
+                and node.base.kind == "(" and not node.sups and not node.primes:
+            inner = self.adjoint_head(node.base.body)  # (∇_o L)_i
+            found = None if inner is None or inner.of is None else (inner.of, (
+                *inner.found, *(i for n, s in enumerate(node.subs) for i in items(s, -n - 1))))
         return Head(f"∂{found[0]}", found[0], tuple(found[1])) if found is not None else None
 
     def _differential_head(self, node: t.Seq) -> tuple[str, Sequence[Item]] | None:

@@ -33,7 +33,7 @@ FUNCTIONS = {
     "cosh": "cosh", "sin": "sin", "cos": "cos", "tan": "tan", "erf": "erf", "erfc": "erfc",
     "sqrt": "sqrt", "softmax": "softmax", "logsumexp": "logsumexp", "diag": "diag",
     "Diag": "diag", "tr": "tr", "Tr": "tr", "trace": "tr", "max": "max", "min": "min",
-    "rowmax": "rowmax", "rowmin": "rowmin", "onehot": "onehot", "norm": "norm",
+    "rowmax": "rowmax", "rowmin": "rowmin", "rowsum": "rowsum", "onehot": "onehot", "norm": "norm",
     "rot": "rot180", "rot180": "rot180", "flip": "rot180",
     "atan": "atan", "arctan": "atan", "log1p": "log1p", "expm1": "expm1", "uniform": "uniform",
     **{name: name for name in REGISTRY},

@@ -9,6 +9,7 @@ from derive.tex import tree as t
 from derive.tex.grammar import parse
 from derive.tex.lines import formulas
 from derive.tex.names import Names, node_key
+from derive.tex.sliding import is_sliding
 from derive.tex.source import Source
 
 
@@ -87,6 +88,11 @@ def upper_letters(node: t.Node, names: Names) -> set[str]:
                     and key not in names.entries:
                 out.add(key)
     return out
+
+
+def slides(node: t.Node) -> bool:
+    """Whether ∗ or ⋆ stands in a formula."""
+    return any(isinstance(inner, t.Op) and is_sliding(inner.text) for inner in _inside(node))
 
 
 def _inside(node: object) -> Iterator[object]:

@@ -23,7 +23,7 @@ from derive.tex import tree as t
 from derive.tex.heads import Head, HeadReader, is_letter
 from derive.tex.letters import lettered, plain
 from derive.tex.names import Entry, Layout, Names, node_key
-from derive.tex.parsed import Statement, upper_letters
+from derive.tex.parsed import Statement, slides, upper_letters
 from derive.tex.source import Source
 from derive.tex.symbols import shown_key, turned
 from derive.tex.values import UNKNOWN, MisfitError, Value, as_number, fits, put, shape
@@ -173,6 +173,7 @@ class Derivation(HeadReader):
         if not all(map(is_letter, head.found)) or len(set(letters)) < len(letters):
             raise MisfitError("the indices on the left are letters, each once", "W_{ij}",
                               at=head.found[0].node.at)
+        self._no_labels(head)
         self.letters = set(letters)
         tensor = self.forward.tensors.get(head.of or "") or self._local_of(head)
         provisional = self._provisional(head, tensor, letters)
@@ -197,6 +198,16 @@ class Derivation(HeadReader):
         if not found and trouble is not None:
             raise trouble
         return found
+
+    def _no_labels(self, head: Head) -> None:
+        r"""``\nabla_{w_{y_i}} L``, with a label y_i: some elements of a gradient, and which ones
+        differs."""
+        for item in head.found:
+            entry = self.names.entries.get(item.text or "")
+            if entry is not None and entry.tensor.dtype == "int" and not entry.tensor.rank:
+                raise MisfitError(f"the label {entry.tensor.name} stands as an index on the left",
+                                  r"a letter, and on the right \mathbb{1}[letter = label]",
+                                  at=item.node.at)
 
     def _local_of(self, head: Head) -> Tensor | None:
         """The tensor of a line whose adjoint is meant."""
@@ -350,6 +361,7 @@ class Derivation(HeadReader):
                 raise MisfitError(
                     "this line has more than one reading",
                     f"one of\n      {equations[0]}\n      {equations[n]}",
+                    r"write \\star_{\text{full}}, or valid, or same" if slides(node) else
                     "write parentheses, indices, or commas between indices", node.at)
         return 0
 

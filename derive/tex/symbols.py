@@ -125,8 +125,8 @@ def _bare(reader: Reader, base: t.Node, found: list[Item], primes: int, turned: 
         return [Value(Index(whole, UNKNOWN) + reader.base)]
     values: list[Value] = []
     trouble: MisfitError | None = None
-    for names, indices in ways(found, lambda n: bool(reader.lookup(named(base, n, primes))),
-                               reader.letters):
+    split = ways(found, lambda n: bool(reader.lookup(named(base, n, primes))), reader.letters)
+    for names, indices in split:
         for used in dict.fromkeys((primes, 0)):
             entries = reader.lookup(named(base, names, used))
             for entry in entries if used or not values else ():
@@ -134,11 +134,11 @@ def _bare(reader: Reader, base: t.Node, found: list[Item], primes: int, turned: 
                     values += _oriented(reader, entry, indices, primes - used, turned)
                 except MisfitError as misfit:
                     trouble = trouble or misfit
-        if not values and trouble is None:
-            try:
-                values += _other(reader, base, names, indices, primes, turned)
-            except MisfitError as misfit:
-                trouble = trouble or misfit
+    for names, indices in split if not values and trouble is None else ():  # δ^{(1)}_j is no δ_{1j}
+        try:
+            values = values or _other(reader, base, names, indices, primes, turned)
+        except MisfitError as misfit:
+            trouble = trouble or misfit
     if values:
         return values
     raise trouble or unknown(reader, base, found, primes)
@@ -174,6 +174,10 @@ def unknown(reader: Reader, base: t.Node, found: Sequence[Item], primes: int = 0
     text = (node_key(base) or "") + key("", (), [i.text or "…" for i in found], primes)
     stem = node_key(base) or ""
     shown = shown_key(text)
+    if stem == "prod":
+        return UnknownNameError("prod hides which factor is transposed, and their order",
+                                "the product written out; a step that has none is left out",
+                                at=base.at)
     known = [k for k in reader.names.known() if not k.startswith("∂")]
     guess = reader.names.nearest(text) or reader.names.nearest(stem)
     plain = sorted(map(shown_key, known))[:24]

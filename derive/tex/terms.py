@@ -27,6 +27,7 @@ from derive.tex.symbols import index_readings, symbol_values, tensor_values
 from derive.tex.values import (
     MisfitError,
     Value,
+    alike,
     as_number,
     at,
     entrywise,
@@ -373,7 +374,7 @@ class Reader:
         rows = [(self.values(value), self._when(when)) for value, when in node.rows]
         if rows[-1][1] is not None:
             conditions = [r[1] for r in rows]
-            covered = sympy.Or(*(c.body for c in conditions if c is not None))
+            covered = sympy.Or(*(alike(c.body) for c in conditions if c is not None))
             if covered != True:  # noqa: E712  (SymPy's true)
                 raise MisfitError("the cases do not say what is meant otherwise",
                                   r"a last row with \text{otherwise}", at=node.at)

@@ -254,6 +254,16 @@ def is_condition(body: Expr) -> bool:
     return isinstance(body, sympy.logic.boolalg.Boolean) and not isinstance(body, sympy.Symbol)
 
 
+def alike(body: Expr) -> Expr:
+    """A body whose own indices are named in the order in which they occur, so that it is equal to
+    one that is written the same."""
+    names: dict[Index, Index] = {}
+    for node in sympy.preorder_traversal(body):
+        if isinstance(node, Index) and node.name.startswith("_"):
+            names.setdefault(node, Index(f"_alike{len(names)}", node.size))
+    return body.xreplace(names)
+
+
 def as_number(value: Value) -> Value:
     """A condition as 1 where it holds, else 0."""
     if is_condition(value.body):

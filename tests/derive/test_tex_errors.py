@@ -43,13 +43,13 @@ BAD = [
     (NABLA + r"A^\top r + 3 w'", "transposed"),
     (NABLA + r"A^\top r'' + 3 w", "r with 2 primes is not declared"),
     (r"a = 3 \\ " + NABLA + r"A^\top r + a' w", "a prime at a, a scalar, is no transpose"),
-    (NABLA + r"A^\top r + 3 w'_i", "is neither declared nor an index"),
     (r"\frac{\partial L}{\partial w_i} = \sum_{n=1}^{N} A_{ni} r'_n + 3 w_i", "an element of r"),
     (NABLA + r"\left(A^\top A\right)^{-1} A^\top y", "the inverse of 4×4 is not read"),
     (NABLA + r"A^{-1} y", "the inverse of N×4 is not read"),
     (NABLA + r"A^\top r + \|A\|_2 w", "its largest singular value"),
     (NABLA + r"A^\top r + \|w\|_3 w", "‖·‖_3 is not read"),
-    (r"g \leftarrow A^\top r", r"\leftarrow is not read"),
+    (NABLA + r"\text{prod}(r, A)", "prod hides which factor is transposed"),
+    (NABLA + r"g \leftarrow A^\top r", r"\leftarrow is not read"),
     (r"\frac{\partial L}{\partial w^\top} = r^\top A + 3 w^\top", "by the transpose of w"),
 ]
 

@@ -73,6 +73,14 @@ def test_a_right_gradient_is_proved_for_all_sizes():
     assert "W1: equal for all sizes" in str(report)
 
 
+@pytest.mark.parametrize("name", ["convolution_by_im2col", "causal_attention"])
+def test_a_batch_joined_with_patches_or_steps_is_proved_for_all_sizes(name):
+    net, function = CASES[name]
+    derived = dr.derive(net())
+    for decision in decide(trace(Hand(function, derived), derived), derived):
+        assert decision.verdict == "proved" and not decision.sizes, decision
+
+
 def by_range(x, t, W1, c1):
     p = np.exp(x @ W1 + c1)
     p = p / p.sum(axis=1, keepdims=True)
