@@ -161,12 +161,14 @@ class Tracer:
     def running(self) -> Iterator[None]:
         """Arrays that NumPy makes are symbolic in this thread, and `len` keeps a size's name."""
         from derive.verify.trace_functions import creators
+        from derive.verify.trace_shaping import Joiner
 
-        before = {name: getattr(np, name) for name in creators()}
+        before = {name: getattr(np, name) for name in (*creators(), "c_", "r_")}
         _STATE.tracer = self
         try:
             for name, make in creators().items():
                 setattr(np, name, _in_thread(before[name], make))
+            np.c_, np.r_ = (Joiner(before[n], n == "c_") for n in ("c_", "r_"))  # type: ignore
             builtins.len = _in_thread(_LEN, _length)  # in every module that the function calls
             yield
         finally:

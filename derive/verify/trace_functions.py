@@ -47,6 +47,38 @@ def call_function(function: Any, args: Any, options: dict[str, Any]) -> Any:
     return made
 
 
+# -- elements by their numbers --------------------------------------------------------------------
+@implements(np.take)
+def _take(a: Any, indices: Any, axis: Any = None, mode: str = "raise") -> Any:
+    array = array_of(a)
+    if axis is None:
+        return array.ravel()[indices]
+    return array[(*(slice(None) for _ in range(int(axis) % array.ndim)), indices)]
+
+
+def _along(array: Traced, indices: Any, axis: int) -> tuple[Any, ...]:
+    """The key of the elements at numbers along one axis, all others as they stand."""
+    numbers = array_of(indices)
+    if numbers.ndim != array.ndim:
+        raise ValueError("the indices have another number of dims than the array")
+    key: list[Any] = []
+    for n, index in enumerate(array.indices):
+        spread = tuple(slice(None) if k == n else None for k in range(array.ndim))
+        key.append(numbers if n == int(axis) % array.ndim else
+                   Traced(array._tracer, (index,), index, "int")[spread])
+    return tuple(key)
+
+
+@implements(np.take_along_axis)
+def _take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Any:
+    return array_of(arr)[_along(array_of(arr), indices, axis)]
+
+
+@implements(np.put_along_axis)
+def _put_along_axis(arr: Any, indices: Any, values: Any, axis: Any) -> None:
+    arr[_along(arr, indices, axis)] = values
+
+
 # -- reductions -----------------------------------------------------------------------------------
 @implements(np.sum)
 def _sum(a: Any, axis: Any = None, dtype: Any = None, keepdims: Any = False) -> Traced:

@@ -49,6 +49,24 @@ def _mask(array: Traced, key: Any) -> Any:
     return key.at(*array.indices)
 
 
+def _whole_mask(array: Traced, key: Any) -> Any:
+    """A mask of some dims, as in ``a[:, mask]``, as one of all; another key as it is."""
+    parts = list(key) if isinstance(key, tuple) else [key]
+    masks = [p for p in parts if isinstance(p, Traced) and p.kind == "bool"]
+    others = [p for p in parts if not any(p is m for m in masks)]
+    if len(masks) != 1 or any(p is not Ellipsis and (
+            not isinstance(p, slice) or p != slice(None)) for p in others):
+        return key
+    (mask,) = masks
+    at = next(n for n, p in enumerate(parts) if p is mask)
+    if any(p is Ellipsis for p in parts[:at]):
+        at = array.ndim - mask.ndim - (len(parts) - 1 - at)
+    mine = array.indices[at : at + mask.ndim]
+    if [i.size for i in mine] != [i.size for i in mask.indices]:
+        return key
+    return Traced(array._tracer, array.indices, mask.at(*mine), "bool")
+
+
 def _parts(array: Traced, key: Any) -> list[Any]:
     """The key, one part for each dim (and each None)."""
     parts = list(key) if isinstance(key, tuple) else [key]
@@ -74,12 +92,27 @@ def _counted(tracer: Any, numbers: range) -> Traced:
     return Traced(tracer, (index,), index, "int")
 
 
+def _listed(tracer: Any, part: list[Any]) -> Traced:
+    """A list of elements as positions; all those of a vector, in order, are the vector itself."""
+    bodies = [tracer.array(p).at() for p in part]
+    first = bodies[0]
+    if isinstance(first, IntegerAccess) and all(
+            b == type(first)(first.name, n) for n, b in enumerate(bodies)):
+        (index,) = tracer.program.tensors[first.name].indices
+        if tracer.numbers.get(index.size) == len(bodies):
+            tracer.branches.taken_as_number(index.size)
+            return Traced(tracer, (index,), type(first)(first.name, index), "int")
+    return tracer.array(part)
+
+
 def _part(array: Traced, part: Any) -> Any:
     made: Any = part
     if part is None or isinstance(part, slice | Dim | Traced):
         pass
     elif isinstance(part, int | np.integer) and not isinstance(part, bool):
         made = int(part)
+    elif isinstance(part, list) and any(isinstance(p, Traced) for p in part):
+        made = _listed(array._tracer, part)
     elif isinstance(part, list | np.ndarray):
         made = array._tracer.array(np.asarray(part))
     elif isinstance(part, range):
@@ -206,7 +239,7 @@ def set_item(array: Traced, key: Any, value: Any) -> None:
     tracer = array._tracer
     array.refreshed()
     new = tracer.array(value)
-    mask = _mask(array, key)
+    mask = _mask(array, key) if new.ndim else _mask(array, _whole_mask(array, key))
     old = array.at(*array.indices)
     if mask is not None:
         if new.ndim and new.masked is None:
@@ -278,7 +311,8 @@ def _found(array: Traced, fancy: list[tuple[Index, Traced]]) -> tuple[list[Any],
     for (index, _), body in zip(fancy, bodies, strict=True):
         if isinstance(body, Index) and body not in there and body.size == index.size:
             there[body] = index
-    if any(i not in there for i in indices):
+    one = {i for i in indices if i.size == 1}  # t[:, None]: its only place
+    if any(i not in there for i in indices if i not in one):
         raise NotTraced(
             "positions from an integer array may repeat, and assignment in place then counts a "
             "repeated one once", mend="np.add.at(array, positions, values) adds every one",
@@ -286,7 +320,7 @@ def _found(array: Traced, fancy: list[tuple[Index, Traced]]) -> tuple[list[Any],
     conditions = [sympy.Eq(index, put(body, there))
                   for (index, _), body in zip(fancy, bodies, strict=True)
                   if there.get(body) != index]
-    return conditions, [there[i] for i in indices]
+    return conditions, [Integer(0) if i in one else there[i] for i in indices]
 
 
 def add_at(array: Any, key: Any, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -157,14 +158,25 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: Sequence[Any], options: dic
         made = matmul(*(tracer.array(x) for x in inputs))
     elif method == "__call__" and ufunc in _LOGIC:
         made = elementwise(_LOGIC[ufunc], *inputs, kind="logic")
-    elif method == "__call__" and ufunc in ELEMENTWISE:
-        made = elementwise(ELEMENTWISE[ufunc], *inputs)
+    elif method == "__call__" and (function := ELEMENTWISE.get(ufunc) or _special(ufunc)):
+        made = elementwise(function, *inputs)
         if where is not True:
             made = _somewhere(made, where, out)
     else:
         raise NotTraced(f"np.{name}" + (f".{method}" if method != "__call__" else ""),
                         where=tracer.here())
     return _into(made, out)
+
+
+def _special(ufunc: np.ufunc) -> Callable[..., Any] | None:
+    """What one of SciPy's functions is, where the function at hand uses SciPy."""
+    module = sys.modules.get("scipy.special")
+    known: dict[str, Callable[..., Any]] = {
+        "erf": sympy.erf, "erfc": sympy.erfc, "expit": lambda a: 1 / (1 + sympy.exp(-a)),
+        "log_expit": lambda a: -sympy.log(1 + sympy.exp(-a)),
+        "logit": lambda a: sympy.log(a / (1 - a)), "exprel": lambda a: (sympy.exp(a) - 1) / a}
+    own = getattr(module, ufunc.__name__, None) is ufunc
+    return known.get(ufunc.__name__) if own else None
 
 
 def _somewhere(made: Traced, where: Any, out: Any) -> Traced:

@@ -196,9 +196,33 @@ def _vstack(tup: Any) -> Traced:
     return concatenated([_atleast_2d(a) for a in tup], 0)
 
 
-@implements(np.hstack, np.column_stack)
+@implements(np.hstack)
 def _hstack(tup: Any) -> Traced:
     return concatenated([array_of(a) for a in tup], 0 if array_of(tup[0]).ndim == 1 else 1)
+
+
+@implements(np.column_stack)
+def _column_stack(tup: Any) -> Traced:
+    return concatenated([a[:, None] if a.ndim == 1 else a for a in map(array_of, tup)], 1)
+
+
+class Joiner:
+    """``np.c_`` or ``np.r_`` for the time of a trace: joins symbolic arrays, and is NumPy's own
+    where there are none."""
+
+    def __init__(self, plain: Any, columns: bool) -> None:
+        self.plain, self.columns = plain, columns
+
+    def __getitem__(self, key: Any) -> Any:
+        parts = key if isinstance(key, tuple) else (key,)
+        if not any(isinstance(p, Traced) for p in parts):
+            return self.plain[key]
+        if any(isinstance(p, str | slice) for p in parts):
+            raise NotTraced(f"np.{'c' if self.columns else 'r'}_ with a text or a range")
+        arrays = [a[None] if a.ndim == 0 else a for a in map(array_of, parts)]
+        if not self.columns:
+            return concatenated(arrays, 0)
+        return concatenated([a[:, None] if a.ndim == 1 else a for a in arrays], -1)
 
 
 @implements(np.split, np.array_split)

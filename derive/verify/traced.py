@@ -298,8 +298,9 @@ class Traced:
 
     def astype(self, dtype: Any, **options: Any) -> Traced:
         kind = {"f": "float", "i": "int", "u": "int", "b": "bool"}.get(np.dtype(dtype).kind)
-        if kind is None or (kind == "int" and self.kind == "float") or (
-                kind == "bool" and self.kind != "bool"):
+        if kind == "bool" and self.kind != "bool":
+            return self != 0  # type: ignore[return-value]
+        if kind is None or (kind == "int" and self.kind == "float"):
             raise NotTraced(f"a conversion to {dtype}", where=self._tracer.here())
         body = self.at(*self.indices)
         return Traced(self._tracer, self.indices,
