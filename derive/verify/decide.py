@@ -27,6 +27,7 @@ from derive.verify.branches import witness
 from derive.verify.claim import Claim
 from derive.verify.evidence import evidence
 from derive.verify.kinks import kink_words
+from derive.verify.masked import unmasked
 from derive.verify.prove import Prover, Values
 from derive.verify.reading import Unrolled
 from derive.verify.separate import separated
@@ -65,8 +66,8 @@ def decide(claim: Claim, derived: Program, seconds: float = 20.0) -> tuple[Decis
     Raises:
         DeclarationError: a claimed equation bears the name of a derived one.
     """
-    mine = [eq for eq in claim.program.equations if eq.name not in derived.defined]
-    both = derived.with_equations(separated(mine, claim.gradients.values()))
+    claimed = [eq for eq in claim.program.equations if eq.name not in derived.defined]
+    both = derived.with_equations(separated(unmasked(claimed), claim.gradients.values()))
     values = _points(both, claim)
     deadline = time.process_time() + seconds
     pairs = {p: (target, derived.gradients[p]) for p, target in claim.gradients.items()}

@@ -220,9 +220,20 @@ def _(expr: Select, scope: Scope) -> Sum:
     return forms.add(no, forms.mul(condition, forms.minus(yes, no)))
 
 
+def _masked(argument: Expr) -> Expr:
+    """A sum with a mask by -∞ in it as one choice."""
+    low = sympy.S.NegativeInfinity
+    for part in argument.args if isinstance(argument, sympy.Add) else ():
+        if isinstance(part, Select) and low in (part.yes, part.no):
+            rest = argument - part
+            return Select(part.condition, *(b if b == low else rest + b
+                                            for b in (part.yes, part.no)))
+    return argument
+
+
 @_read.register
 def _(expr: sympy.exp, scope: Scope) -> Sum:
-    argument = expr.args[0]
+    argument = _masked(expr.args[0])
     if isinstance(argument, Select):  # one branch may be -∞, a masked score
         parts = [Select(sympy.true, b) for b in (argument.yes, argument.no)]
         yes, no = ({} if b == sympy.S.NegativeInfinity else _read(sympy.exp(b), scope)
