@@ -137,7 +137,8 @@ def cost_text(compiled: Compiled, sizes: Mapping[str, int] | None = None) -> str
     return "\n".join([
         *lines, "", *totals, "",
         "A prediction, nothing measured. Assumed: " + (f"{given}; " if given else "")
-        + "single precision; peak rates; every tensor passes memory once a launch, the factors of "
+        + "single precision; peak rates; every tensor passes memory once a launch (what blocks of "
+        "attention read again is in a cache), the factors of "
         "a matrix product once for each row or column of tiles; a sum in parts (x) passes memory "
         f"twice more and takes two launches; a launch takes at least {1e6*LAUNCH:.0f} µs. Kernels "
         "reach less than peak rates."])
