@@ -12,6 +12,8 @@ from derive.points import default_sizes
 from derive.program import Program
 from derive.reference import evaluate_equation
 
+_MOST = 3_000_000  # elements of scores that are evaluated for a remark
+
 
 def equal_scores(program: Program) -> tuple[str, int, str] | None:
     """The scores of a classifier, how many classes they are of, and the loss that is the logarithm
@@ -24,6 +26,8 @@ def equal_scores(program: Program) -> tuple[str, int, str] | None:
         if len(read) != 1 or len(sizes) != 1 or not (size := sizes.pop()).is_Integer:
             continue
         (scores,) = read
+        if _elements(program, scores) > _MOST:
+            continue
         labelled = any(any(isinstance(w, IntegerAccess) for w in a.where)
                        for other in program.forward.equations
                        for a in other.body.atoms(Access) if a.name == scores)
@@ -32,6 +36,13 @@ def equal_scores(program: Program) -> tuple[str, int, str] | None:
             if name in loss and abs(loss[name] - math.log(int(size))) < 1e-9:
                 return scores, int(size), name
     return None
+
+
+def _elements(program: Program, name: str) -> int:
+    """How many elements a tensor has at the sizes that are evaluated."""
+    sizes = default_sizes(program)
+    known = {s: sizes[s.name] for s in program.sizes}
+    return math.prod(int(s.xreplace(known)) for s in program.tensors[name].shape)
 
 
 def is_log_loss(program: Program, scores: str, count: int, loss: str) -> bool:
