@@ -26,8 +26,8 @@ def equal_scores(program: Program) -> tuple[str, int, str] | None:
         if len(read) != 1 or len(sizes) != 1 or not (size := sizes.pop()).is_Integer:
             continue
         (scores,) = read
-        if _elements(program, scores) > _MOST:
-            continue
+        if program.tensors[scores].shape[-1:] != (size,) or _elements(program, scores) > _MOST:
+            continue  # a row of scores is handed in, so the classes must be the last dim
         labelled = any(any(isinstance(w, IntegerAccess) for w in a.where)
                        for other in program.forward.equations
                        for a in other.body.atoms(Access) if a.name == scores)

@@ -44,6 +44,14 @@ def test_a_summary_is_whole_in_every_output_and_no_heading_stands_alone(name):
     assert not [part.anchor for part in parts if not part.blocks]
 
 
+def test_scores_whose_classes_are_not_the_last_dim_have_a_document():
+    net = dr.Network("classes first")
+    z, t = net.parameter("z", 3, 5), net.input("t", 5, dtype=int)
+    k, b = z.indices
+    net.loss(dr.mean(dr.logsumexp(z[k, b], k) - z[t[b], b], b))
+    assert html_text(build_document(dr.derive(net)))
+
+
 def test_a_long_list_in_a_sentence_may_end_a_line_behind_its_commas():
     """On a phone: nothing in a formula of a sentence can be broken."""
     html = html_text(build_document(derived("strided_convolution")))
