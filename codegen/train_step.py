@@ -23,6 +23,7 @@ from codegen.pipeline import Compiled, Entry
 
 FROM = 2**16  # parameters from which on this pays: fewer stay in the cache anyway
 AT_ONCE = 2**17  # elements of a gradient that are updated at once: half a megabyte
+HIGH = 128  # rows at least, as many as a product copies at once: with fewer it copies more
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class TrainPrinter(EntryPrinter):
         if not set(names) <= set(self.behinds.gradients):
             return None
         shape = self.entry.plan.slots[names[0]].shape
-        rows = max(8, AT_ONCE//int(Mul(*shape[1:]))//8*8)
+        rows = max(1, AT_ONCE//int(Mul(*shape[1:]))//HIGH)*HIGH
         return Behind(tuple(self.names[n] for n in names), rows, self.flat_arrays)
 
     @property

@@ -22,6 +22,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Updates go behind gradients however few parameters there are, eight rows at a time."""
     monkeypatch.setattr(train_step, "FROM", 1)
     monkeypatch.setattr(train_step, "AT_ONCE", 1)
+    monkeypatch.setattr(train_step, "HIGH", 8)
 
 
 def classes(net: dr.Network, h: Any) -> dr.Network:
