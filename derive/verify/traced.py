@@ -69,6 +69,9 @@ class Dim:
             return NotImplemented
         from derive.verify.trace_ops import call_ufunc
 
+        work = {np.multiply: operator.mul, np.add: operator.add, np.subtract: operator.sub}
+        if ufunc in work and not options and all(isinstance(x, int | Dim) for x in inputs):
+            return work[ufunc](*inputs)  # a size again
         plain = [Traced.scalar(x.expr) if isinstance(x, Dim) else x for x in inputs]
         return call_ufunc(ufunc, method, plain, options)
 

@@ -38,6 +38,7 @@ def bias_as_a_column(x, t, W1, c1, W2, c2):
 def sizes_by_ufuncs(x, t, W1, c1, W2, c2):
     h = np.tanh(x @ W1 + c1)
     d = np.multiply(h @ W2 + c2 - t, 2) / np.multiply(t.shape[1], x.shape[0])
+    d = d.reshape(np.multiply(len(x), 3)).reshape(np.subtract(t.shape[0], 0), -1)
     dh = np.multiply(d @ W2.T, 1 - h * h)
     return x.T @ dh, dh.sum(0), h.T @ d, d.sum(0)
 
