@@ -65,7 +65,8 @@ def _processor() -> str:
              if x.startswith(("model name", "cpu family", "model\t", "flags"))]
     text = " ".join(dict.fromkeys(names)) or platform.processor() or platform.machine()
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{next(iter(names), platform.machine())} {digest}"
+    model = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "")
+    return f"{model or platform.machine()} {digest}"
 
 
 def kept_file(folder: Path) -> Path:
