@@ -138,3 +138,11 @@ def test_a_rule_that_needs_all_gradients_first_is_not_cut(optimizer: Optimizer) 
 def test_few_parameters_stay_in_the_cache_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_step, "FROM", 2**16)
     assert found(mlp()) is None
+
+
+def test_a_models_arrays_begin_where_lines_of_the_cache_do(tmp_path: Path) -> None:
+    (run,) = made(mlp(), tmp_path, 2, count=1)
+    with np.errstate(all="ignore"):
+        run.epoch(data(mlp(), 7), 5, np.arange(7))
+    arrays = [run.p, run.d, run.w, *run.moments.values(), *run.batches[5]]
+    assert [a.ctypes.data % 64 for a in arrays] == [0] * len(arrays)
