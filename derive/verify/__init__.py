@@ -25,13 +25,16 @@ from derive.program import Program, as_program
 from derive.verify.claim import Claim, ClaimError
 from derive.verify.counterexample import smaller_point
 from derive.verify.decide import decide
-from derive.verify.edits import NO_PATTERN, explain_differences
+from derive.verify.edits import explain_differences
+from derive.verify.factors import NO_PATTERN
 from derive.verify.hand import Hand
 from derive.verify.place import unread_lines, wrong_line
 from derive.verify.precision import DOUBLE, rounding, within
 from derive.verify.repair import find_repairs
+from derive.verify.repaired import number_place
 from derive.verify.report import Finding, Place, Proof, VerifyReport
 from derive.verify.snippet import claim_snippet, function_snippet
+from derive.verify.source import own_numbers
 from derive.verify.trace import size_paths, trace
 from derive.verify.where import straying, telling_point, telling_sizes, within_rounding
 from derive.verify.written import NAME, Written, read_derivation, symbolic_claim
@@ -192,8 +195,11 @@ def _findings(
     places = _places(derived, function, [point, other], names, seed)
     # a change of the function says more than one of the derivation
     seconds = _EXPLAINED if set(names) <= set(places) else _UNEXPLAINED
+    numbers = own_numbers(function.function) if isinstance(function, Hand) else {}
     with within(function.eps):
-        found = explain_differences(derived, names, points, seconds)
+        found = explain_differences(derived, names, points, seconds, numbers)
+    places |= {f.parameter: place for f in found if isinstance(function, Hand) and (
+        place := number_place(function, f.words, numbers))}
     if branch:
         at = ", ".join(f"{n} = {s}" for n, s in branch.items())
         found = [replace(f, words=f"where the code branches to {at}: {f.words}") for f in found]

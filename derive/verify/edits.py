@@ -10,7 +10,7 @@ hand-written function is written, so it works for any that can be called.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,7 +19,6 @@ import numpy as np
 import sympy
 from sympy import Add, Expr, Integer, Mul
 
-from derive.data import resolve_sizes
 from derive.differentiate import derive
 from derive.functions import Elementary, sigmoid
 from derive.matrix import matrix_form
@@ -28,14 +27,23 @@ from derive.program import Equation, Program
 from derive.reference import evaluate
 from derive.text import expression_text, node_text
 from derive.verify.deadline import Deadline
-from derive.verify.precision import NEAR
+from derive.verify.factors import (
+    Compared,
+    accounts,
+    constant_factor,
+    counterexample,
+    pattern,
+    ratio,
+    same,
+    same_factor,
+    unnamed_factor,
+)
 from derive.verify.report import Finding
 from derive.verify.rerun import Base
+from derive.verify.twice import second_derivatives
 
 Point = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 _EXCHANGED = " stands where "
-
-NO_PATTERN = ", in no pattern that a single change of the derivation explains"
 
 
 @dataclass(frozen=True)
@@ -48,9 +56,10 @@ class Edit:
 
 
 def explain_differences(program: Program, names: list[str], points: list[Point],
-                        seconds: float = 3.0) -> list[Finding]:
+                        seconds: float = 3.0, numbers: Mapping[str, float] | None = None
+                        ) -> list[Finding]:
     """The findings for wrong gradients, given hand-made gradients at two points; changes are tried
-    for some seconds of processor time.
+    for some seconds of processor time. ``numbers`` are those that the function has names for.
 
     The gradients nearest to the loss come first: a mistake that explains one of them is taken
     along when those further back are looked at, where another one may have been added to it.
@@ -61,57 +70,100 @@ def explain_differences(program: Program, names: list[str], points: list[Point],
     deadline = Deadline(seconds)
     networks = cache(lambda: list(forward_changes(program)))
     for name in sorted(names, key=lambda n: order[program.gradients[n]]):
-        found[name], edit = _explain(program, name, points, known, networks, deadline)
+        found[name], edit = _explain(program, name, points, known, networks, deadline,
+                                     numbers or {})
         known += [edit] if edit is not None and edit not in known else []
     return [found[name] for name in names]
 
 
 def _explain(
     program: Program, name: str, points: list[Point], known: list[Edit],
-    networks: Callable[[], list[tuple[str, Program]]], deadline: Deadline,
+    networks: Callable[[], list[tuple[str, str, Program]]], deadline: Deadline,
+    numbers: Mapping[str, float],
 ) -> tuple[Finding, Edit | None]:
-    gradient = program.gradients[name]
-    hand = [given[name] for _, given in points]
-    places = [point for point, _ in points]
-    base = Base(program, gradient, places)
-    right = base.values
-    worst = counterexample(name, right[0], hand[0])
-    shown = (str(program[name]), worst, matrix_text(program[name]))
-    constant = _constant_factor(program, right, right, hand, places)
+    base = Base(program, program.gradients[name], [point for point, _ in points])
+    case = Compared(program, base.values, [given[name] for _, given in points], base.places,
+                    numbers)
+    worst = counterexample(name, case.right[0], case.hand[0])
+
+    def found(words: str, eq: Equation = program[name], as_if: str = "") -> Finding:
+        return Finding(name, words, as_if, str(eq), worst, matrix_text(eq))
+
+    constant = constant_factor(case, case.right)
     if constant is not None:
-        return Finding(name, constant, "", *shown), None
-    for words, changed in networks():
+        return found(constant), None
+    for words, adjoint, changed in networks():
         target = changed.gradients[name]
-        if all(_accounts(evaluate(changed, p, (target,))[target], r, h)
-               for p, r, h in zip(places, right, hand, strict=True)):
-            return Finding(name, words, "", *shown), None
-    for edit, values in _candidates(base, known):
+        if all(accounts(evaluate(changed, p, (target,))[target], r, h)
+               for p, r, h in zip(case.places, case.right, case.hand, strict=True)):
+            return found(words, program.defined[adjoint]), None
+    best = _best(_singles(base, known), case, deadline)
+    twice = None
+    if best is None or best[1]:  # nothing else gives exactly what was handed in
+        twice = _twice(base, case, deadline)
+    if twice is not None:
+        return found(*twice), None
+    best = best or _best(_pairs(base, known), case, deadline)
+    if best is not None:
+        edit, also = best
+        eq = program.defined[edit.equation]
+        return found(edit.words + also, eq, str(replace(eq, body=edit.body))), edit
+    return found(unnamed_factor(case) or pattern(program, name, case.right[0], case.hand[0])), None
+
+
+def _best(candidates: Iterator[tuple[Edit, Iterator[np.ndarray]]], case: Compared,
+          deadline: Deadline) -> tuple[Edit, str] | None:
+    """The first change that gives what was handed in, and ""; else the first after which a factor
+    is left that has a name, else one without, and that in words."""
+    named: tuple[Edit, str] | None = None
+    unnamed: tuple[Edit, str] | None = None
+    multiple = same_factor(case, case.right) is not None  # then that says more than any change
+    for edit, values in candidates:
         if deadline.passed():
             break
-        also = _explains(program, values, right, hand, places)
-        if also is not None:
-            words = edit.words + (f"; and {also}" if also else "")
-            eq = program.defined[edit.equation]
-            as_if = str(replace(eq, body=edit.body))
-            return Finding(name, words, as_if, str(eq), worst, matrix_text(eq)), edit
-    words = _unnamed_factor(right, hand) or _pattern(program, name, right[0], hand[0])
-    return Finding(name, words, "", *shown), None
+        got = _proportional(values, case)
+        if got is None:
+            continue
+        if all(map(accounts, got, case.right, case.hand)):
+            return edit, ""
+        if named is None:
+            said = constant_factor(case, got)
+            named = None if said is None else (edit, f"; and {said}")
+            unnamed = unnamed or (None if multiple else _unnamed(edit, case, got))
+    return named or unnamed
 
 
-def _explains(program: Program, values: Iterator[np.ndarray], right: list[np.ndarray],
-              hand: list[np.ndarray], places: list[dict[str, np.ndarray]]) -> str | None:
-    """"" where a change gives the gradient that was handed in, words where a factor comes on top;
-    None where it does not, or changes nothing."""
+def _unnamed(edit: Edit, case: Compared, got: list[np.ndarray]) -> tuple[Edit, str] | None:
+    factor = same_factor(case, got)
+    return None if factor is None else (edit, f"; and it is {factor:.6g} times that")
+
+
+def _proportional(values: Iterator[np.ndarray], case: Compared) -> list[np.ndarray] | None:
+    """The values where they are a multiple of what was handed in, and not the right ones."""
     got: list[np.ndarray] = []
-    for value, mine in zip(values, hand, strict=True):
-        if not (_same(mine, value) or _ratio(value, mine) is not None):
+    for value, mine in zip(values, case.hand, strict=True):
+        if not (same(mine, value) or ratio(value, mine) is not None):
             return None
         got.append(value)
-    if all(_same(g, r) for g, r in zip(got, right, strict=True)):
-        return None
-    if all(_accounts(g, r, h) for g, r, h in zip(got, right, hand, strict=True)):
-        return ""
-    return _constant_factor(program, got, right, hand, places)
+    return None if all(map(same, got, case.right)) else got
+
+
+def _twice(base: Base, case: Compared, deadline: Deadline) -> tuple[str, Equation, str] | None:
+    """The words, the equation and its changed form, if a second derivative gives what was handed
+    in."""
+    for tensor, eq, values in second_derivatives(base):
+        if deadline.passed():
+            return None
+        got = _proportional(values, case)
+        also = None if got is None else "" if all(map(accounts, got, case.right, case.hand)) \
+            else constant_factor(case, got)
+        if also is not None:
+            of = f"{tensor.name}[{', '.join(i.name for i in eq.indices)}]"
+            left = str(eq).partition(" = ")[0]
+            return (f"the loss is differentiated twice: its second derivative by {of} stands where "
+                    f"its first belongs{'; and ' if also else ''}{also}", eq,
+                    f"{left} = ∂²{base.program.losses[0]}/∂{of}²")
+    return None
 
 
 def matrix_text(eq: Equation) -> str:
@@ -123,13 +175,17 @@ def matrix_text(eq: Equation) -> str:
     return text if len(text) <= len(str(eq)) else ""
 
 
-def _candidates(base: Base, known: list[Edit]) -> Iterator[tuple[Edit, Iterator[np.ndarray]]]:
-    """Single changes, then those that come on top of a mistake that is known already."""
+def _singles(base: Base, known: list[Edit]) -> Iterator[tuple[Edit, Iterator[np.ndarray]]]:
+    """Single changes, those that are known already first."""
     # a factor left out explains more to a person than the tensor that it happens to equal then
     single = sorted(all_edits(base.program, base.gradient),
                     key=lambda edit: _EXCHANGED in edit.words)
     for edit in (*known, *single):
         yield edit, base.changed(edit.equation, edit.body)
+
+
+def _pairs(base: Base, known: list[Edit]) -> Iterator[tuple[Edit, Iterator[np.ndarray]]]:
+    """Single changes on top of a mistake that is known already."""
     for first in known:
         then = Base(_changed(base.program, first), base.gradient, base.places)
         for edit in sorted(all_edits(then.program, base.gradient),
@@ -142,25 +198,6 @@ def _changed(program: Program, edit: Edit) -> Program:
     return replace(program, equations=tuple(
         replace(eq, body=edit.body) if eq.name == edit.equation else eq
         for eq in program.equations))
-
-
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    scale = float(np.max(np.abs(b))) if b.size else 0.0
-    near = np.abs(a - b) <= NEAR.get().close * scale
-    return bool(np.all(near)) and bool(np.all(np.isfinite(a)))
-
-
-def _accounts(value: np.ndarray, right: np.ndarray, hand: np.ndarray) -> bool:
-    """Whether a value is the gradient that was handed in, and not only near it: of its difference
-    from the right one a thousandth is left at most, or what rounding leaves.
-
-    Beside a gradient that is right but for 1e-9, the right one itself is near.
-    """
-    if not _same(hand, value):
-        return False
-    rounding = NEAR.get().rounding * float(np.max(np.abs(hand), initial=0.0))
-    difference = float(np.max(np.abs(hand - right), initial=0.0))
-    return float(np.max(np.abs(hand - value), initial=0.0)) <= max(1e-3 * difference, rounding)
 
 
 # -- changes ------------------------------------------------------------------------------------
@@ -275,19 +312,22 @@ def _replacements(program: Program, access: Access) -> Iterator[tuple[Expr, str]
                 f"{type(function).__name__} is applied twice: to {said}, which is its result")
 
 
-def forward_changes(program: Program) -> Iterator[tuple[str, Program]]:
+def forward_changes(program: Program) -> Iterator[tuple[str, str, Program]]:
     """Programs derived from a changed network: one of its functions (or a sigmoid, for losses that
-    take logits) is applied once more to a tensor that the loss reads."""
+    take logits) is applied once more to a tensor that the loss reads. Each with its words, and the
+    adjoint of that tensor."""
     forward = program.forward
     loss = program.losses[0]
     near = [eq for eq in forward.equations
             if eq.name == loss or (eq.tensor.origin or ("",))[0] == "argument"]
+    adjoints = {t.origin[1]: t.name for t in program.tensors.values()
+                if t.origin and t.origin[0] == "adjoint"}
     used: dict[str, Any] = {"sigmoid": sigmoid}
     for eq in forward.equations:
         used |= {type(f).__name__: type(f) for f in eq.body.atoms(Elementary)}
     for eq in near:
         for access in sorted(eq.body.atoms(Access), key=str):
-            if isinstance(access, IntegerAccess) or forward.tensors[access.name].role == "input":
+            if isinstance(access, IntegerAccess) or access.name not in adjoints:
                 continue
             for name, function in sorted(used.items()):
                 if function.nargs == sympy.FiniteSet(2):  # one with a setting
@@ -295,101 +335,4 @@ def forward_changes(program: Program) -> Iterator[tuple[str, Program]]:
                 body = eq.body.xreplace({access: function(access)})
                 changed = _changed(forward, Edit(eq.name, body, ""))
                 words = f"{name} is applied to {access.name} once more in the loss"
-                yield words, derive(changed, wrt=tuple(program.gradients))
-
-
-# -- when a constant, or nothing, explains it -----------------------------------------------------
-def _constant_factor(program: Program, got: list[np.ndarray], right: list[np.ndarray],
-                     hand: list[np.ndarray], points: list[dict[str, np.ndarray]]) -> str | None:
-    """"too large by the factor B" where one factor on ``got`` explains the gradient at both
-    points."""
-    ratios = _ratios(got, hand)
-    if ratios is None:
-        return None
-    if ratios == [0.0, 0.0]:
-        return "it is zero everywhere: the gradient is not computed"
-    for text, values in _candidate_factors(program, points):
-        if all(_accounts(v * g, r, h)
-               for v, g, r, h in zip(values, got, right, hand, strict=True)):
-            return text
-    return None
-
-
-def _ratios(right: list[np.ndarray], hand: list[np.ndarray]) -> list[float] | None:
-    """The factor between the two arrays at each point, where there is one."""
-    ratios = [_ratio(r, h) for r, h in zip(right, hand, strict=True)]
-    return None if None in ratios else [r for r in ratios if r is not None]
-
-
-def _ratio(right: np.ndarray, hand: np.ndarray) -> float | None:
-    """The factor that makes one array the other, where there is one."""
-    if not np.any(right):
-        return None
-    ratio = float(np.vdot(right, hand) / np.vdot(right, right))
-    return ratio if _same(hand, ratio * right) else None
-
-
-def _unnamed_factor(right: list[np.ndarray], hand: list[np.ndarray]) -> str | None:
-    ratios = _ratios(right, hand)
-    if ratios is None:
-        return None
-    if np.isclose(ratios[0], ratios[1], rtol=NEAR.get().close):
-        off = ratios[0] - 1
-        factor = f"1 {off:+.3g}" if abs(off) < 1e-6 else f"{ratios[0]:.10g}"
-        return f"it is {factor} times the right gradient, everywhere"
-    return f"it is a multiple of the right gradient: {ratios[0]:.6g} and {ratios[1]:.6g} times"
-
-
-def _candidate_factors(
-    program: Program, points: list[dict[str, np.ndarray]]
-) -> Iterator[tuple[str, list[float]]]:
-    known = [resolve_sizes(program, point) for point in points]
-    named: list[tuple[str, list[float]]] = [
-        (s.name, [float(k[s]) for k in known]) for s in program.sizes]
-    fixed = {int(i.size) for t in program.tensors.values() for i in t.indices if i.size.is_Integer}
-    named += [(str(n), [float(n)] * 2) for n in sorted(fixed) if n > 2]
-    yield "its sign is wrong", [-1.0, -1.0]
-    yield "it is too large by the factor 2 (the ½ of the square is missing)", [2.0, 2.0]
-    yield "it is too small by the factor 1/2 (the 2 of the square is missing)", [0.5, 0.5]
-    for name, values in named:
-        yield f"it is too large by the factor {name} (1/{name} is missing)", values
-        yield f"it is too small: a factor 1/{name} too much", [1 / v for v in values]
-        for extra in (-1.0, 2.0, 0.5):
-            label = {-1.0: "the sign is wrong and ", 2.0: "a 2 and ", 0.5: "a ½ and "}[extra]
-            yield (f"{label}the factor {name} is too much (1/{name} is missing)",
-                   [extra * v for v in values])
-            yield f"{label}a factor 1/{name} is too much", [extra / v for v in values]
-
-
-def _pattern(program: Program, name: str, right: np.ndarray, hand: np.ndarray) -> str:
-    """Which entries differ, and whether the ratio is constant along an index."""
-    scale = float(np.max(np.abs(right))) if right.size else 0.0
-    off = np.abs(hand - right) > NEAR.get().close * scale
-    share = f"{int(off.sum())} of {off.size} entries differ"
-    indices = program[name].indices
-    for axis, index in enumerate(indices):
-        others = tuple(n for n in range(right.ndim) if n != axis)
-        rows = off.any(axis=others) if others else off
-        if rows.sum() < len(rows):
-            listed = ", ".join(str(int(n)) for n in np.flatnonzero(rows)[:8])
-            same = _ratio(right[off], hand[off])
-            factor = f", {same:.6g} times the right ones" if same is not None else ""
-            return f"{share}: only those with {index.name} in {{{listed}}}{factor}"
-        with np.errstate(all="ignore"):
-            ratio = np.where(np.abs(right) > NEAR.get().close * scale, hand / right, np.nan)
-        spread = np.nanmax(ratio, axis=others) - np.nanmin(ratio, axis=others) if others else None
-        if spread is not None and np.all(spread < 1e-7):
-            values = np.nanmean(ratio, axis=others)
-            listed = ", ".join(f"{v:.5g}" for v in values[:6])
-            return f"{share}; the ratio depends on {index.name} only: {listed}"
-    if right.ndim == 2 and right.shape[0] == right.shape[1] and _same(hand, right.T):
-        return "it is transposed"
-    return f"{share}{NO_PATTERN}"
-
-
-def counterexample(name: str, right: np.ndarray, hand: np.ndarray) -> str:
-    place = np.unravel_index(int(np.argmax(np.abs(hand - right))), right.shape)
-    at = "".join(f"[{int(n)}]" for n in place)
-    return f"{name}{at}: yours {hand[place]:.12g}, right {right[place]:.12g}"
-
-
+                yield words, adjoints[access.name], derive(changed, wrt=tuple(program.gradients))

@@ -47,6 +47,8 @@ class Mend:
     operation: str
     source: str
     corrected: str
+    where: Node
+    rewrite: Rewrite
 
     @property
     def cost(self) -> int:
@@ -142,7 +144,14 @@ class Mender:
                     if function is not None:
                         before, after = _lines(self.source, where, rewrite)
                         yield Mend(function, self.source.file, getattr(where.node, "lineno", 0),
-                                   rewrite.words, _operation(where, before), before, after)
+                                   rewrite.words, _operation(where, before), before, after, where,
+                                   rewrite)
+
+    def after(self, mend: Mend) -> Mender:
+        """This, with a change made for good, so that another one can be looked for."""
+        self.source.changed(mend.where, mend.rewrite.new, mend.rewrite.span)
+        self.nodes = list(self.source.nodes())
+        return self
 
     def run(self, function: FunctionType) -> Hand:
         """A changed function, to be handed in."""

@@ -24,7 +24,8 @@ from derive.reference import evaluate, evaluate_equation
 from derive.text import expression_text
 from derive.verify.claim import Claim, Line
 from derive.verify.decide import combined
-from derive.verify.edits import counterexample, matrix_text
+from derive.verify.edits import matrix_text
+from derive.verify.factors import counterexample
 from derive.verify.parts import parts_of
 from derive.verify.report import Finding
 from derive.verify.stated import misstated

@@ -26,7 +26,7 @@ from derive.verify.deadline import Deadline
 from derive.verify.events import Change, Event, Record, Site, Step
 from derive.verify.hand import Hand
 from derive.verify.library import Library
-from derive.verify.mend import Mend, cost, mender
+from derive.verify.mend import Mend, Mender, cost, mender
 from derive.verify.probe import Run, run
 from derive.verify.repaired import Repair, repaired, reworded, spelled
 from derive.verify.tape import Linear, NotReplayed, Tape, linear_at
@@ -74,9 +74,11 @@ def find_repairs(hand: Hand, derived: Program, points: Sequence[Mapping[str, np.
     changes: dict[Site, Change] = {}
     found: list[Repair] = []
     left = list(wrong)
+    tool = mender(hand, derived, [p.given for p in there])
     while left and not deadline.passed():
         try:
-            search = _Search(hand, derived, library, there, changes, left, deadline)
+            search = _Search(hand, derived, library, there, changes, left, deadline,
+                             tool)
         except _FAILS:
             break
         best = None
@@ -88,6 +90,7 @@ def find_repairs(hand: Hand, derived: Program, points: Sequence[Mapping[str, np.
             break
         if isinstance(best, Mend):
             hand = best.hand(hand)
+            tool = tool.after(best) if tool else None
             found.append(reworded(best, goal))
         else:
             record, edit = best
@@ -116,7 +119,8 @@ class _Search:
     """All changes of one operation, judged by the gradients that they lead to."""
 
     def __init__(self, hand: Hand, derived: Program, library: Library, points: Sequence[Point],
-                 changes: Mapping[Site, Change], wrong: Sequence[str], deadline: Deadline) -> None:
+                 changes: Mapping[Site, Change], wrong: Sequence[str], deadline: Deadline,
+                 tool: Mender | None) -> None:
         self.hand, self.library, self.points, self.deadline = hand, library, points, deadline
         self.changes = dict(changes)
         self.names = tuple(derived.gradients)
@@ -132,7 +136,7 @@ class _Search:
         self.known: set[Site] = set()  # operations whose values the derivation has
         self.right: set[Site] = set()  # operations from which such values are computed
         self.lines: dict[int, int] = {}
-        self.mender = mender(hand, derived, [p.given for p in points])
+        self.mender = tool
 
     # -- judging ----------------------------------------------------------------------------------
     def _off(self, given: Mapping[str, np.ndarray], name: str, point: Point) -> float:
@@ -227,8 +231,13 @@ class _Search:
         """Of changes that mend the same the one that a person would write with the fewest words,
         of these that after which the most values are right, of these the simplest."""
         found = sorted(found, key=lambda f: (_cost(*f[1:]), f[0]))[:_SCORED]
-        best = min(found, key=lambda f: (_cost(*f[1:]) + self._odd_after(f[1], f[2]), f[0]))
-        return best[1], best[2]
+        _, record, edit = min(
+            found, key=lambda f: (_cost(*f[1:]) + self._odd_after(f[1], f[2]), f[0]))
+        # of a line's operations the outermost one, if that makes no difference
+        alike = [f for f in found if f[1].site.line == record.site.line and f[2].words == edit.words
+                 and _cost(*f[1:]) == _cost(record, edit)]
+        _, record, edit = max(alike, key=lambda f: len(f[1].site.text))
+        return record, edit
 
     def _reworded(self, names: tuple[str, ...], sizes: Sequence[int],
                   found: Sequence[tuple[int, Record, Edit]]) -> Mend | None:

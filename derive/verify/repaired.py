@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import linecache
 import re
 from collections.abc import Mapping
@@ -13,8 +14,9 @@ from derive.verify.changes import Edit
 from derive.verify.events import Record, Site
 from derive.verify.hand import Hand
 from derive.verify.mend import Mend
-from derive.verify.operation_text import assigned_to
-from derive.verify.report import difference
+from derive.verify.operation_text import assigned_to, parsed
+from derive.verify.report import Place, difference
+from derive.verify.source import lines_reading
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,35 @@ def repaired(record: Record, edit: Edit, mends: tuple[str, ...], spelling: Mappi
     if edit.text and start >= 0 and lines:
         head = lines[0].encode()[:start].decode() + assigned_to(site.text)
         tail = lines[-1].encode()[end:].decode()
-        corrected = (head + edit.text + tail).strip()
+        corrected = _put(head, edit.text, tail, site.text)
     return Repair(mends, site.code.co_filename, site.line, edit.words, site.text, source, corrected,
                   tuple(record.callers), _passed_on(site))
+
+
+def _put(head: str, new: str, tail: str, old: str) -> str:
+    """A line with something else in the place of an operation's text, in brackets only where they
+    are needed."""
+    safe = (head + f"({new})" + tail).strip()
+    want = _meaning(safe)
+    operation = getattr(parsed(old), "op", None)
+    if isinstance(operation, ast.MatMult):  # (a @ b) * c is how people write it
+        old = ""
+    for inner, outer in ((old, new), (f"({old})", new), (old, f"({new})")):
+        text = (head + (outer.replace(f"({old})", inner, 1) if old else outer) + tail).strip()
+        if want and _meaning(text) == want:
+            return text
+    loose = isinstance(parsed(new), ast.BinOp | ast.UnaryOp | ast.Compare | ast.IfExp)
+    alone = (head + tail).strip().endswith("=") or (head.rstrip().endswith(("(", ",", ":", "="))
+                                                    and tail.startswith((")", ",", "}", "]")))
+    return (head + new + tail).strip() if alone or not loose else safe
+
+
+def _meaning(line: str) -> str:
+    """The tree of a line in text; empty where it is no whole statement."""
+    try:
+        return ast.dump(ast.parse(line))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
 
 
 def _passed_on(site: Site) -> tuple[int, str] | None:
@@ -95,3 +123,16 @@ def _passed_on(site: Site) -> tuple[int, str] | None:
 def reworded(mend: Mend, mends: tuple[str, ...]) -> Repair:
     return Repair(mends, mend.file, mend.line, mend.words, mend.operation, mend.source,
                   mend.corrected)
+
+
+def number_place(hand: Hand, words: str, numbers: Mapping[str, float]) -> Place | None:
+    """Where a number is read that words say is too much in a gradient."""
+    name = next((n for n in numbers if f"the factor {n} = " in words), None)
+    lines = [] if name is None or hand.where is None else lines_reading(hand.function, name)
+    if not lines or hand.where is None:
+        return None
+    text = linecache.getline(hand.where.file, lines[0]).strip()
+    more = f" (and in line{'s' * (len(lines) > 2)} {', '.join(map(str, lines[1:]))})" \
+        if len(lines) > 1 else ""
+    said = f"`{name}` belongs in the step that is taken, not in the gradient{more}"
+    return Place(f"line {lines[0]}: {text}\n            {said}", text)

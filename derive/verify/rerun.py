@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +11,8 @@ from sympy import Expr
 from derive.data import resolve_sizes
 from derive.program import Group, Program
 from derive.reference import evaluate, evaluate_group
+
+_Put = Callable[[Group, dict[str, np.ndarray], int], None]
 
 
 class Base:
@@ -27,11 +29,26 @@ class Base:
 
     def changed(self, name: str, body: Expr) -> Iterator[np.ndarray]:
         """The gradient at each point with another body of one equation."""
-        for point, sizes in zip(self.points, self.sizes, strict=True):
+        def put(group: Group, arrays: dict[str, np.ndarray], at: int) -> None:
+            evaluate_group(_with(group, name, body), arrays, self.sizes[at])
+
+        return self._again(name, put)
+
+    def with_values(self, name: str, values: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """The gradient at each point with other values of one equation's tensor."""
+        def put(group: Group, arrays: dict[str, np.ndarray], at: int) -> None:
+            evaluate_group(group, arrays, self.sizes[at])
+            if any(eq.name == name for eq in group.equations):
+                arrays[name] = values[at]
+
+        return self._again(name, put)
+
+    def _again(self, name: str, put: _Put) -> Iterator[np.ndarray]:
+        for at, point in enumerate(self.points):
             arrays = dict(point)
             with np.errstate(all="ignore"):
                 for group in self._behind(name):
-                    evaluate_group(_with(group, name, body), arrays, sizes)
+                    put(group, arrays, at)
             yield arrays[self.gradient]
 
     def _behind(self, name: str) -> list[Group]:

@@ -10,6 +10,7 @@ files, or may not end, is left alone.
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import linecache
 import sys
@@ -126,12 +127,13 @@ class Source:
         self.file = function.__code__.co_filename
         self.functions: dict[str, FunctionType] = {}
         self.trees: dict[str, ast.FunctionDef] = {}
+        self.codes: dict[str, CodeType] = {}  # of functions that were changed for good
         self._collect(function)
         for name in self.functions:
             _check(self.functions[name], frozenset(self.functions))
 
     def _collect(self, function: FunctionType) -> None:
-        node = _definition(function)
+        node = copy.deepcopy(_definition(function))
         self.functions[node.name], self.trees[node.name] = function, node
         for name in _names(function.__code__):
             other = function.__globals__.get(name)
@@ -173,6 +175,12 @@ class Source:
             code = _code(self.trees[where.function], self.functions[where.function])
         return self._with(where.function, code)
 
+    def changed(self, where: Node, new: ast.AST | list[ast.stmt], span: int = 1) -> None:
+        """Keep a change: what is compiled from now on has it."""
+        _put(where, copy.deepcopy(new), span).__enter__()
+        name = where.function
+        self.codes[name] = _code(self.trees[name], self.functions[name])
+
     def statement(self, where: Node, new: ast.AST) -> str:
         """The statement that a node is in, with another in its place, as a tree in text."""
         with _put(where, new):
@@ -182,7 +190,8 @@ class Source:
         space = dict(self.main.__globals__)
         made = {}
         for other, f in self.functions.items():
-            made[other] = _function(code if other == name else f.__code__, f, space)
+            own = self.codes.get(other, f.__code__)
+            made[other] = _function(code if other == name else own, f, space)
             if f.__globals__.get(other) is f:
                 space[other] = made[other]
         return made[self.main.__name__]
@@ -240,6 +249,45 @@ def _locals(tree: ast.FunctionDef) -> tuple[str, ...]:
         if not isinstance(node, ast.FunctionDef | ast.Lambda | ast.ListComp | ast.GeneratorExp):
             inside[:0] = ast.iter_child_nodes(node)
     return tuple(dict.fromkeys(taken))
+
+
+def own_numbers(function: Callable[..., Any]) -> dict[str, float]:
+    """The numbers that a function has names for: given to a variable in its text, as a default, or
+    outside of it. 0 and 1 are left out."""
+    if not isinstance(function, FunctionType):
+        return {}
+    found: dict[str, Any] = {n: _outside(function, n) for n in (
+        *function.__code__.co_names, *function.__code__.co_freevars)}
+    found |= {n: p.default for n, p in inspect.signature(function).parameters.items()}
+    try:
+        statements = list(ast.walk(_definition(function)))
+    except NoText:
+        statements = []
+    for node in statements:
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                found |= _given_to(target, node.value)
+    return {n: float(v) for n, v in found.items()
+            if isinstance(v, int | float | np.number) and v not in (0, 1)}
+
+
+def _given_to(target: ast.expr, value: ast.expr) -> dict[str, Any]:
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        pairs = zip(target.elts, value.elts, strict=False)
+        return {n: v for pair in pairs for n, v in _given_to(*pair).items()}
+    if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
+        return {target.id: value.value}
+    return {}
+
+
+def lines_reading(function: Callable[..., Any], name: str) -> list[int]:
+    """The lines of a function that read a variable."""
+    try:
+        tree = _definition(function) if isinstance(function, FunctionType) else ast.Pass()
+    except NoText:
+        return []
+    return sorted({n.lineno for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == name
+                   and isinstance(n.ctx, ast.Load)})
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -222,7 +222,7 @@ def test_each_of_several_mistakes_is_named_in_the_text_of_a_function_without_equ
     places = {f.parameter: f.place for f in verify(network(), rows_left_out).findings}
     assert set(places) == {"c1", "c2"}
     assert "`da[1:]`: the whole of da belongs there" in places["c1"]
-    assert "`dz.max(axis=0)`: np.sum over axis 0 belongs there" in places["c2"]
+    assert "`dz.max(axis=0)`: sum belongs where max stands" in places["c2"]
 
 
 def undivided(x, t, W1, c1, W2, c2):
