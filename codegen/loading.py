@@ -74,7 +74,7 @@ def run_file(path: Path) -> dict[str, Any]:
             f"{path.name} is not Python: {error.msg}",
             where=Location(str(error.filename or path), error.lineno or 1),
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [f for f in frames if Path(f.filename).name == path.name]
         line = own[-1].lineno if own else 1

@@ -220,7 +220,9 @@ def _hand(path: Path, name: str | None) -> Any:
     from codegen.loading import run_file
 
     if not path.is_file():
-        raise DeclarationError(f"there is no file {str(path)!r}", expected="the gradient's file")
+        raise DeclarationError(
+            f"{str(path)!r} is a folder" if path.is_dir() else f"there is no file {str(path)!r}",
+            expected="the gradient's file")
     if path.suffix in (".net", ".txt"):
         return path.read_text(encoding="utf-8")
     if path.suffix == ".tex":
@@ -232,21 +234,21 @@ def _hand(path: Path, name: str | None) -> Any:
             "derivation in a .tex file",
             got=path.suffix or "no ending",
             mend="write it as index equations: d_W[i, j] = sum[b](x[b, i]*d_z[b, j])")
-    own = {
-        n: f for n, f in run_file(path).items()
-        if callable(f) and getattr(f, "__code__", None) is not None
-        and Path(f.__code__.co_filename).name == path.name and not n.startswith("_")
-    }
-    if name is None:
-        name = next((n for n in ("backward", "gradient", "grad") if n in own), None)
-        name = name or (next(iter(own)) if len(own) == 1 else None)
-    if name not in own:
-        raise DeclarationError(
-            f"which function of {path.name} is the gradient?",
-            expected="a function backward(…), or --function NAME",
-            got=", ".join(own) or "no function",
-        )
-    return own[name]
+    names = run_file(path)
+    wanted = (name,) if name else ("backward", "gradient", "grad")
+    for n in wanted:
+        if callable(names.get(n)):
+            return names[n]
+    own = {n: f for n, f in names.items() if not n.startswith("_") and callable(f)
+           and Path(getattr(getattr(f, "__code__", None), "co_filename", "")).name == path.name}
+    if len(own) == 1 and name is None:
+        return next(iter(own.values()))
+    found = next((f"{n} is of type {type(names[n]).__name__}" for n in wanted if n in names), "")
+    raise DeclarationError(
+        f"which function of {path.name} is the gradient?",
+        expected="a function backward(…), or --function NAME",
+        got=found or ", ".join(own) or "no function",
+    )
 
 
 def _optimizer(args: argparse.Namespace) -> Any:

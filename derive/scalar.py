@@ -66,6 +66,7 @@ class Elements:
                  sizes: Mapping[Symbol, int]) -> None:
         self.program, self.values, self.sizes = program, values, dict(sizes)
         self.known: dict[tuple[str, tuple[int, ...]], Any] = {}
+        vars(self)["at"] = self.at  # bound once: it is asked for at every node
 
     def element(self, name: str, place: tuple[int, ...] = ()) -> Any:
         """One element of a tensor; None outside its bounds."""
@@ -116,7 +117,7 @@ class Elements:
     def _(self, expr: Access, point: Point) -> Any:
         place = []
         for where in expr.where:
-            value = self.at(where, point)
+            value = point[where] if isinstance(where, Index) else self.at(where, point)
             if value is None or value != int(value):
                 return None  # between two elements: a guard keeps it from being used
             place.append(int(value))

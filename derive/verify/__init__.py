@@ -159,6 +159,10 @@ def _read(hand: str | Path | Mapping[Any, Any], derived: Program, names: Mapping
     if file is not None and not file.is_file():
         raise ClaimError(f"there is no file {str(file)!r}", expected="the file of a derivation")
     text = str(hand) if file is None else file.read_text(encoding="utf-8")
+    if file is None and Path(text.strip()).suffix in (".tex", ".txt", ".net", ".py") \
+            and "=" not in text:
+        raise ClaimError(f"{text.strip()[:80]!r} is no derivation", expected="equations, as text",
+                         mend="the path of a file is handed in as Path(…), a function by itself")
     if is_latex(text) or (file is not None and file.suffix == ".tex"):
         return read_latex(text, derived, name=str(file or NAME), names=names, layout=layout)
     return read_derivation(text, derived)

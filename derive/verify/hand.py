@@ -7,7 +7,8 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,17 @@ class HandError(ChainruleError):
     """The function under test is no gradient function of this network."""
 
 
+class Exited(RuntimeError):
+    """The function under test asks to end the whole program."""
+
+
 class Hand:
     """A hand-written gradient function, called by the names of its parameters."""
 
     def __init__(self, function: Callable[..., Any], program: Program) -> None:
-        if not callable(function):
-            raise HandError("what was handed in is no function", got=repr(function)[:80])
         self.function, self.program = function, program
         self.label = getattr(function, "__name__", "the function")
+        _refuse(function, self.label)
         self.names = tuple(program.gradients)
         self.where = _location(function)
         self.arguments = self._arguments()
@@ -37,6 +41,7 @@ class Hand:
         self.eps = DOUBLE  # of the precision in which the gradients come
         self.note = ""
         self.library = ""  # that all gradients are arrays of, where it is not NumPy
+        self.heard = False  # what it prints is shown once
 
     def settle(self, point: Mapping[str, Any]) -> None:
         """Find out in which precision the gradients come; JAX's 64 bits are switched on for a
@@ -78,16 +83,24 @@ class Hand:
 
     def _arguments(self) -> tuple[str, ...] | None:
         """The tensors it takes, or None for ``(parameters, inputs)``."""
+        given = [t.name for t in self.program.given]
+        parameters = _signature(self.function, self.label, self.where)
         names = [
-            p.name for p in inspect.signature(self.function).parameters.values()
+            p.name for p in parameters
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
             and not (p.default is not p.empty and p.name not in self.program.tensors)
         ]
+        kinds = {p.kind for p in parameters}
+        if inspect.Parameter.VAR_KEYWORD in kinds:  # it takes whatever there is
+            names += [n for n in given if n not in names]
+        elif inspect.Parameter.VAR_POSITIONAL in kinds and not names:
+            raise HandError(f"{self.label} does not say what it takes", got="*args",
+                            expected="parameters called like the network's tensors: "
+                            + ", ".join(given), where=self.where)
         unknown = [n for n in names if n not in self.program.tensors]
         if len(names) == 2 and len(unknown) == 2:
             return None
         if unknown:
-            given = [t.name for t in self.program.given]
             guess = nearest(unknown[0], given)
             raise HandError(
                 f"{self.label} takes {unknown[0]!r}, which is no tensor of {self.program.name!r}",
@@ -101,9 +114,18 @@ class Hand:
         if self.arguments is None:
             inner = {t.name for t in self.program.parameters}
             names = [t.name for t in self.program.given]
-            return self.function({n: given(n) for n in names if n in inner},
-                                 {n: given(n) for n in names if n not in inner})
-        return self.function(**{n: given(n) for n in self.arguments})
+            arguments: tuple[Any, ...] = ({n: given(n) for n in names if n in inner},
+                                          {n: given(n) for n in names if n not in inner})
+            named: dict[str, Any] = {}
+        else:
+            arguments, named = (), {n: given(n) for n in self.arguments}
+        quiet = redirect_stdout(StringIO()) if self.heard else nullcontext()
+        self.heard = True
+        try:
+            with quiet:
+                return self.function(*arguments, **named)
+        except SystemExit as stopped:  # it is to end this call, not the search for a mistake
+            raise Exited(str(stopped)).with_traceback(stopped.__traceback__) from None
 
     def returned(self, point: Mapping[str, Any]) -> Any:
         """What the function returns at a point, as it returns it."""
@@ -152,7 +174,8 @@ class Hand:
         frames = traceback.extract_tb(error.__traceback__)
         own = [f for f in frames if self.where and f.filename == self.where.file]
         where = Location(own[-1].filename, own[-1].lineno or 1) if own else self.where
-        return HandError(f"{self.label} raises {type(error).__name__}: {error}", where=where)
+        name = "SystemExit" if isinstance(error, Exited) else type(error).__name__
+        return HandError(f"{self.label} raises {name}: {error}", where=where)
 
     def paired(self, result: Any) -> dict[str, Any]:
         """What the function returned, by parameter."""
@@ -160,11 +183,14 @@ class Hand:
             found = {str(k): v for k, v in result.items()}
         else:
             parts = list(result) if isinstance(result, tuple | list) else [result]
-            if len(parts) != len(self.names):
+            if len(parts) != len(self.names) or result is None:
                 raise HandError(
-                    f"{self.label} returns {len(parts)} gradients",
+                    f"{self.label} returns nothing" if result is None else
+                    f"{self.label} returns {len(parts)} gradient{'s' * (len(parts) != 1)}",
                     expected=f"{len(self.names)}: {', '.join(self.names)}, in this order, or a "
-                    "dictionary by name", got=f"{type(result).__name__} of {len(parts)}",
+                    "dictionary by name", got="None" if result is None else
+                    f"{type(result).__name__} of {len(parts)}",
+                    mend="return them at its end" if result is None else None,
                     where=self.where)
             found = dict(zip(self.names, parts, strict=True))
         missing = [n for n in self.names if n not in found]
@@ -178,10 +204,13 @@ class Hand:
     def _array(self, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
         try:
             with self.settings():
-                array = np.asarray(_plain(value), dtype=np.float64)
+                found = np.asarray(_plain(value))
+                if value is None or found.dtype.kind in "bcMmSU":
+                    raise TypeError
+                array = np.asarray(found, dtype=np.float64)
         except (TypeError, ValueError, RuntimeError):
-            raise HandError(f"the gradient of {name!r} is no array of numbers",
-                            got=repr(value)[:80], where=self.where) from None
+            raise HandError(f"the gradient of {name!r} is no array of real numbers",
+                            got=_kind(value), where=self.where) from None
         if array.shape != shape:
             declared = shape_text(self.program.tensors[name].shape)
             raise HandError(
@@ -193,6 +222,38 @@ class Hand:
             raise HandError(f"the gradient of {name!r} holds {array[tuple(place)]} at {place}",
                             expected="finite numbers at a finite loss", where=self.where)
         return array
+
+
+def _refuse(function: Any, label: str) -> None:
+    """An error for what is no function that returns gradients."""
+    if isinstance(function, type):
+        raise HandError(f"{label} is a class", expected="a function that returns gradients",
+                        mend=f"hand in an instance that can be called, or one of {label}'s methods")
+    if not callable(function):
+        raise HandError("what was handed in is no function", got=repr(function)[:80],
+                        expected="a function that returns gradients, or a derivation in text")
+    where = _location(function)
+    inner = function if inspect.isroutine(function) else type(function).__call__
+    if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
+        raise HandError(f"{label} is asynchronous: calling it gives no gradients", where=where,
+                        got="async def", mend="write def")
+    if inspect.isgeneratorfunction(inner):
+        raise HandError(f"{label} is a generator: calling it gives no gradients", where=where,
+                        got="yield", mend="return all gradients at its end")
+
+
+def _signature(function: Callable[..., Any], label: str, where: Location | None
+               ) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except ValueError:  # some functions that are written in C
+        raise HandError(f"{label} does not say what it takes", got=repr(function)[:80],
+                        expected="a function of Python", where=where) from None
+
+
+def _kind(value: Any) -> str:
+    dtype = _dtype(value)
+    return f"an array of {dtype}" if dtype else repr(value)[:80]
 
 
 def _shape_hint(name: str, got: tuple[int, ...], want: tuple[int, ...]) -> str:

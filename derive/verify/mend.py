@@ -135,9 +135,7 @@ class Mender:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             for where in sorted(self.nodes, key=lambda n: order(getattr(n.node, "lineno", 0))):
-                for rewrite in rewrites(where, self.around):
-                    if rewrite.size != size:
-                        continue
+                for rewrite in rewrites(where, self.around, size):
                     if deadline.passed():
                         return
                     function = self._tried(where, rewrite, right)

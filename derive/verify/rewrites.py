@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import singledispatch
@@ -66,11 +67,12 @@ def text_of(new: New) -> str:
     return "; ".join(ast.unparse(ast.fix_missing_locations(p)) for p in parts)
 
 
-def rewrites(where: Node, around: Around) -> Iterator[Rewrite]:
-    """All changes of a node, the smallest of each sort first."""
-    yield from _own(where.node, where, around)
-    if isinstance(where.node, ast.expr) and not _inside_index(where):
-        yield from _wrapped(where.node, where, around)
+def rewrites(where: Node, around: Around, size: int) -> Iterator[Rewrite]:
+    """All changes of a node of one size."""
+    found = _own(where.node, where, around)
+    if size > 1 and isinstance(where.node, ast.expr) and not _inside_index(where):
+        found = itertools.chain(found, _wrapped(where.node, where, around))
+    yield from (rewrite for rewrite in found if rewrite.size == size)
 
 
 def _inside_index(where: Node) -> bool:
@@ -79,12 +81,18 @@ def _inside_index(where: Node) -> bool:
 
 def _parsed(text: str, **parts: ast.AST) -> ast.expr:
     """An expression in which names stand for others."""
-    class Fill(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.AST:
-            return parts.get(node.id, node)
-
-    made: ast.expr = Fill().visit(ast.parse(text, mode="eval")).body
+    made: ast.expr = _Fill(parts).visit(ast.parse(text, mode="eval")).body
     return made
+
+
+class _Fill(ast.NodeTransformer):
+    """Puts other nodes in the place of names."""
+
+    def __init__(self, parts: dict[str, ast.AST]) -> None:
+        self.parts = parts
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return self.parts.get(node.id, node)
 
 
 @singledispatch

@@ -299,8 +299,8 @@ def _names(code: CodeType) -> Iterator[str]:
 
 def _code(tree: ast.FunctionDef, function: FunctionType) -> CodeType:
     """The code of a changed tree; its free variables are those of the function."""
-    bare = ast.FunctionDef(tree.name, tree.args, tree.body or [ast.Pass()], [], None)
-    ast.copy_location(bare, tree)
+    body = tree.body or [ast.copy_location(ast.Pass(), tree)]
+    bare = ast.copy_location(ast.FunctionDef(tree.name, tree.args, body, [], None), tree)
     outer: ast.stmt = bare
     if function.__code__.co_freevars:
         around = ast.parse(f"def _around({', '.join(function.__code__.co_freevars)}): pass").body[0]
@@ -308,9 +308,8 @@ def _code(tree: ast.FunctionDef, function: FunctionType) -> CodeType:
         around.body = [bare]
         outer = around
     flags = function.__code__.co_flags & 0x1FFFE00  # of `from __future__ import …`
-    module = compile(ast.fix_missing_locations(ast.Module([outer], [])),
-                     function.__code__.co_filename, "exec", flags=flags & ~inspect.CO_NESTED,
-                     dont_inherit=True)
+    module = compile(ast.Module([outer], []), function.__code__.co_filename, "exec",
+                     flags=flags & ~inspect.CO_NESTED, dont_inherit=True)
     parts: list[Any] = list(module.co_consts)
     while parts:
         part = parts.pop(0)

@@ -1,9 +1,12 @@
 """The mistakes of the article that this project grew from, each by itself, as functions.
 
 Every function is our own NumPy code for the mathematics of one section: right but for one mistake,
-or, in ``section_…``, with all mistakes of the section that concern a gradient. The article leaves
+or, in ``section_3_2`` and ``section_4_2``, with those of the section together. The article leaves
 the widths open; where a formula of it fits in shape only if layers are alike, they are.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -114,11 +117,11 @@ def own_output(x, t, W1, c1, W2, c2):
 
 def section_3_2(x, t, W1, c1, W2, c2):
     """Its loop as it stands, with lists for the layers."""
-    weights, biases, learning_rate = [W1, W2], [c1, c2], 0.01
+    learning_rate = 0.01
     H = [x, sigmoid(x @ W1 + c1)]
     error = np.mean((H[1] @ W2 + c2 - t) ** 2)
     dweights, dbiases = [W1, W2], [c1, c2]
-    for j in range(len(weights) - 1, -1, -1):
+    for j in (1, 0):
         dY = np.full(t.shape, error)
         dweights[j] = np.dot(H[j].T, dY) * learning_rate
         dbiases[j] = np.mean(dY, axis=0) * learning_rate
@@ -140,7 +143,7 @@ def layer_skipped(x, t, W1, c1, W2, c2):
 
 def empty_sum(x, t, W1, c1, W2, c2):
     """The same sum for the first layer is empty: h_1 = g(b_1) reads no input."""
-    h = sigmoid(0 * x @ W1 + c1)
+    h = sigmoid(np.zeros(x.shape) @ W1 + c1)
     y = sigmoid(h @ W2 + c2)
     dz2 = (y - t) * y * (1 - y) / len(x)
     dz1 = (dz2 @ W2.T) * h * (1 - h)
@@ -244,15 +247,6 @@ def output_layer_left_out(x, t, W1, c1, W2, c2):
     return {"W1": x.T @ g1, "c1": g1.sum(axis=0)}
 
 
-def section_4_3(x, t, W1, c1, W2, c2):
-    """g_2, g_1 and the updates as they stand (and those of w_2 and b_2 in the same way)."""
-    h = sigmoid(x @ W1 + c1)
-    g2 = sigmoid(h @ W2 + c2) - t
-    g1 = g2 * (1 - h) * W1
-    return {"W1": np.sum(g1 * h, axis=0, keepdims=True), "c1": g1.sum(axis=0),
-            "W2": h.T @ g2, "c2": g2.sum(axis=0)}
-
-
 # -- section 5.2: the code ------------------------------------------------------------------------
 def sigmoid_twice(x, t, W1, c1):
     """A loss that takes logits is given what `forward` has put through sigmoid already."""
@@ -272,3 +266,76 @@ def optimizer_undefined(x, t, W1, c1):
     dz = (sigmoid(x @ W1 + c1) - t) / len(x)
     optimizer.apply_gradients(dz)  # noqa: F821
     return {"W1": x.T @ dz, "c1": dz.sum(axis=0)}
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake: what the report must say of each gradient that it makes wrong, and what it must
+    print as right: a formula, or the line as it should be. ``REFUSED``: what is handed in is no
+    gradient, and the error says so."""
+
+    network: Callable[[], dr.Network]
+    hand: Callable[..., object]
+    wrong: tuple[str, ...]
+    said: str
+    right: str
+
+
+REFUSED = ("refused",)
+ALL = ("W1", "c1", "W2", "c2")
+OUTPUT = "_d_z2[n, k] = h2[n, k] * (1 - h2[n, k]) * _d_h2[n, k]"
+HIDDEN = "_d_z1[n, j] = h1[n, j] * (1 - h1[n, j]) * _d_h1[n, j]"
+
+MISTAKES = [
+    Mistake(regression, loss_for_its_derivative, ALL,
+            "the value of the loss stands where a derivative belongs",
+            "_d_z2[b, k] = 2 * (z2[b, k] - t[b, k])/(3 * B)"),
+    Mistake(regression, activation_forgotten, ("W1", "c1"),
+            "the factor h1[b, j] * (1 - h1[b, j]) is missing",
+            "_d_z1[b, j] = h1[b, j] * (1 - h1[b, j]) * _d_h1[b, j]"),
+    Mistake(regression, not_sent_back, ("W1", "c1"),
+            "_d_z2[b, j] stands where _d_h1[b, j] belongs", "_d_z1 = h1 * (1 - h1) * _d_h1"),
+    Mistake(regression, learning_rate_inside, ALL, "the factor learning_rate = 0.01 is too much",
+            "`learning_rate` belongs in the step that is taken, not in the gradient"),
+    Mistake(regression, bias_averaged, ("c1", "c2"), "sum belongs where mean stands", "np.sum("),
+    Mistake(regression, overwritten, ("W1",), "this line is too much",
+            "_d_W1[i, j] = sum over b of ( x[b, i] * _d_z1[b, j] )"),
+    Mistake(regression, own_output, ("W1", "W2"), "belongs",
+            "mended  return {\"W1\": "),
+    Mistake(regression, section_3_2, ("W2", "c2"),
+            "the value of the loss stands where a derivative belongs; and the factor "
+            "learning_rate = 0.01 is too much", "_d_z2 = 2/(3 * B) * (z2 - t)"),
+    Mistake(layered, layer_skipped, ALL, "`x`: h belongs where x stands",
+            "y = sigmoid(h @ W2 + c2)"),
+    Mistake(layered, empty_sum, ALL, "x belongs", "h = sigmoid(x @ W1 + c1)"),
+    Mistake(layered, mean_lost, ALL, "it is too large by the factor N (1/N is missing)",
+            "dz2 = (y - t) * y * (1 - y) / len(x)"),
+    Mistake(layered, differentiated_twice, ("W1", "c1"),
+            "its second derivative by h1[n, j] stands where its first belongs",
+            "_d_h1[n, j] = sum over k of ( _d_z2[n, k] * W2[j, k] )"),
+    Mistake(layered, differentiated_twice, ("W2", "c2"), "the factor h2[n, k] - t[n, k] is missing",
+            "_d_h2[n, k] = (h2[n, k] - t[n, k])/N"),
+    Mistake(layered, section_4_2, ("W1", "c1"),
+            "stands where its first belongs; and it is too large by the factor N",
+            "_d_h1 = _d_z2 @ W2.T"),
+    Mistake(layered, section_4_2, ("W2", "c2"), "the factor _d_h2[n, k] is missing", OUTPUT),
+    Mistake(classifier, output_derivative_forgotten, ALL,
+            "the factor h2[n, k] * (1 - h2[n, k]) is missing", OUTPUT),
+    Mistake(classifier, half_a_derivative, ("W1", "c1"), "the factor h1[n, j] is missing", HIDDEN),
+    Mistake(classifier, wrong_weights, ("W1", "c1"), "W2.T belongs where W1 stands",
+            "g1 = (g2 @ W2.T) * h * (1 - h)"),
+    Mistake(classifier, adjoint_differentiated, ("W1", "c1"),
+            "the factor h2[n, k] - t[n, k] is missing", "g1 = (g2 @ W2.T) * h * (1 - h)"),
+    Mistake(classifier, output_for_input, ("W1",), "`h`: x belongs where h stands",
+            "dW1 = np.sum(x * g1, axis=0, keepdims=True)"),
+    Mistake(classifier, mean_forgotten, ALL, "it is too large by the factor N (1/N is missing)",
+            "g2 = (y - t) * y * (1 - y) / len(x)"),
+    Mistake(classifier, output_layer_left_out, REFUSED, "returns no gradient of 'W2'",
+            "expected: W1, c1, W2, c2"),
+    Mistake(logistic, sigmoid_twice, ("W1", "c1"), "sigmoid is applied to z1 once more in the loss",
+            "_d_z1 = (sigmoid(z1) - t)/N"),
+    Mistake(logistic, labels_without_axis, REFUSED, "has another shape",
+            "sum over the axes along which it was broadcast"),
+    Mistake(logistic, optimizer_undefined, REFUSED, "name 'optimizer' is not defined",
+            "optimizer.apply_gradients(dz)"),
+]
