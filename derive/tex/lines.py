@@ -164,6 +164,9 @@ def _is_left(text: str, after: list[_Cell]) -> bool:
 
 
 def _no_equation(source: Source, at: int) -> None:
+    brace = _unclosed(source.text, at)
+    if brace is not None:  # it hides what follows, a = among it
+        source.fail(brace, "{ is never closed", "} before the end of the formula")
     source.fail(at, "this is no equation", "left = right, or a row that begins with = or +")
 
 
@@ -187,3 +190,15 @@ def _ended(text: str, spans: list[Span]) -> list[Span]:
     while end > start and (text[end - 1] in ".,; \n\t" or text[end - 2 : end] in ("\\,", "\\;")):
         end -= 2 if text[end - 2 : end] in ("\\,", "\\;") else 1
     return [*spans[:-1], (start, end)]
+
+
+def _unclosed(text: str, at: int) -> int | None:
+    """The first brace from a place on that nothing closes."""
+    left: list[int] = []
+    for n in range(at, len(text)):
+        if text[n] in "{}" and text[n - 1:n] != "\\":
+            if text[n] == "{":
+                left.append(n)
+            elif left:
+                left.pop()
+    return left[0] if left else None

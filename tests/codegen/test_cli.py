@@ -87,6 +87,24 @@ def test_verify_says_right_and_wrong_by_exit_code(place: Path, capsys):
     assert "W1" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("text", "part"), [
+    (RIGHT.replace("def backward", "def _own") + "backward = lambda **p: _own(**p)\n", ""),
+    (RIGHT.replace("def backward", "def _own") + "from functools import partial\n"
+     "backward = partial(_own)\n", ""),
+    ("backward = 3\n", "backward is of type int"),
+    ("class backward: pass\n", "backward is a class"),
+    (RIGHT.replace("def backward", "def one") + "def two(x): return x\n", "one, two"),
+    ("import nothing_of_this_name\n", "hand.py:1"),
+    ("import sys\nsys.exit(0)\n", "hand.py raises SystemExit"),
+    ("def backward(x:\n    pass\n", "hand.py is not Python"),
+], ids=["lambda", "partial", "number", "class", "two", "import", "exit", "syntax"])
+def test_verify_takes_the_function_of_a_file_or_says_why_not(place: Path, capsys, text, part):
+    (place / "hand.py").write_text(text)
+    assert main(["verify", "net.py", "hand.py"]) == (2 if part else 0)
+    error = capsys.readouterr().err
+    assert part in error and "Traceback" not in error
+
+
 def test_verify_reads_index_equations_from_a_text_file(place: Path, capsys):
     (place / "hand.txt").write_text("d_W1[i, j] = sum[b](x[b, i]*d_z1[b, j]\n")
     assert main(["verify", "net.py", "hand.txt"]) == 2
