@@ -172,9 +172,11 @@ def verdict_only(on: bool) -> Iterator[None]:
 
 
 def mutation_records(one: Hand, part: float, searched: float = 1.0,
-                     done: frozenset[Key] = frozenset()) -> Iterator[dict[str, Any]]:
+                     done: frozenset[Key] = frozenset(), kinds: tuple[str, ...] = ()
+                     ) -> Iterator[dict[str, Any]]:
     """What becomes of each mutant of one right gradient; of a part of them with its place."""
-    chosen = share(list(enumerate(mutants(one.tree))), part, len(one.name))
+    every = [(n, m) for n, m in enumerate(mutants(one.tree)) if not kinds or m.kind in kinds]
+    chosen = share(every, part, len(one.name))
     with_place = {n for n, _ in share(chosen, searched, len(one.name))} if searched else set()
     for number, mutant in chosen:
         place = number in with_place
@@ -239,13 +241,13 @@ def variant_records(one: Hand, count: int, done: frozenset[Key] = frozenset()
         yield record
 
 
-def measure(task: tuple[str, float, float, int, Path | None]
+def measure(task: tuple[str, float, float, int, Path | None, tuple[str, ...]]
             ) -> list[dict[str, Any]]:
     """All cases of one right gradient that are not in the file yet; each is written when done."""
-    name, part, searched, variants, path = task
+    name, part, searched, variants, path, kinds = task
     checking.Slopes = OnceSlopes
     one, done, found = hand(name), frozenset(_known(path)), []
-    for record in itertools.chain(mutation_records(one, part, searched, done),
+    for record in itertools.chain(mutation_records(one, part, searched, done, kinds),
                                   variant_records(one, variants, done)):
         found.append(record)
         if path:
@@ -383,6 +385,7 @@ def _arguments() -> argparse.Namespace:
                         help="of these, for which the place is asked too (most of the time)")
     parser.add_argument("--variants", type=int, default=30, help="rewritten ones of each gradient")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--kinds", nargs="*", default=(), help="of mistakes, of which all then")
     parser.add_argument("--only", nargs="*", default=(), help="names of right gradients")
     parser.add_argument("--json", type=Path, help="a file for one line for each case")
     parser.add_argument("--read", type=Path, help="only print the tables of such a file")
@@ -394,7 +397,8 @@ def main() -> None:
     if options.read:
         print(summary(_latest(options.read)))
         return
-    tasks = [(one.name, options.share, options.located, options.variants, options.json)
+    tasks = [(one.name, options.share, options.located, options.variants, options.json,
+              tuple(options.kinds))
              for one in hands(tuple(options.only))]
     records: list[dict[str, Any]] = []
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:

@@ -71,6 +71,10 @@ class ChainruleError(Exception):
         self.where = where or user_location()
         super().__init__(self._text())
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the message, not the lines of ours that led to it."""
+        return [f"{type(self).__name__}: {self}"]
+
     def _text(self) -> str:
         lines = [self.what]
         if self.expected is not None:

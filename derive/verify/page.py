@@ -20,9 +20,15 @@ def report_page(report: VerifyReport) -> str:
                   body=Markup(report_body(report)))
 
 
+def report_cell(report: VerifyReport) -> str:
+    """The report as the output of a notebook's cell, which has no style of ours."""
+    style = resource("verdict.css") + resource("verdict_cell.css")
+    return f"<div><style>{style}</style>{report_body(report)}</div>"
+
+
 def report_body(report: VerifyReport) -> str:
-    """The report as a part of a page (a notebook's cell)."""
-    findings = "".join(_finding(f) for f in report.findings)
+    """The report as a part of a page."""
+    findings = "".join(_finding(f) for f in report.findings_once)
     proof = (f'<pre class="scroll">{escape(str(report.proof))}</pre>'
              if report.proof != Proof() else "")
     notes = "".join(f"<li><code>{escape(n)}</code></li>" for n in report.notes)
@@ -39,7 +45,7 @@ def report_body(report: VerifyReport) -> str:
 def _finding(finding: Finding) -> str:
     rows = []
     if finding.place:
-        rows.append(f'<p class="quiet">{escape(_head(finding))}</p>')
+        rows.append(f'<p class="quiet">{_head(finding)}</p>')
     if finding.mended:
         rows.append(_pair("your line", finding.source, "mended", finding.mended))
     if finding.equation:
@@ -54,9 +60,19 @@ def _finding(finding: Finding) -> str:
 
 
 def _head(finding: Finding) -> str:
-    """The place in words; the mended line is shown below."""
+    """The place in words, code as code; the mended line is shown below."""
     words = finding.place.split("\n    mended")[0] if finding.mended else finding.place
-    return " ".join(words.split())
+    line, _, rest = words.partition("\n")
+    where, colon, source = line.partition(": ")
+    said = f"{escape(where)}{colon}<code>{escape(source)}</code>" if source else escape(where)
+    return said + "".join(f"<br/>{_coded(part.strip())}" for part in rest.splitlines())
+
+
+def _coded(text: str) -> str:
+    """Text in which what stands between backticks is code."""
+    parts = text.split("`")
+    return "".join(f"<code>{escape(part)}</code>" if n % 2 else escape(part)
+                   for n, part in enumerate(parts))
 
 
 def _single(label: str, text: str) -> str:

@@ -165,8 +165,20 @@ class VerifyReport:
         said = _HEADS.get(self.verdict, f"is wrong in {wrong}")
         return f"{self.function} for {self.network!r} {said}"
 
+    @property
+    def findings_once(self) -> tuple[Finding, ...]:
+        """The findings; a place that the one before has too is not said again."""
+        found: list[Finding] = []
+        for finding, before in zip(self.findings, (None, *self.findings), strict=False):
+            if before and finding.place and finding.place == before.place:
+                short = finding.place.partition(":")[0]
+                finding = replace(finding, place=f"{short}, as above", mended="")
+            found.append(finding)
+        return tuple(found)
+
     def __str__(self) -> str:
-        parts = [self.head, *([self.computed] if self.computed else []), *map(str, self.findings)]
+        parts = [self.head, *([self.computed] if self.computed else []),
+                 *map(str, self.findings_once)]
         if self.snippet:
             parts.append(f"{RERUN}\n\n{self.snippet.rstrip()}")
         if self.proof != Proof():
@@ -182,6 +194,6 @@ class VerifyReport:
         return report_page(self)
 
     def _repr_html_(self) -> str:
-        from derive.verify.page import report_body
+        from derive.verify.page import report_cell
 
-        return report_body(self)
+        return report_cell(self)

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import derive as dr
 from derive.verify import verify
@@ -57,7 +58,9 @@ def test_what_a_user_wrote_is_escaped():
 def test_a_notebook_shows_the_report_and_a_proof_is_in_it():
     report = verify(network(), by_hand())
     cell = ET.fromstring(report._repr_html_())
-    assert cell.get("class") == "verdict proved"
+    style, section = cell  # a cell has no style of ours unless it brings it along
+    assert style.tag == "style" and ".verdict .sides" in (style.text or "")
+    assert section.get("class") == "verdict proved"
     assert "W1: equal for all sizes" in "".join(cell.itertext())
     assert "W1: equal for all sizes" in "".join(page(report).itertext())
 
@@ -88,3 +91,19 @@ def test_the_command_writes_the_page(tmp_path: Path):
 
 def test_spaces_that_differ_are_not_marked():
     assert difference("d = g*(1 + r**2)", "d = g*(1 - r ** 2)") == "         ^"
+
+
+def test_a_place_that_several_gradients_have_is_said_once():
+    report = verify(network(), by_hand(sum_for_mean=True))
+    assert len(report.findings) == 4
+    assert str(report).count("as above") == 3
+    assert str(report).count(report.findings[0].place.splitlines()[0]) == 1
+    places = [p for p in page(report).iter("p") if p.get("class") == "quiet"]
+    assert len(places) == 4 and places[0].find("code") is not None
+    assert "".join(places[1].itertext()).endswith("as above")
+
+
+def test_a_notebook_shows_an_error_without_our_own_lines():
+    with pytest.raises(dr.ChainruleError) as caught:
+        verify(network(), lambda x, t, W1: W1)
+    assert caught.value._render_traceback_() == [f"HandError: {caught.value}"]
