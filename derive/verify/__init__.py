@@ -10,6 +10,7 @@ looked for that turns it into what was handed in (`derive.verify.edits`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from derive.program import Program, as_program
 from derive.verify.claim import Claim, ClaimError
 from derive.verify.counterexample import smaller_point
 from derive.verify.decide import decide
-from derive.verify.edits import explain_differences
+from derive.verify.edits import explain_differences, matrix_text
 from derive.verify.factors import NO_PATTERN
 from derive.verify.hand import Hand
 from derive.verify.place import unread_lines, wrong_line
@@ -208,8 +209,18 @@ def _findings(
         at = ", ".join(f"{n} = {s}" for n, s in branch.items())
         found = [replace(f, words=f"where the code branches to {at}: {f.words}") for f in found]
     return tuple(
-        replace(f.at(places[f.parameter]), words=f.words.removesuffix(NO_PATTERN))
-        if f.parameter in places else f for f in found)
+        _belonging(replace(f.at(places[f.parameter]), words=f.words.removesuffix(NO_PATTERN)),
+                   derived) if f.parameter in places else f for f in found)
+
+
+def _belonging(finding: Finding, derived: Program) -> Finding:
+    """The finding with the formula of the adjoint that should stand at its place, where that is
+    what was found."""
+    named = re.search(r"it should be (\w+)$", finding.place)
+    eq = derived.defined.get(named[1]) if named else None
+    if eq is None or finding.equation:
+        return finding
+    return replace(finding, formula=str(eq), matrix=matrix_text(eq))
 
 
 def _with_counterexample(derived: Program, function: Hand | Written, point: dict[str, np.ndarray],

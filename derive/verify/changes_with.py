@@ -92,6 +92,8 @@ def _replaced(event: Event, text: str, n: int, old: Any, names: list[str]) -> It
         for name in names:
             if _fits(values[name], shape) and values[name].dtype.kind == "f":
                 for words, form, f in _WITH[:4]:
+                    if name == said and ("/" in form or "-" in form):
+                        continue  # t / t is no way to write 1
                     yield Edit(f"of {said} {words.format(name)}",
                                text.replace(said, f"({form.format(r=said, v=name)})")
                                if text.count(said) == 1 else "",

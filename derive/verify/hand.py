@@ -295,5 +295,6 @@ def _plain(value: Any) -> Any:
 
 def _sixty_four_bits() -> AbstractContextManager[Any]:
     jax = sys.modules["jax"]
-    switch = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64  # before jax 0.8
+    # the switch of jax 0.8 on; it has no truth value
+    switch = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
     return switch(True)  # type: ignore[no-any-return]

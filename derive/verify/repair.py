@@ -37,7 +37,7 @@ Kind = Callable[..., Iterator[Edit]]
 
 _UNWRITTEN = 6  # the cost of a change that has no text
 _ANY = 1000
-_REWORDED = 2.0  # seconds for changes of the text, so that some are left for those of arrays
+_REWORDED = 1.3  # seconds for changes of the text, so that some are left for those of arrays
 _EACH = 3  # changes of one operation that are kept
 _SCORED = 12  # changes among which the best is chosen
 _FAILS = (ArithmeticError, AttributeError, IndexError, KeyError, LookupError, TypeError,
