@@ -113,13 +113,19 @@ def _adapted(module: Any) -> list[dr.Network]:
     return [dr.adapt(module.network(blocks=1), lora, train=["head", "shift"])]
 
 
+def _of_article(module: Any) -> list[Callable[[], dr.Network]]:
+    """Both files of the article's example know its four networks: each shows two."""
+    return list(dict.fromkeys(mistake.network for mistake in module.MISTAKES))
+
+
 #: the networks of examples that make theirs in functions; the cart and pole has none
 _MADE: dict[str, Callable[[Any], list[Any]]] = {
     "cart_pole": lambda module: [],
     "finetune_minilm": _adapted,
     "resnet_block": lambda module: [module.network()],
     "vanishing": lambda module: list(module.variants().values()),
-    "main": lambda module: [module.regression(), module.one_hidden_layer(), module.logistic()],
+    "main": lambda module: [make() for make in _of_article(module)[:2]],
+    "mistakes": lambda module: [make() for make in _of_article(module)[2:]],
     "depth": lambda module: [module.network(20)],
 }
 
