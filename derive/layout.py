@@ -6,6 +6,7 @@ subscripts and the form of conditions are decided here.
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, is_dataclass, replace
 from functools import singledispatchmethod
 
@@ -39,6 +40,7 @@ _SUM, _PRODUCT, _POWER, _ATOM = range(4)
 _SIGNS = {"=": "=", "!=": "≠", "<": "<", "<=": "≤", ">": ">", ">=": "≥"}
 _FUNCTIONS = {r"\sigma": "σ", r"\Phi": "Φ"}
 MINUS = "−"
+_LAYER = re.compile(r"(\d*)ℓ(?:([−+])(\d+))?")
 
 
 class Setter:
@@ -88,10 +90,11 @@ class Setter:
         return Script(letter, sub, sup) if sub or sup else letter
 
     def _subscript(self, text: str) -> Box:
-        """A part of a name; ``ℓ−1``, the layer before, is a difference."""
-        for sign in (MINUS, "+"):
-            if text.startswith(f"ℓ{sign}"):
-                return row(Token("ℓ"), op(sign), Token(text[2:], "number"))
+        """A part of a name; ``ℓ−1``, the layer before, is a difference, ``2ℓ`` is a product."""
+        if layer := _LAYER.fullmatch(text):
+            factor, sign, rest = layer.groups()
+            return row(*[Token(factor, "number")] if factor else [], Token("ℓ"),
+                       *[op(sign), Token(rest, "number")] if sign else [])
         return Token(text, "number" if text.isdigit() else self._kind(text))
 
     @staticmethod

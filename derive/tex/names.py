@@ -107,7 +107,7 @@ def node_key(node: t.Node) -> str | None:
         return node.text
     if isinstance(node, t.Mark) and node.kind == "FUNC":
         return node.text
-    if isinstance(node, t.Sum):
+    if isinstance(node, t.Sum | t.Seq):
         return _layer_key(node)
     if not isinstance(node, t.Scripted) or not isinstance(node.base, t.Sym | t.Word):
         return None
@@ -124,13 +124,21 @@ def named(base: t.Node, names: Sequence[str], primes: int = 0) -> str:
     return (node_key(base) or "") + key("", (), names, primes)
 
 
-def _layer_key(node: t.Sum) -> str | None:
-    """``ℓ−1`` in the name of what belongs to the layer before."""
-    letter, *rest = (term for _, term in node.terms)
-    if not isinstance(letter, t.Sym) or letter.letter != "ℓ" or len(rest) != 1 \
-            or not isinstance(rest[0], t.Num):
+def _layer_key(node: t.Sum | t.Seq) -> str | None:
+    """``ℓ−1`` in the name of what belongs to the layer before; ``2ℓ−1``, where a layer has two."""
+    (_, first), *rest = node.terms if isinstance(node, t.Sum) else ((False, node),)
+    factor, *letter = first.pieces if isinstance(first, t.Seq) else (None, first)
+    if factor is not None and not isinstance(factor, t.Num):
         return None
-    return f"ℓ{'−' if node.terms[1][0] else '+'}{rest[0].text}"
+    if len(letter) != 1 or not isinstance(letter[0], t.Sym) or letter[0].letter != "ℓ":
+        return None
+    key = f"{factor.text if factor else ''}ℓ"
+    if not rest:
+        return key
+    (negative, number), *more = rest
+    if more or not isinstance(number, t.Num):
+        return None
+    return f"{key}{'−' if negative else '+'}{number.text}"
 
 
 def splits(found: Sequence[Item]) -> Iterator[tuple[tuple[str, ...], tuple[Item, ...]]]:
