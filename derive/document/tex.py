@@ -231,10 +231,13 @@ def broken(box: Box) -> str:
 
 
 def _fitted(box: Box) -> str:
-    """What cannot be broken is made smaller where it must, and what stands left of it is not."""
-    if width(box) <= 0.85 * _LINE:
+    """What cannot be broken is made smaller where it must, and what stands left of it is not,
+    unless it takes half the line. TeX measures what may be too wide: letters are an estimate."""
+    if width(box) <= 0.6 * _LINE:
         return box_latex(box)
     items = box.items if isinstance(box, Row) else (box,)
     cut = max((k + 1 for k, item in enumerate(items[:-1]) if item == Token("=", "op")), default=0)
-    left, right = (box_latex(Row(part)) for part in (items[:cut], items[cut:]))
-    return f"{left} " * bool(cut) + rf"\crfit{{{right}}}"
+    left, right = Row(items[:cut]), box_latex(Row(items[cut:]))
+    if width(left) > 0.5 * _LINE or "&" in box_latex(left):  # which would end a cell of TeX's
+        left, right = Row(()), box_latex(box)
+    return rf"\crfit {box_latex(left)}\crright{{{right}}}"

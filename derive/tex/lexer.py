@@ -83,6 +83,7 @@ _OF_THEIR_OWN = {  # commands that are understood, and why they are not read
     "underbrace": "the formula without its brace", "overbrace": "the formula without its brace",
     "approx": "what is meant exactly, with =", "propto": "what is meant exactly, with =",
 }
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _NUMBER = re.compile(r"\d+(\.\d+)?|\.\d+")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _ONE = ("FRAC", "SUP", "SUB", "FONT", "ACCENT", "SQRT")  # one digit: \frac12, x^2y
@@ -95,6 +96,7 @@ class MathLexer:
         self.source, self.pieces = source, pieces
         self.at = self.end = pieces[0][0]
         self.open: list[Token] = []
+        self.bare: set[int] = set()  # where a brace ends that groups nothing
         self.last = self.before = ""
 
     def tokens(self) -> Iterator[Token]:
@@ -142,7 +144,7 @@ class MathLexer:
     def _next(self) -> Token | None:
         text, at = self.source.text, self.at
         char = text[at]
-        if char.isspace() or char == "~":
+        if char.isspace() or char == "~" or at in self.bare:
             self.at += 1
             return None
         if char == "%":
@@ -199,6 +201,9 @@ class MathLexer:
         if name in _NOTHING:
             self.at += length
             return None
+        if name == "crright":
+            self._made_smaller(length)
+            return None
         if name in ("|", "Vert"):
             return self._bar(length, "LNORM", "RNORM")
         if name in ("vert", "mid"):
@@ -214,6 +219,16 @@ class MathLexer:
         self.fail(f"\\{name} is no command that is read", "formulas of amsmath",
                   f"did you mean \\{guess}?" if guess else None)
         return None
+
+    def _made_smaller(self, length: int) -> None:
+        r"""The braces of our own ``\crright{− a + b}`` hold a part of a line, and group nothing."""
+        self.at += length
+        depth = 0
+        for found in _BRACES.finditer(self.source.text, self.at, self.end):
+            depth += {"{": 1, "}": -1}.get(found[0], 0)
+            if depth == 0:
+                self.bare |= {self.at, found.start()}
+                break
 
     def _sized(self, name: str, length: int) -> Token | None:
         r"""``\left|`` opens and ``\right|`` closes, whatever stands around them."""

@@ -44,25 +44,28 @@ def test_latex_compiles_without_warnings_that_matter(tmp_path, name):
                           kernel="def f(x):  # 50% of $x_1$ & \\more\n    return x ** 2\n")
     log = pdflatex(path)
     assert path.with_suffix(".pdf").exists(), log[-3000:]
+    assert not faults(log)
+
+
+def faults(log: str) -> list[str]:
+    """What TeX complained of; two points too wide cannot be seen."""
     found = [line for line in log.splitlines() if _BAD.search(line)]
-    # a few points too wide cannot be seen
-    wide = [w for line in found for w in re.findall(r"Overfull \\hbox \(([\d.]+)pt", line)]
-    assert all(float(w) < 5 for w in wide), found
-    assert not [line for line in found if "Overfull" not in line], found
+    wide = re.compile(r"Overfull \\hbox \(([\d.]+)pt")
+    return [line for line in found if not (m := wide.search(line)) or float(m[1]) > 2]
 
 
 @tex
-@pytest.mark.parametrize("seed", range(3))
-def test_the_latex_of_a_random_program_compiles(tmp_path, seed):
-    program = random_network(random.Random(seed + 100).choice).program()
+@pytest.mark.parametrize("seed", [100, 5001, 5063])
+def test_the_latex_of_a_random_program_compiles_and_no_formula_is_wider_than_the_line(
+        tmp_path, seed):
+    program = random_network(random.Random(seed).choice).program()
     if not reached(program):
         pytest.skip("the loss reaches no parameter")
     style = dr.Style(samples=("rows", "columns")[seed % 2], layout=("numerator", "denominator")[
         seed % 2])
     derived = dr.derive(program, reached(program), of=program.losses[0])
     log = pdflatex(write_document(derived, tmp_path / "a.tex", detail="full", style=style))
-    found = [line for line in log.splitlines() if _BAD.search(line) and "Overfull" not in line]
-    assert (tmp_path / "a.pdf").exists() and not found, found
+    assert (tmp_path / "a.pdf").exists() and not faults(log)
 
 
 @tex
