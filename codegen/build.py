@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from codegen.cuda_device import simulated
+from codegen.failures import NoRoomError, RefusedError, first_line
 from codegen.footprint import footprint_text, shown_bytes
 from codegen.half import STORAGES
 from codegen.memory import Storage
@@ -28,6 +29,10 @@ TARGETS = ("cpu", "cuda")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "float64", *STORAGES)
 PRODUCTS = ("own", "vendor")
+
+
+class VendorError(MissingError):
+    """The vendor's matrix products are asked for, and what calls them is missing."""
 
 
 def compile(program: Program, target: str | None = None, optimizer: Optimizer | None = None,
@@ -60,37 +65,32 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
             a number is of how many seconds at most. The CPU's.
         products: on a GPU, "own" matrix products or the "vendor"'s, of cuBLAS through cupy.
 
-    Where "auto" leaves a GPU alone, because the rule or an option is the CPU's only, a
+    Where "auto" leaves a GPU alone, because the rule or an option is the CPU's only, or because
+    kernels cannot run on it (its age, its limits, its free memory, its compiler library), a
     RuntimeWarning says why.
 
     Returns:
         A `Model`; call ``initialize`` or ``load`` before training.
 
     Raises:
-        DeclarationError: an unknown target, device or dtype, two that contradict each other, or
-            a parameter whose size is not a number.
+        DeclarationError: an unknown target, device or dtype, two that contradict each other, what
+            a GPU alone has asked of the CPU, or a parameter whose size is not a number.
         DerivationError: the program has no loss or no gradients.
         MissingError: ``device="cuda"`` and there is none, or the vendor's products and no cupy:
-            says what is missing.
+            says what is missing; ``device="cuda"`` and the device cannot run the kernels.
+        DataError: ``device="cuda"`` and the parameters do not fit its memory.
         DeclarationError: training takes more than ``recompute`` bytes whatever is computed again.
         DataError: what was measured on this machine cannot be read, or written (``tune``).
     """
     _known("dtype", dtype, DTYPES)
     _known("products", products, PRODUCTS)
     chosen = optimizer or sgd()
-    if _on_device(target, device):
-        reason = cpu_only(chosen, recompute, tune)
-        if reason is None:
-            return _device_model(program, chosen, dtype, directory, products=products)
-        if device == "cuda":
-            raise DeclarationError(f"{reason} on the CPU only", got='device="cuda"',
-                                   mend='device="cpu", or "auto", which leaves the GPU alone then')
-        warnings.warn(f"the GPU is left alone: {reason} on the CPU only", RuntimeWarning,
-                      stacklevel=2)
-    if dtype in STORAGES:
-        raise DeclarationError(f"the CPU's kernels cannot store intermediates as {dtype}",
-                               expected="float32 or float64",
-                               mend='dtype="float32", or target="cuda", device="cuda"')
+    wanted = _wanted(target, device)
+    made = "" if wanted == "cpu" else _on_gpu(
+        program, chosen, wanted, dtype, directory, products, cpu_only(chosen, recompute, tune))
+    if isinstance(made, Model):
+        return made
+    _for_the_cpu(dtype, products, wanted, made)
     # settings are handed over at run time: another learning rate finds the same compiled module
     storage = _measured(program, storage, dtype, tune, directory)
     compiled = compile_program(program, replace(chosen, settings=dict.fromkeys(chosen.settings, 1)),
@@ -125,25 +125,62 @@ def cpu_only(optimizer: Optimizer, recompute: str | int, tune: bool | float) -> 
     return None
 
 
-def _on_device(target: str | None, wanted: str | None) -> bool:
-    """Whether kernels go to a GPU."""
+def left_alone(error: MissingError | NoRoomError) -> str:
+    """Why a GPU is left alone that cannot run the kernels."""
+    return f"the GPU is left alone: {error.got or error.what}"
+
+
+def _wanted(target: str | None, wanted: str | None) -> str:
+    """The device that a call asks for: "auto", "cpu" or "cuda"."""
     _known("target", target or "cpu", TARGETS)
     wanted = wanted or ("auto" if target == "cuda" else "cpu")
     _known("device", wanted, DEVICES)
     if target == "cpu" and wanted == "cuda":
         raise DeclarationError("kernels for the CPU do not run on a GPU", expected='one of '
                                'target="cpu" and device="cuda"', mend='device="cuda" alone')
-    if wanted == "cpu" or target == "cpu":
-        return False
-    from codegen.cuda_device import find_device
+    return "cpu" if target == "cpu" else wanted
+
+
+def _on_gpu(program: Program, optimizer: Optimizer, wanted: str, dtype: str,
+            directory: str | Path | None, products: str, only: str | None) -> Model | str:
+    """A model on a GPU; else why there is none, which is said where there is a GPU.
+
+    ``only``: what of the call is the CPU's only.
+    """
+    from codegen.cuda_device import driver, find_device
 
     try:
         find_device()
-    except MissingError:
-        if wanted == "cuda":
+        if only is None:
+            _vendor_here(products == "vendor", dtype)
+            return _device_model(program, optimizer, dtype, directory, products=products)
+    except (MissingError, NoRoomError) as error:
+        if wanted == "cuda" or isinstance(error, VendorError):
             raise
-        return False
-    return True
+        why = left_alone(error)
+        if isinstance(error, RefusedError | NoRoomError) or driver():
+            warnings.warn(why, RuntimeWarning, stacklevel=3)
+        return why
+    if wanted == "cuda":
+        raise DeclarationError(f"{only} on the CPU only", got='device="cuda"',
+                               mend='device="cpu", or "auto", which leaves the GPU alone then')
+    why = f"the GPU is left alone: {only} on the CPU only"
+    warnings.warn(why, RuntimeWarning, stacklevel=3)
+    return why
+
+
+def _for_the_cpu(dtype: str, products: str, wanted: str, why: str) -> None:
+    """Refuses what the CPU does not have; ``why`` no GPU is taken though one may be."""
+    if dtype in STORAGES:
+        raise DeclarationError(f"the CPU's kernels cannot store intermediates as {dtype}",
+                               expected="float32 or float64", got=why or None,
+                               mend='dtype="float32", or device="cuda" on a GPU that can')
+    if products == "vendor" and wanted == "cpu":
+        raise DeclarationError("matrix products by the vendor's library are for a GPU",
+                               got='device="cpu"',
+                               mend='device="cuda" (--device cuda), or products="own"')
+    if products == "vendor":
+        warnings.warn(f"matrix products are the CPU's own ({why})", RuntimeWarning, stacklevel=3)
 
 
 def _device_model(program: Program, optimizer: Optimizer, dtype: str,
@@ -151,10 +188,15 @@ def _device_model(program: Program, optimizer: Optimizer, dtype: str,
                   products: str = "own") -> Model:
     """A model on a GPU, or on the simulator; ``outputs`` are all that it computes, if given."""
     vendor = products == "vendor"
-    _vendor_here(vendor, dtype)
     same = replace(optimizer, settings=dict.fromkeys(optimizer.settings, 1))
     compiled = compile_program(program, same, outputs=outputs, device=True, half=_half(dtype))
-    kernels = load(render_cuda(compiled, dtype, cache=not simulated(), vendor=vendor), directory)
+    text = render_cuda(compiled, dtype, cache=not simulated(), vendor=vendor)
+    try:
+        kernels = load(text, directory)
+    except ImportError as error:  # one that is installed, and broken
+        raise (VendorError if vendor else RefusedError)(
+            "what kernels for a GPU need cannot be loaded", got=first_line(error),
+            mend="`chainrule doctor` shows what is here") from None
 
     def only(part: Program, outputs: tuple[str, ...]) -> Model:
         forward = replace(part, gradients={}, updates={}, losses=(), jacobians={})
@@ -172,7 +214,7 @@ def _vendor_here(vendor: bool, dtype: str) -> None:
             "matrix products by the vendor's library are in single or double precision",
             got=f"dtype={dtype!r}", mend='dtype="float32", or products="own"')
     if vendor and find_spec("cupy") is None:
-        raise MissingError(
+        raise VendorError(
             "matrix products by the vendor's library are called through cupy, which is not "
             "installed", mend="python -m pip install cupy-cuda13x (or cupy-cuda12x, as the driver "
             'is), or products="own"')

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+from codegen.failures import first_line
 from derive.errors import MissingError
 
 INSTALL = 'python -m pip install "chainrule[cuda13]" (or [cuda12], as the driver is)'
@@ -68,9 +71,13 @@ def find_device() -> Device:
             "there is no GPU here that numba-cuda can use", got=_reason(cuda),
             mend='a machine with an NVIDIA driver, or device="auto" for the CPU instead '
                  "(NUMBA_ENABLE_CUDASIM=1 simulates a device, slowly)")
-    device = cuda.get_current_device()
     _compiler()
-    _, total = cuda.current_context().get_memory_info()
+    try:
+        device = cuda.get_current_device()
+        _, total = cuda.current_context().get_memory_info()
+    except Exception as error:  # one in use by others alone, or without memory for a context
+        raise MissingError("the GPU here cannot be used", got=first_line(error),
+                           mend='end what else runs on it (nvidia-smi), or device="cpu"') from None
     name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
     return Device(name, tuple(device.compute_capability), int(total))
 
@@ -92,4 +99,13 @@ def _compiler() -> None:
         nvvm.NVVM()
     except Exception as error:
         raise MissingError("the library that compiles for a GPU (libNVVM) is not here",
-                           got=str(error).strip().splitlines()[0], mend=INSTALL) from None
+                           got=first_line(error), mend=INSTALL) from None
+
+
+def driver() -> str:
+    """The version of NVIDIA's driver, "found" where it is not told, "" where there is none."""
+    text = Path("/proc/driver/nvidia/version")
+    if not text.exists():
+        return "found" if shutil.which("nvidia-smi") else ""
+    words = text.read_text(encoding="utf-8").split("Kernel Module")[-1].split()
+    return next((w for w in words if w[0].isdigit()), "found")

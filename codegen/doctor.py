@@ -100,14 +100,10 @@ def _program(name: str, use: str, mend: str) -> Finding:
 
 def _gpu() -> list[Finding]:
     """The driver, the package that compiles for a GPU, and the device that would be used."""
-    from codegen.cuda_device import INSTALL, find_device, package
+    from codegen.cuda_device import INSTALL, driver, find_device, package
 
-    text = Path("/proc/driver/nvidia/version")
-    known = text.read_text(encoding="utf-8").split("Kernel Module")[-1].split() if (
-        text.exists()) else []
-    driver = next((w for w in known if w[0].isdigit()), "found" if text.exists() else "")
-    found = [Finding("NVIDIA driver", "ok", driver) if driver or shutil.which("nvidia-smi")
-             else Finding("NVIDIA driver", "missing", "no device: kernels run on the CPU")]
+    found = [Finding("NVIDIA driver", "ok", driver()) if driver() else
+             Finding("NVIDIA driver", "missing", "no device: kernels run on the CPU")]
     version = package()
     if version is None:
         return [*found, Finding("numba-cuda", "missing", "not installed: kernels for a GPU",

@@ -192,8 +192,9 @@ def train(config: RunConfig, force: bool = False, team: Any = None) -> RunResult
     else:
         folder = Path(team.meet(str(choose_folder(config.out, force)) if team.first else "")[0])
     session = _session(file, config, parts, folder, team)
-    config = replace(config, out=str(folder), threads=session.model.threads,
-                     device=session.model.device,
+    device = session.model.device
+    config = replace(config, out=str(folder), threads=session.model.threads, device=device,
+                     products=config.products if device == "cuda" else "own",
                      model=str(Path(config.model).resolve()), data=_absolute(config))
     settings = {
         "config": config.to_dict(), "network": session.derived.name,
@@ -227,8 +228,8 @@ def resume(folder: Path, epochs: int | None = None, team: Any = None,
         DataError: the network or the data are not those of before; no checkpoint is whole.
     """
     settings = read_run(folder)
-    config = RunConfig.from_dict(settings["config"]).changed(epochs=epochs,
-                                                                  device=device)
+    config = RunConfig.from_dict(settings["config"]).changed(
+        epochs=epochs, device=device, products="own" if device == "cpu" else None)
     config = replace(config, out=str(folder))
     file = load_model(config.model)
     parts = _data(file, config)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import codegen
+from codegen.build import left_alone
 from codegen.checkpoint import Store
 from codegen.configuration import DataPlan, RanksPlan
 from codegen.datasets import Parts
 from codegen.evaluation import Evaluator, what_to_measure
-from codegen.failures import NotFiniteError
+from codegen.failures import NoRoomError, NotFiniteError, RefusedError
+from codegen.half import STORAGES
 from codegen.health import Health
 from codegen.model import Model
 from codegen.progress import progress
@@ -62,7 +64,8 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
     """Derive, compile and initialise; everything that does not fit shows here, before a step.
 
     Args:
-        device: "cpu", "cuda", or "auto"; several ranks have the CPU.
+        device: "cpu", "cuda", or "auto", which takes the CPU, too, where a step or an evaluation
+            does not fit a GPU's memory, and says so; several ranks have the CPU.
         products: of matrices, on a GPU: as for `codegen.compile`.
         evaluation: the same network without what only training needs (dropout).
         team: of a run over MPI; this rank's view of all ranks.
@@ -78,50 +81,71 @@ def prepare(program: Program, parts: Parts, plan: Plan, optimizer: Optimizer, *,
         raise DeclarationError(
             f"the rule {optimizer.name!r} solves for each step on one batch", expected="accumulate "
             "= 1 and no ranks", mend="a larger batch")
-    if team is not None and device == "cuda":
-        raise DeclarationError("several ranks do not train on a GPU", expected='device = "cpu"',
+    if team is not None and (device == "cuda" or products == "vendor"):
+        raise DeclarationError("several ranks do not train on a GPU", expected='device = "cpu" '
+                               'and products = "own"',
                                mend="one process on the GPU: leave the ranks out")
     start = time.perf_counter()
     count = threads or (None if team is None else team.threads)
     with progress("deriving"):
         derived = derive(program)
-    with progress("compiling the kernels"):
-        if team is None:
-            with warnings.catch_warnings(record=True) as said:  # of a GPU that is left alone
-                warnings.simplefilter("always", RuntimeWarning)
-                model = codegen.compile(derived, optimizer=optimizer, dtype=dtype, threads=count,
-                                        device=device, products=products)
-        else:
-            from codegen.mpi.model import compile_shared
 
-            rows = min(plan.batch, len(parts.train))
-            team.enough(rows)
-            if not team.first:
-                team.meet()  # rank 0 has compiled: its kernels are found in the cache
-            model = compile_shared(derived, team, optimizer, dtype, count, ranks, rows)
-            evaluation = evaluation or program
-        model.initialize(plan.seed)
-        other = codegen.compile(derive(evaluation), dtype=dtype, threads=count,
-                                device=model.device) if evaluation is not None else None
-        measured = what_to_measure(evaluation or derived, data.metrics if data else None)
-        evaluator = Evaluator(model, parts.held_out, measured, other, team)
-        made = Session(derived, model, None, 0.0)  # type: ignore[arg-type]
-        if team is None:
-            made.messages.extend(str(w.message) for w in said)
-        made.training = Training(model, parts.train, plan, evaluate=evaluator, store=store,
-                                 notes=notes, warn=made.messages.append, team=team)
-        made.training.warm_up()
-        evaluator()
-        made.health = Health(model, parts.train, made.messages.append,
-                             all_rows=plan.batch * plan.accumulate >= len(parts.train))
-        if team is not None:
-            made.health.ready()
-            if team.first:
-                team.meet()
-            team.together()
-            if ranks is not None and ranks.compress:
-                made.messages.append(model.compression(parts.train, rows))  # type: ignore
-    made.compile_seconds = time.perf_counter() - start
+    def made(device: str, products: str) -> Session:
+        return _put_together(derived, parts, plan, optimizer, dtype, device, products, count,
+                             evaluation or (program if team is not None else None), data, store,
+                             notes, team, ranks)
+
+    with progress("compiling the kernels"):
+        try:
+            session = made(device, products)
+        except (RefusedError, NoRoomError) as error:
+            if device != "auto" or dtype in STORAGES:
+                raise
+            session = made("cpu", "own")
+            session.messages.insert(0, left_alone(error))
+    session.compile_seconds = time.perf_counter() - start
+    return session
+
+
+def _put_together(derived: Program, parts: Parts, plan: Plan, optimizer: Optimizer, dtype: str,
+                  device: str, products: str, count: int | None, evaluation: Program | None,
+                  data: DataPlan | None, store: Store | None, notes: dict | None, team: Any,
+                  ranks: RanksPlan | None) -> Session:
+    """Compiled, initialised and run once."""
+    if team is None:
+        with warnings.catch_warnings(record=True) as said:  # of a GPU that is left alone
+            warnings.simplefilter("always", RuntimeWarning)
+            model = codegen.compile(derived, optimizer=optimizer, dtype=dtype, threads=count,
+                                    device=device, products=products)
+    else:
+        from codegen.mpi.model import compile_shared
+
+        rows = min(plan.batch, len(parts.train))
+        team.enough(rows)
+        if not team.first:
+            team.meet()  # rank 0 has compiled: its kernels are found in the cache
+        model = compile_shared(derived, team, optimizer, dtype, count, ranks, rows)
+    model.initialize(plan.seed)
+    other = codegen.compile(derive(evaluation), dtype=dtype, threads=count,
+                            device=model.device) if evaluation is not None else None
+    measured = what_to_measure(evaluation or derived, data.metrics if data else None)
+    evaluator = Evaluator(model, parts.held_out, measured, other, team)
+    made = Session(derived, model, None, 0.0)  # type: ignore[arg-type]
+    if team is None:
+        made.messages.extend(str(w.message) for w in said)
+    made.training = Training(model, parts.train, plan, evaluate=evaluator, store=store,
+                             notes=notes, warn=made.messages.append, team=team)
+    made.training.warm_up()
+    evaluator()
+    made.health = Health(model, parts.train, made.messages.append,
+                         all_rows=plan.batch * plan.accumulate >= len(parts.train))
+    if team is not None:
+        made.health.ready()
+        if team.first:
+            team.meet()
+        team.together()
+        if ranks is not None and ranks.compress:
+            made.messages.append(model.compression(parts.train, rows))  # type: ignore
     return made
 
 

@@ -128,12 +128,11 @@ class Training:
         """Compile what a step runs, by a step that is taken back."""
         places = np.arange(min(self.plan.batch, len(self.rows)))
         before = Snapshot(self.model, 1, 0, places)
-        batch = self.model.prepared(self.rows.take(places))
         try:
             if self._direct:
-                self.model.train_rows(batch, len(places), places)
+                self.model.train_rows(self._at_hand(places), len(places), places)
             else:
-                self.model.gradient(batch)
+                self.model.gradient(self.model.prepared(self.rows.take(places)))
                 self.model.update()
         except NotFiniteError:
             pass  # the run itself will say so, with all that belongs to it
@@ -198,11 +197,7 @@ class Training:
             data = self.model.prepared(self.rows.take(places))
             places = np.arange(len(places))
         if self._direct:
-            if self._resident is None and self._prepared is not None:
-                self._resident = self.model.resident(self._prepared)
-            data = self._resident or data
-            assert data is not None
-            losses = self.model.train_rows(data, batch, places)
+            losses = self.model.train_rows(self._at_hand(places, data), batch, places)
         else:
             losses = self._separately(data, places)
         if not self.model.finite():
@@ -212,6 +207,13 @@ class Training:
         self.at.seconds += passed
         self._pace = passed / count
         self._unsaved = True
+
+    def _at_hand(self, places: np.ndarray, data: Values | None = None) -> Values:
+        """All rows where the model has them at hand; where they are not in memory, those given,
+        or read now."""
+        if self._resident is None and self._prepared is not None:
+            self._resident = self.model.resident(self._prepared)
+        return self._resident or data or self.model.prepared(self.rows.take(places))
 
     def _length(self, first: int) -> int:
         """How many minibatches a chunk has: whole steps."""
