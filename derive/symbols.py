@@ -153,7 +153,7 @@ class Symbols:
             return [symbol_of_name(self.style.names[name])]
         if not name.startswith("_"):
             return [symbol_of_name(name)]
-        kind, other = self._origin(name)
+        kind, other = self.origin_of(name)
         if not kind:
             return [symbol_of_name(name)]
         base = self.tensor(other) if other in self.tensors or not self.tensors else \
@@ -171,7 +171,7 @@ class Symbols:
         named = Symbol(letter, (), (plain,))
         return [named] if letter in self.index_names else [Symbol(letter), named]
 
-    def _origin(self, name: str) -> tuple[str, str]:
+    def origin_of(self, name: str) -> tuple[str, str]:
         tensor = self.tensors.get(name)
         if tensor is not None and tensor.origin is not None:
             return tensor.origin

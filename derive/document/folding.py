@@ -193,10 +193,12 @@ class LayerSymbols(Symbols):
 
     def tensor(self, name: str) -> Symbol:
         symbol = self.plain.tensor(name)
-        place = self.folding.place_near(name)
+        # an adjoint that is put in where it is used is no tensor of the program
+        of = name if name in self.tensors else self.plain.origin_of(name)[1] or name
+        place = self.folding.place_near(of)
         if place is None or place.fold != self.fold:
             return symbol
-        known = self.folding.number_in(name)
+        known = self.folding.number_in(of)
         return _renumbered(symbol, str(known[0]), known[1]) if known else symbol
 
 

@@ -200,10 +200,12 @@ class Maker:
         return listed([(s,) for s in shown])
 
     def rule(self, key: str) -> Span:
-        """A reference to a rule, which then stands in the appendix."""
+        """A reference to a rule, which then stands in the appendix; a summary has none."""
         stem = key.split(":")[0]
         self.rules.setdefault(stem)
         title = self.words.text(f"rule.{stem}.title")
+        if self.detail == "summary":
+            return title
         return Ref(f"rule-{stem}", title)
 
     # -- equations ----------------------------------------------------------------------------

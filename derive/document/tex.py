@@ -18,6 +18,7 @@ from derive.latex import LETTERS, OPERATORS, box_latex, escape
 
 _SIDES = {"l": r"\raggedright", "r": r"\raggedleft", "c": r"\centering"}
 _LINE = 64.0  # letters of a formula that fit a line
+_SMALL = 70.0  # letters of code that fit a row of a table
 _SIGNS = {
     "×": r"$\times$", "·": r"$\cdot$", "…": r"\dots{}", "−": r"$-$", "“": "``", "”": "''",
     **{c: rf"\textsuperscript{{{k}}}" for k, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
@@ -158,10 +159,9 @@ def _(block: t.Table) -> str:
     columns = list(align)
     widest = max(range(len(columns)), key=lambda k: (align[k] == "l", wide[k]))
     if sum(total) - total[widest] > 64:  # every column breaks its lines
-        shares = [min(max(size, 11.0), 40.0) for size in total]
         columns = [
-            rf">{{{_SIDES[align[k]]}\arraybackslash}}p{{{0.86 * own / sum(shares):.3f}\linewidth}}"
-            for k, own in enumerate(shares)
+            rf">{{{_SIDES[align[k]]}\arraybackslash}}p{{{share:.3f}\linewidth}}"
+            for k, share in enumerate(_shares(block, total))
         ]
     elif sum(total) > 76:  # the widest column of text does
         rest = sum(total) - total[widest]
@@ -173,11 +173,31 @@ def _(block: t.Table) -> str:
             "\\bottomrule\n\\end{longtable}}")
 
 
+def _shares(block: t.Table, total: list[float]) -> list[float]:
+    """The columns' shares of the line: what cannot be broken stays whole, the rest goes to those
+    that have most to break."""
+    rows = (block.head, *block.rows)
+    least = [max(7.0, *(_longest(row[k]) for row in rows)) for k in range(len(block.head))]
+    more = [max(min(size, 40.0) - whole, 1.0) for size, whole in zip(total, least, strict=True)]
+    spare = max(0.0, _SMALL - sum(least))
+    letters = [whole + spare * part / sum(more) for whole, part in zip(least, more, strict=True)]
+    return [0.86 * own / sum(letters) for own in letters]
+
+
 def _length(spans: t.Spans) -> float:
-    return sum(
-        width(s.box) if isinstance(s, t.Math) else len(s if isinstance(s, str) else s.text)
-        for s in spans
-    )
+    return sum(map(_letters, spans))
+
+
+def _longest(spans: t.Spans) -> float:
+    """The letters of the longest part that no line may end in."""
+    return max((max(map(len, s.split()), default=0) if isinstance(s, str) else _letters(s)
+                for s in spans), default=0.0)
+
+
+def _letters(span: t.Span) -> float:
+    if isinstance(span, t.Math):
+        return width(span.box)
+    return len(span if isinstance(span, str) else span.text)
 
 
 @_block.register

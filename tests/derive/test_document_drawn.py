@@ -81,6 +81,15 @@ def test_a_network_with_its_numbers_compiles(tmp_path):
 
 
 @tex
+def test_long_names_in_a_table_stay_in_their_columns(tmp_path):
+    net = dr.Network("long names")
+    x, w = net.input("x", "B", 64), net.parameter("running_variance_of_layer12", 64)
+    b, i = x.indices
+    net.loss(dr.mean(dr.log(dr.sum(dr.exp(x[b, i] * w[i]), i)), b))
+    assert not faults(pdflatex(write_document(dr.derive(net), tmp_path / "a.tex")))
+
+
+@tex
 def test_latex_compiles_without_hyperref(tmp_path):
     path = write_document(dr.derive(NETWORKS["maximum"]()), tmp_path / "a.tex")
     source = path.read_text(encoding="utf-8")

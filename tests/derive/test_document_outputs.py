@@ -42,6 +42,8 @@ def test_a_summary_is_whole_in_every_output_and_no_heading_stands_alone(name):
     parts = [s for section in document.sections for s in (section, *section.blocks)
              if isinstance(s, Section)]
     assert not [part.anchor for part in parts if not part.blocks]
+    html = html_text(document)
+    assert set(re.findall(r'href="#([^"]+)"', html)) <= set(re.findall(r' id="([^"]+)"', html))
 
 
 def test_scores_whose_classes_are_not_the_last_dim_have_a_document():

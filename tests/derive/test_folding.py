@@ -63,6 +63,7 @@ def test_numbers_of_a_block_with_two_norms_are_written_with_the_layer():
     symbols = found.symbols(Symbols(found.program), fold)
     assert isinstance(symbols, LayerSymbols)
     assert symbols.tensor("m5").subs == ("2ℓ−1",)
+    assert symbols.tensor("_d_z6").subs == ("2ℓ",)  # put in where it is used: no tensor
 
 
 def test_weights_whose_names_do_not_go_on_are_each_shown():
