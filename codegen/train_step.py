@@ -10,6 +10,7 @@ gradients first: a norm, or matrices.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,12 +54,18 @@ def find_behinds(compiled: Compiled) -> Behinds | None:
     back = {g: p for p, g in entry.program.gradients.items()}
     found: dict[str, str] = {}
     for n, kernels in enumerate(entry.phases[first:], first):
+        uses = Counter(name for k in kernels for name in set(k.arguments))
         if entry.schedule.phases[n].kind == "pieces":
             for kernel in (k for k in kernels if n > first or k not in early):
                 for name in _whole_rows(entry, kernel):
                     if name in back and last.get(back[name], -1) < n and last[name] == n:
-                        found |= {name: back[name]} if _alone(kernels, name) else {}
-    found = {g: p for g, p in found.items() if _of(entry, g) <= set(found)}
+                        if uses[name] == 1:  # the kernel that makes it
+                            found[name] = back[name]
+    made: dict[str, set[str]] = {}  # with each tensor, all that its first kernel writes
+    for names in (written(k) for kernels in entry.phases for k in kernels):
+        for name in names:
+            made.setdefault(name, names)
+    found = {g: p for g, p in found.items() if made[g] <= set(found)}
     size = sum(int(compiled.parameters.slots[p].elements) for p in found.values())
     if not found or size < FROM:
         return None
@@ -71,16 +78,6 @@ def _whole_rows(entry: Entry, kernel: Kernel) -> set[str]:
     slots = [entry.plan.slots[name] for name in names]
     rows = all(s.buffer == "d" and s.shape and s.shape[0] == kernel.extent for s in slots)
     return names if kernel.part is not None and rows else set()
-
-
-def _of(entry: Entry, gradient: str) -> set[str]:
-    """All that the kernel writes that makes a gradient."""
-    return next(written(k) for kernels in entry.phases for k in kernels if gradient in written(k))
-
-
-def _alone(kernels: Sequence[Kernel], name: str) -> bool:
-    """Whether one kernel of a phase uses a gradient: that which makes it."""
-    return sum(name in k.arguments for k in kernels) == 1
 
 
 def _needed(kernels: Sequence[Kernel], name: str) -> tuple[Kernel, ...]:
