@@ -174,7 +174,7 @@ class SectionPrinter(EntryPrinter):
         return "\n".join(["@njit(parallel=True, **OPTIONS)",
                           f"def {name}_split(section, parts, {self.arguments}):",
                           "    for part in prange(parts):",
-                          f"        {name}(section, part, parts, {self.arguments})"])
+                          f"        {name}(section, np.int64(part), parts, {self.arguments})"])
 
 
 def _levels(kernels: Sequence[Kernel]) -> list[list[tuple[Kernel, ...]]]:

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-import numba
 import numpy as np
-from numba.core.errors import NumbaError
 
 from derive.errors import ChainruleError, DataError, MissingError
 
@@ -29,11 +27,20 @@ class NotFiniteError(ChainruleError):
     """A loss was NaN or infinite; the parameters are those before that step."""
 
 
+def _numba_error() -> type[Exception]:
+    """Numba's errors; what is emitted alone need not wait for its import."""
+    from numba.core.errors import NumbaError
+
+    return NumbaError
+
+
 def guarded(network: str, kernels: ModuleType, call: Callable[[], Any]) -> Any:
     """What a call of the kernels of a network gives."""
     try:
         return call()
-    except NumbaError as error:
+    except _numba_error() as error:
+        import numba
+
         raise KernelError(
             f"Numba cannot compile the kernels of {network!r}",
             got=str(error).strip().splitlines()[0][:200],

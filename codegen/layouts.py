@@ -30,7 +30,7 @@ def laid_out(program: Program, batch: Symbol | None, wanted: Collection[str]) ->
 
     def moved(eq: Equation) -> Equation:
         swaps = {a: a.func(a.name, *(a.where[d] for d in orders[a.name]))
-                 for a in accesses(eq.body) if a.name in orders}
+                 for a in eq.accesses if a.name in orders}
         body = eq.body.xreplace(swaps) if swaps else eq.body
         if eq.name not in orders:
             return replace(eq, body=body)
@@ -48,7 +48,7 @@ def _orders(program: Program, batch: Symbol, wanted: Collection[str]
     """For each tensor whose dims move, where each dim of the new order was before."""
     fixed = {*wanted, *(eq.name for g in program.groups if g.recurrent for eq in g.equations),
              *program.updates.values(), *program.gradients.values()}
-    gathered = {a.name for eq in program.equations for a in accesses(eq.body)
+    gathered = {a.name for eq in program.equations for a in eq.accesses
                 if any(isinstance(inner, IntegerAccess) for e in a.where for inner in accesses(e))}
     asked: dict[str, set[tuple[int, ...]]] = {}
     for eq in program.equations:

@@ -17,7 +17,7 @@ from sympy import Expr, Symbol
 from codegen.memory_lives import Life, place_size
 from codegen.schedule import Phase
 from codegen.shares import is_share, share_index
-from derive.nodes import Access, Index, SumOver, accesses, bound_indices, walk
+from derive.nodes import Access, Index, SumOver, accesses, walk
 from derive.program import Equation, Group, Program
 
 CACHE = 1 << 17  # elements of a block that are aimed at: half of a common second-level cache
@@ -70,7 +70,7 @@ def block_rows(phase: Phase, program: Program, lives: Sequence[Life]) -> int:
 
 def _work(eq: Equation) -> int:
     """How often the body of an equation is computed for one row."""
-    return math.prod(_number(i.size) for i in (*eq.indices, *bound_indices(eq.body)))
+    return math.prod(_number(i.size) for i in (*eq.indices, *eq.bound))
 
 
 def _fewest(eq: Equation, group: Group) -> int:

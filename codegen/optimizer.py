@@ -257,7 +257,7 @@ def _shared(printer: RulePrinter, own: str) -> list[str]:
                    f"{', '.join(['p', 'd', *printer.moments])})"]),
         "\n".join(["@njit(parallel=True, **OPTIONS)", f"def update_split({joined}):",
                    "    for part in prange(parts):",
-                   f"        update_share(part, {joined})"]),
+                   f"        update_share(np.int64(part), {joined})"]),
     ]
 
 

@@ -49,10 +49,9 @@ class Kept:
 
 def machine_key() -> str:
     """The processor and the versions that measurements hold for."""
-    import llvmlite
-    import numba
+    from importlib.metadata import version  # an import of Numba costs half a second
 
-    return f"{_processor()}, numba {numba.__version__}, llvmlite {llvmlite.__version__}, " \
+    return f"{_processor()}, numba {version('numba')}, llvmlite {version('llvmlite')}, " \
            f"chainrule {__version__}"
 
 

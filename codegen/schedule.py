@@ -21,7 +21,7 @@ from sympy import Expr, Symbol
 from codegen.recompute import is_again
 from codegen.shares import is_share, share_index
 from codegen.tiles import Sweep
-from derive.nodes import Index, accesses, bound_indices
+from derive.nodes import Index, accesses
 from derive.program import Equation, Group, Program
 
 
@@ -76,9 +76,9 @@ class Schedule:
 def row_index(eq: Equation, sizes: dict[str, tuple], batch: Symbol) -> Index | None:
     """The index of ``eq`` that is its row, where every access stays in that row."""
     own = [i for i in eq.indices if i.size == batch]
-    if len(own) != 1 or any(i.size == batch for i in bound_indices(eq.body)):
+    if len(own) != 1 or any(i.size == batch for i in eq.bound):
         return None
-    for access in accesses(eq.body):
+    for access in eq.accesses:
         for where, size in zip(access.where, sizes[access.name], strict=True):
             if size == batch and where != own[0]:
                 return None

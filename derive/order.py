@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from sympy import Integer
 
 from derive.errors import DeclarationError
-from derive.nodes import Access, accesses
+from derive.nodes import Access
 from derive.program import Equation, Group
 
 
@@ -71,7 +71,7 @@ def order_equations(equations: Iterable[Equation]) -> tuple[Group, ...]:
 
 
 def _inner_accesses(eq: Equation, names: set[str]) -> list[Access]:
-    return [a for a in accesses(eq.body) if a.name in names]
+    return [a for a in eq.accesses if a.name in names]
 
 
 def _shift(access: Access, axis: int, eq: Equation, own_axis: int) -> int | None:
@@ -141,5 +141,5 @@ def _recurrence(members: Sequence[Equation]) -> Group:
 def _reads_now(eq: Equation, name: str, axes: dict[str, int]) -> bool:
     return any(
         a.name == name and _shift(a, axes[name], eq, axes[eq.name]) == 0
-        for a in accesses(eq.body)
+        for a in eq.accesses
     )

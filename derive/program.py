@@ -16,7 +16,7 @@ import sympy
 from sympy import Expr, Symbol
 
 from derive.errors import DerivationError, Location, unknown_name
-from derive.nodes import Access, Index, IntegerAccess, accesses
+from derive.nodes import Access, Index, IntegerAccess, accesses, bound_indices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +87,22 @@ class Equation:
     @cached_property
     def reads(self) -> tuple[str, ...]:
         """Names of the tensors that the body reads, in order of first use."""
-        return tuple(dict.fromkeys(a.name for a in accesses(self.body)))
+        return tuple(dict.fromkeys(a.name for a in self.accesses))
+
+    @cached_property
+    def accesses(self) -> tuple[Access, ...]:
+        """Every access in the body, outermost first."""
+        return tuple(accesses(self.body))
+
+    @cached_property
+    def bound(self) -> tuple[Index, ...]:
+        """The indices that reductions in the body bind, in order, repeats kept."""
+        return tuple(bound_indices(self.body))
+
+    @cached_property
+    def sizes(self) -> tuple[Symbol, ...]:
+        """The symbolic sizes that stand in the body, as numbers or as those of indices."""
+        return tuple(s for s in self.body.free_symbols if not isinstance(s, Index))
 
     def __str__(self) -> str:
         from derive.text import equation_text
@@ -227,7 +242,7 @@ class Program:
         """The symbolic sizes, in order of first appearance."""
         found = [s for t in self.tensors.values() for e in t.shape for s in e.free_symbols]
         for eq in self.equations:  # a size may stand in a body alone, as a number
-            found += [s for s in eq.body.free_symbols if not isinstance(s, Index)]
+            found += eq.sizes
         return tuple(dict.fromkeys(found))
 
     @property

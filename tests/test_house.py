@@ -52,6 +52,14 @@ def test_import_brings_neither_sympy_nor_numba(package: str):
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_emission_does_without_numba(tmp_path: Path):
+    code = ("import sys, codegen, derive as dr; net = dr.Network('n'); x = net.input('x', 'B', 3); "
+            "net.loss(dr.cross_entropy(dr.dense(x, 2), net.input('t', 'B', dtype=int))); "
+            "codegen.emit(dr.derive(net), sys.argv[1]); print('numba' in sys.modules)")
+    done = run(sys.executable, "-c", code, str(tmp_path / "kernels.py"))
+    assert done.stdout.strip() == "False", done.stdout + done.stderr
+
+
 def test_every_public_name_exists():
     import derive
 

@@ -50,6 +50,17 @@ def test_serial_and_split_agree_with_the_reference(model):
         assert not wrong
 
 
+def test_what_several_threads_run_is_compiled_for_one_kind_of_caller(model):
+    model._run.parts = lambda sizes: 2
+    model.step(**sample(model.program, 9))
+    kernels = model.kernels
+    for function in (kernels.update_share, kernels.update_split, kernels.gradient_team):
+        assert len(function.signatures) <= 1, function.signatures
+    assert kernels.update_split.signatures
+    for helper in (kernels.view, kernels.at):  # written into their callers
+        assert not hasattr(helper, "signatures")
+
+
 def test_single_precision(folder):
     model = build(network(), folder, parts=1, dtype="float32")
     assert max(differences(model, sample(model.program, 9)).values()) < 1e-4

@@ -80,6 +80,21 @@ def made(net: dr.Network, folder: Path, parts: int, count: int = 2) -> tuple[Any
     return tuple(runs)
 
 
+def test_what_a_kernel_writes_is_looked_up_once_however_deep_the_network(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    net = dr.Network("deep")
+    h = net.input("x", "B", 19)
+    for _ in range(12):
+        h = dr.dense(h, 19, dr.tanh)
+    compiled = compile_program(dr.derive(classes(net, h)), dr.adam())
+    kernels = sum(len(p) for p in compiled.entries["gradient"].phases)
+    calls, written = [], train_step.written
+    monkeypatch.setattr(train_step, "written", lambda k: calls.append(k) or written(k))
+    behinds = find_behinds(compiled)
+    assert behinds is not None and len(behinds.gradients) == 26
+    assert len(calls) <= 4*kernels
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_epoch_learns_bit_by_bit_what_steps_learn(name: str, parts: int, tmp_path: Path
