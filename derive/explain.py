@@ -49,6 +49,7 @@ def explain(
     style = style or Style()
     words = Words(lang, style.adjoint)
     maker = Maker(program, words, "standard", style)
+    maker.appendix = False
     needed = program.only(program.gradients[name])
     on_the_way = {eq.name for eq in needed.equations}
     adjoints = _needed_adjoints(maker, on_the_way, name)

@@ -86,6 +86,8 @@ def _helper(maker: Maker, entry: Helper, said: set[str]) -> Section:
 
 
 def _capital(span: Span) -> Span:
+    if isinstance(span, str):
+        return span[:1].upper() + span[1:]
     return replace(span, text=span.text[:1].upper() + span.text[1:]) \
         if isinstance(span, Ref) else span
 

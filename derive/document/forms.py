@@ -52,6 +52,7 @@ class Maker:
         self.plain = Symbols(self.program, self.style)
         self.forward = self._forward_equations()
         self.folding = Folding(self.program, self.forward)
+        self.appendix = self.detail != "summary"  # where the rules stand
         self.fold: Fold | None = None  # the fold whose layer ℓ is being written about
         self._story: list[Entry | Helper] | None = None
         self._layers: dict[Fold, Symbols] = {}
@@ -200,11 +201,11 @@ class Maker:
         return listed([(s,) for s in shown])
 
     def rule(self, key: str) -> Span:
-        """A reference to a rule, which then stands in the appendix; a summary has none."""
+        """A reference to a rule, which then stands in the appendix, where there is one."""
         stem = key.split(":")[0]
         self.rules.setdefault(stem)
         title = self.words.text(f"rule.{stem}.title")
-        if self.detail == "summary":
+        if not self.appendix:
             return title
         return Ref(f"rule-{stem}", title)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import singledispatch
 from html import escape
 
@@ -32,9 +33,20 @@ def html_text(document: t.Document) -> str:
     )
 
 
-def fragment(block: t.Block, words: t.Words) -> str:
-    """One block as HTML, for a notebook."""
-    return f"<style>{resource('document.css')}</style><main>{_block(block, words)}</main>"
+def fragment(block: t.Section, words: t.Words) -> str:
+    """A section as HTML for a notebook's cell: its style and its anchors are its own, whatever
+    the page and other cells have."""
+    own = re.sub(r'( id="| href="#)', lambda m: m[1] + escape(block.anchor) + "-",
+                 _block(block, words))
+    return f'<style>{_scoped(resource("document.css"))}</style><div class="derivation">{own}</div>'
+
+
+def _scoped(style: str) -> str:
+    """The style of a page for a part of one (nested, as CSS has it)."""
+    style = re.sub(r"^ *(html|@page) \{.*\}\n", "", style, flags=re.MULTILINE)
+    style = re.sub(r"^( *)(:root|body) \{", r"\1& {", style, flags=re.MULTILINE)
+    page = "& { margin: 0; padding: 0.5rem 1rem 1rem; } a { color: var(--accent) !important; }"
+    return f".derivation {{\n{style}{page}\n}}"
 
 
 def _spans(spans: t.Spans) -> str:

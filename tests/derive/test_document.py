@@ -186,10 +186,20 @@ def test_explain_tells_one_gradient():
     told = str(explain(program, "W2"))
     assert str(program["W2"]) in told and str(program["W1"]) not in told
     assert "h.T @ _d_z" in told
-    ElementTree.fromstring(re.sub(r"<style>.*?</style>", "", explain(
-        program, "W1")._repr_html_(), flags=re.DOTALL))
     with pytest.raises(dr.DeclarationError, match="W2"):
         explain(program, "W3")
+
+
+def test_an_explanation_in_a_notebook_leaves_the_page_and_other_cells_alone():
+    shown = explain(derived("softmax_classifier"), "W1")._repr_html_()
+    style = re.search(r"<style>(.*?)</style>", shown, re.DOTALL)[1]
+    assert style.startswith(".derivation {") and style.count("{") == style.count("}")
+    assert not re.search(r"^\s*(html|body|:root|@page)", style, re.MULTILINE)
+    ElementTree.fromstring(shown.replace(f"<style>{style}</style>", ""))
+    anchors = re.findall(r' id="([^"]+)"', shown)
+    assert ">Derivative of log-sum-exp. " in shown  # begins a sentence, with a link or without
+    assert anchors and all(anchor.startswith("explain-W1-") for anchor in anchors)
+    assert set(re.findall(r'href="#([^"]+)"', shown)) <= set(anchors)
 
 
 def test_kernels_can_cite_the_numbers_of_the_document():
