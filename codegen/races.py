@@ -138,6 +138,13 @@ class _Walk:
                     apart = replace(one, fixed=frozenset()), replace(other, fixed=frozenset())
                     if not same_turns(*apart, tuple(zip(node.over, node.over, strict=True))):
                         self.note(f"{one.access} and {other.access} in two turns of the grid")
+        tiles = [t for t in self.open if t.access.name in self.shared]
+        if tiles:  # a block's next turn finds them as this one leaves them
+            for index in node.over:
+                last = index.renamed(f"{index.name}_last")
+                tiles = [_renamed(t, index, last) for t in tiles]
+            self.open = tiles
+            self.steps(node.body)
 
     @step.register
     def _share(self, node: Share) -> None:

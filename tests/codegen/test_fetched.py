@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
 import derive as dr
@@ -17,7 +18,8 @@ from codegen.shared_memory import shared_conflicts
 from derive.differentiate import derive
 from derive.points import default_sizes, random_values
 from derive.program import Program
-from tests.codegen.cuda_support import wrong_launches
+from tests.codegen.cuda_support import emitted, wrong_launches
+from tests.codegen.support import sample
 
 
 def convolution(channels: int, filters: int, size: int, kernel: int, stride: int = 1,
@@ -89,10 +91,19 @@ def test_convolutions_agree_with_the_reference(channels, filters, size, kernel, 
     assert not wrong_launches(program, random_values(program, 3, sizes), tmp_path, sizes)
 
 
-def test_an_empty_batch_has_no_gradient(tmp_path):
-    program = convolution(4, 5, 6, 3)
-    net = program.only(*(n for n in program.gradients.values() if n.startswith("_d_K")))
-    assert net.equations  # the sums over no rows
+@pytest.mark.parametrize("make", [lambda: convolution(2, 3, 5, 3), lambda: recurrence(3, 4)])
+def test_an_empty_batch_has_no_gradient_and_each_launch_the_same_bits(make, tmp_path):
+    """`codegen.Model` refuses a loss of no rows, as on the CPU; the module by itself has NaN."""
+    program = make()
+    kernels = emitted(program, tmp_path)
+    model, values = kernels.Model(), sample(program, 3)
+    model.initialize(1)
+    with np.errstate(all="ignore"):
+        empty = {n: v[:0] for n, v in values.items()}
+        assert np.isnan(model.loss(**empty))
+        assert all((g == 0).all() for g in model.gradients(**empty).values())
+    first, again = ({n: g.copy() for n, g in model.gradients(**values).items()} for _ in range(2))
+    assert all((first[n] == again[n]).all() and first[n].any() for n in first)
 
 
 def test_the_gradient_of_a_recurrences_weights_is_one_product():

@@ -18,10 +18,10 @@ from codegen.module import render_cuda
 from codegen.pipeline import Compiled, compile_program
 from codegen.races import conflicts
 from codegen.shared_memory import shared_conflicts
-from codegen.threads import Barrier, Warps, threaded
+from codegen.threads import Barrier, Serial, Warps, threaded
 from derive.program import Program
 from derive.reference import evaluate
-from tests.codegen.cuda_support import stepped, wrong_launches
+from tests.codegen.cuda_support import emitted, stepped, wrong_launches
 from tests.codegen.test_races import changed, distinct, nodes
 from tests.codegen.test_tiles import attention, biased, point
 
@@ -105,6 +105,20 @@ def test_a_length_that_is_known_at_run_time_only(tmp_path):
     assert not wrong_launches(program, values, tmp_path, sizes, storage=SMALL)
 
 
+def test_an_empty_batch_has_no_gradient_and_each_launch_the_same_bits(tmp_path):
+    program = attention(causal=True)
+    kernels = emitted(program, tmp_path, storage=SMALL)
+    model, values = kernels.Model(), point(program, 2)
+    model.initialize(1)
+    given = {n: values[n] for n in ("x", "t")}
+    with np.errstate(all="ignore"):
+        empty = {n: v[:0] for n, v in given.items()}
+        assert np.isnan(model.loss(**empty))
+        assert all((g == 0).all() for g in model.gradients(**empty).values())
+    first, again = ({n: g.copy() for n, g in model.gradients(**given).items()} for _ in range(2))
+    assert all((first[n] == again[n]).all() and first[n].any() for n in first)
+
+
 # -- no two threads meet --------------------------------------------------------------------------
 @cache
 def proved() -> tuple[Launch, ...]:
@@ -116,15 +130,26 @@ def test_every_launch_is_proved():
 
 
 def test_a_barrier_left_out_is_seen():
-    """Some barriers stand between nests that touch nothing in common; those of a warp behind one
-    another."""
-    for launch, least in zip(proved(), (3, 3, 2), strict=True):
+    """A block waits nowhere in vain; the waits of a warp stand behind one another."""
+    for launch, count in zip(proved(), (3, 3, 3), strict=True):
         tree = distinct(threaded(launch))
         barriers = [n for n in nodes(tree) if isinstance(n, Barrier)]
-        seen = [bool(conflicts(launch, changed(tree, n, lambda _: ()))) for n in barriers]
-        assert sum(seen) >= least, launch.name
-        waits = any(n.of == "warp" for n in barriers)
+        block = [n for n in barriers if n.of == "block"]
+        assert len(block) == count, launch.name
+        for node in block:
+            assert conflicts(launch, changed(tree, node, lambda _: ())), launch.name
+        waits = len(block) < len(barriers)
         assert bool(conflicts(launch, without_waiting(tree))) == waits, launch.name
+
+
+def test_what_the_next_turn_of_the_grid_writes_anew_is_seen():
+    """A tile that is read at the end of a block's turn is written at the start of its next one."""
+    launch = proved()[0]
+    *shares, grid = distinct(threaded(launch))
+    serial = next(n for n in grid.body if isinstance(n, Serial))
+    written, barrier, read = serial.body[:3]  # scores; the softmax of them
+    assert conflicts(launch, (*shares, replace(grid, body=(written, barrier, read))))
+    assert not conflicts(launch, (*shares, replace(grid, body=(written, barrier, read, Barrier()))))
 
 
 def without_waiting(tree: Any) -> tuple:
