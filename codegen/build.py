@@ -157,10 +157,10 @@ def _on_gpu(program: Program, optimizer: Optimizer, wanted: str, dtype: str,
     except (MissingError, NoRoomError) as error:
         if wanted == "cuda" or isinstance(error, VendorError):
             raise
-        why = left_alone(error)
-        if isinstance(error, RefusedError | NoRoomError) or driver():
-            warnings.warn(why, RuntimeWarning, stacklevel=3)
-        return why
+        if not isinstance(error, RefusedError | NoRoomError) and not driver():
+            return error.what  # there is no GPU: nothing is left alone
+        warnings.warn(left_alone(error), RuntimeWarning, stacklevel=3)
+        return left_alone(error)
     if wanted == "cuda":
         raise DeclarationError(f"{only} on the CPU only", got='device="cuda"',
                                mend='device="cpu", or "auto", which leaves the GPU alone then')
