@@ -52,6 +52,7 @@ class Maker:
         self.plain = Symbols(self.program, self.style)
         self.forward = self._forward_equations()
         self.folding = Folding(self.program, self.forward)
+        self.told_norms: dict[object, tuple[str, str]] = {}  # where each kind was told, of what
         self.appendix = self.detail != "summary"  # where the rules stand
         self.fold: Fold | None = None  # the fold whose layer ℓ is being written about
         self._story: list[Entry | Helper] | None = None

@@ -70,11 +70,17 @@ def _of_normalisation(maker: Maker, eq: Equation, found: Normalised) -> list[Spa
         return [words("remark.norm.prediction", **symbols)]
     over = listed([(maker.index(i.name),) for i in found.over])
     symbols |= {"over": over, "count": maker.expr(found.count)}
-    said = [words("remark.norm.what", **symbols)]
-    if found.eps != 0:
-        said.append(words("remark.norm.eps", eps=maker.expr(found.eps), **symbols))
-    said.append(words("remark.norm.scale", **symbols))
-    said.append(words(_batch_key(maker, found), **_one_sample(maker, found), **symbols))
+    kind = _batch_key(maker, found)
+    first = maker.told_norms.setdefault((kind, found.eps, found.count), (eq.name, found.of))
+    if first[0] != eq.name:  # what is true of both is said once
+        said = [words("remark.norm.again", of=symbols["of"], number=maker.ref(first[0]),
+                      first=maker.symbol(first[1]))]
+    else:
+        said = [words("remark.norm.what", **symbols)]
+        if found.eps != 0:
+            said.append(words("remark.norm.eps", eps=maker.expr(found.eps), **symbols))
+        said.append(words("remark.norm.scale", **symbols))
+        said.append(words(kind, **_one_sample(maker, found), **symbols))
     if found.kept:
         numbers = maker.refs(maker.program.updates[s] for s in found.kept)
         said.append(words("remark.norm.kept", numbers=numbers, **symbols,
@@ -82,7 +88,7 @@ def _of_normalisation(maker: Maker, eq: Equation, found: Normalised) -> list[Spa
     if found.cancelled:
         names = listed([(maker.symbol(n),) for n in found.cancelled])
         said.append(words("remark.norm.cancelled", names=names, **symbols))
-    if maker.detail == "full":
+    if maker.detail == "full" and first[0] == eq.name:
         said.append(words("remark.norm.why"))
     return said
 

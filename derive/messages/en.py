@@ -132,6 +132,8 @@ MESSAGES = {
     "rate. "
     "A gain and a bias, where they follow, give back the scale and the place that "
     "this takes away.",
+    "remark.norm.again": "{of} is normalised like {first}: what is said behind equation {number} "
+    "holds here too.",
     "remark.norm.eps": "Without the {eps} under the root, elements that are all equal would be "
     "divided by 0. With it the variance of the quotient is $\\frac{v}{v + \\varepsilon}$, a "
     "little less than 1.",

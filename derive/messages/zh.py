@@ -63,6 +63,7 @@ MESSAGES = {
     "方差为 1，每个均值取自 {count} 个元素。因此信号逐层既不放大也不缩小，"
     "同一学习率适合各层的权重。"
     "其后若有增益和偏置，就把由此失去的尺度和位置还回来。",
+    "remark.norm.again": "{of} 的归一化与 {first} 相同：方程 {number} 之后所述在此同样成立。",
     "remark.norm.eps": "若根号下没有 {eps}，全部相等的元素就会被 0 除。有了它，商的方差是 "
     "$\\frac{v}{v + \\varepsilon}$，略小于 1。",
     "remark.norm.scale": "除去这个常数的影响，对任意 $\\alpha > 0$，{of} 换成 $\\alpha$ {of} "

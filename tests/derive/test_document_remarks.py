@@ -110,6 +110,16 @@ def test_a_batch_of_one_learns_nothing_and_the_document_says_so():
     assert "within one sample" in within and "running" not in within
 
 
+def test_of_a_second_normalisation_only_what_is_its_own_is_said():
+    def both(second):
+        return text(derived(lambda x: second(dr.dense(dr.batch_norm(dr.dense(x, 3)), 3)), "B", 5))
+
+    alike = both(dr.batch_norm)
+    assert alike.count("whatever the size of") == 1 and alike.count("is normalised like") == 1
+    assert alike.count("during training, by") == 2 and alike.count("it may be left out") == 2
+    assert both(dr.layer_norm).count("whatever the size of") == 2
+
+
 def test_in_prediction_the_layer_is_linear():
     program = derived(lambda x: dr.batch_norm(dr.dense(x, 3), training=False), "B", 5)
     ((_, one),) = found(program).items()
