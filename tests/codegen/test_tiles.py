@@ -141,7 +141,8 @@ def test_long_sequences_are_tiled_and_short_ones_are_not():
     assert not entry(attention(32), Storage()).schedule.sweeps
     assert len(entry(attention(2048), Storage()).schedule.sweeps) == 2
     assert not entry(attention(2048), Storage(tiles=False)).schedule.sweeps
-    assert not entry(attention(), Storage(reuse=False, tiles=(2, 2))).schedule.sweeps
+    assert not entry(attention(2048), Storage(reuse=False)).schedule.sweeps  # all is wanted
+    assert len(entry(attention(), Storage(reuse=False, tiles=(2, 2))).schedule.sweeps) == 2
 
 
 def test_what_is_wanted_is_stored():
@@ -153,7 +154,7 @@ def test_what_is_wanted_is_stored():
     assert len(compiled.entries["forward"].schedule.sweeps) == 1
 
 
-def test_a_gpu_keeps_the_scores():
-    compiled = compile_program(attention(), sgd(), ("gradient",), device=True,
-                               storage=Storage(tiles=(2, 2)))
-    assert not compiled.entries["gradient"].schedule.sweeps
+@pytest.mark.parametrize(("length", "sweeps"), [(32, 0), (2048, 2)])
+def test_a_gpu_keeps_short_scores_and_has_tiles_of_long_ones(length: int, sweeps: int):
+    compiled = compile_program(attention(length), sgd(), ("gradient",), device=True)
+    assert len(compiled.entries["gradient"].schedule.sweeps) == sweeps
