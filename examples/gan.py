@@ -20,7 +20,7 @@ import codegen
 import derive as dr
 
 MODES, DEVIATION, NOISE, WIDTH = 8, 0.1, 4, 64
-STEPS, BATCH, RATE = 8000, 512, 2e-3  # with 256, one start in some loses a mode
+STEPS, BATCH, RATE = 8000, 512, 2e-3  # with 256, one start of four lost a mode
 net = dr.Network("generative adversarial network")
 noise, real = net.input("noise", "B", NOISE), net.input("real", "B", 2)
 fake = dr.dense(dr.dense(dr.dense(noise, WIDTH, dr.relu), WIDTH, dr.relu), 2)
