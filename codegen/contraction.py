@@ -23,6 +23,15 @@ from codegen.loops import HI, LO, If, Loop, Matrix, Product, Statement
 from derive.nodes import Access, Index, IntegerAccess, Select, SumOver
 
 Shapes = Mapping[str, tuple[Expr, ...]]
+MANY = 64  # what a size known at run time only is taken for, where a choice goes by sizes
+
+
+def count(indices: Iterable[Index]) -> int:
+    """How many values they have together; sizes known at run time only count as ``MANY``."""
+    total = 1
+    for index in indices:
+        total *= int(index.size) if index.size.is_Integer else MANY
+    return total
 
 
 def strides(shape: Sequence[Expr]) -> tuple[Expr, ...]:

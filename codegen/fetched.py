@@ -16,7 +16,7 @@ its loops are narrowed, as on a CPU.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -24,13 +24,12 @@ from itertools import pairwise
 import sympy
 from sympy import Add, Expr, Integer, Mul, S
 
-from codegen.contraction import Shapes, conjuncts, factors_of, strides
+from codegen.contraction import MANY, Shapes, conjuncts, count, factors_of, strides
 from codegen.loops import Loop, Matrix, Product, Statement, Window
 from derive.nodes import Access, Index, Select, SumOver
 
 FEW = 4  # rows or columns below which tiles do not pay, but for the parts of a long sum
 DENSE = 0.3  # of the summands, how many must be there at least: tiles multiply zeros, too
-MANY = 64  # what a size known at run time only is taken for
 SAMPLE = 48
 
 
@@ -74,8 +73,8 @@ def windowed(target: Access, factor: Expr, node: SumOver, shapes: Shapes,
     outer = tuple(i for i in free if i in one and i in other)
     if len(rows) + len(columns) + len(outer) < len(free) or free[-1] in rows:
         return None
-    few = min(_count(rows), _count(columns))
-    if not few or (few < FEW and _count(rows)*_count(columns) >= _count(node.bound)):
+    few = min(count(rows), count(columns)) if rows and columns else 0
+    if not few or (few < FEW and count(rows)*count(columns) >= count(node.bound)):
         return None
     if density(tuple(conditions)) < DENSE:
         return None
@@ -104,7 +103,7 @@ def density(conditions: tuple[Expr, ...]) -> float:
     indices = sorted({i for c in conditions for i in c.atoms(Index)}, key=str)
     draw, hits = random.Random(0), 0
     for _ in range(SAMPLE if conditions else 0):
-        values = {i: Integer(draw.randrange(_count([i]))) for i in indices}
+        values = {i: Integer(draw.randrange(count([i]))) for i in indices}
         sizes = {s: Integer(MANY) for c in conditions for s in c.free_symbols - set(indices)}
         hits += all(c.xreplace(values | sizes) == True for c in conditions)  # noqa: E712
     return hits/SAMPLE if conditions else 1.0
@@ -112,14 +111,6 @@ def density(conditions: tuple[Expr, ...]) -> float:
 
 def _own(access: Access) -> set[Index]:
     return {i for e in access.where for i in e.atoms(Index)}
-
-
-def _count(indices: Collection[Index]) -> int:
-    """How many values; sizes known at run time only count as many."""
-    total = 1 if indices else 0
-    for index in indices:
-        total *= int(index.size) if index.size.is_Integer else MANY
-    return total
 
 
 def _order(bound: Sequence[Index], left: Access, right: Access) -> tuple[Index, ...]:

@@ -15,13 +15,13 @@ one dim or several.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 import sympy
 from sympy import Add, Expr, Mul
 
-from codegen.contraction import conjuncts, contraction, factors_of, guarded
+from codegen.contraction import conjuncts, contraction, count, factors_of, guarded
 from codegen.fetched import windowed
 from codegen.rates import RATES, Rates, Ways
 from codegen.windows import direct_choice
@@ -254,11 +254,3 @@ def _patch_order(access: Access) -> tuple[Index, ...]:
         taps += inside[:-1]
         positions += inside[-1:]
     return (*plain, *taps, *positions)
-
-
-def count(indices: Sequence[Index] | set[Index]) -> int:
-    """How many values; sizes known at run time only count as 64."""
-    total = 1
-    for index in indices:
-        total *= int(index.size) if index.size.is_Integer else 64
-    return total

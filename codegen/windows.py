@@ -23,6 +23,7 @@ import sympy
 from sympy import Expr, Integer
 
 from codegen.blend import extent
+from codegen.contraction import count
 from codegen.direct import Direct, direct
 from derive.nodes import Access, Index, Select, SumOver, fresh
 from derive.program import Equation, Tensor
@@ -75,8 +76,6 @@ def _turned(packing: Packing, eq: Equation, w: Window, access: Access, made: Mad
 
 
 def _weighed(packing: Packing, eq: Equation, made: Made, body: Expr, found: Direct) -> Choice:
-    from codegen.pack import count
-
     moved = sum(count(m.indices) for _, m in made)
     return packing.choice("direct", eq, made, body, packing.rates.border*moved, found.rate)
 

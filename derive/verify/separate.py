@@ -15,7 +15,7 @@ from functools import partial
 import sympy
 from sympy import Expr, Integer, S
 
-from derive.affine import bounds
+from derive.affine import bounds, quotient_parts
 from derive.nodes import Access, Index, Reduction, fresh
 from derive.program import Equation
 
@@ -84,8 +84,6 @@ def _read(expr: Expr, axes: Axes, pairs: Mapping[Index, Expr], taken: set[str]) 
             where += [_quotient(new, count), _remainder(new, count)] if count else [new]
         return expr.func(expr.name, *where)
     if isinstance(expr, sympy.floor | sympy.Mod):
-        from derive.affine import quotient_parts
-
         inner_expr, divisor = quotient_parts(expr)
         if divisor.is_Integer:
             made = _quotient if isinstance(expr, sympy.floor) else _remainder
