@@ -241,11 +241,12 @@ def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool,
                             "    return total, step, False"]))
     if not parallel:
         return texts
-    share = [f"update_share(member, members, {updated})"]
+    own = "for part in range(parts*member//members, parts*(member + 1)//members):\n            "
+    share = [f"{own}update_share(part, parts, {updated})"]
     if not splits(compiled.optimizer):
         share = [f"if member == 0:\n            update(1, {updated})"]
     if train is not None:
-        share = train.update("member", "members")
+        share = [own + call for call in train.update("part", "parts")]
     together = _Epoch(size_of, calls, "\n        ".join([
         "turn = wait(team, members, turn)",
         f"turn = {name}_team(member, members, parts, team, turn, {passed})",
@@ -255,32 +256,42 @@ def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool,
         "    turn = 0", *together.lines(),
         "    if member == 0:",
         "        found[0], found[1], found[2] = total, step, 0.0"]))
-    texts += launched("epoch", f"parts, team, found, {arguments}", f"parts, {arguments}",
-                      "return found[0], int(found[1]), found[2] != 0", "found = np.zeros(3)")
+    given_team = f"parts, team, found, {arguments}"
+    texts += [_launch("epoch", given_team, f"parts, found, {arguments}"), "\n".join([
+        f"def epoch_split(parts, members, found, {arguments}):",
+        '    """Steps of an epoch on so many threads. In ``found``: the sum of losses times rows,',
+        "    to which these steps' are added, then the last step's number, and 1 where its loss is",
+        '    not finite."""',
+        "    team, members = np.zeros(TEAM, np.int64), min(members, team_of(parts))",
+        f"    epoch_launch(members, team, parts, found, {arguments})",
+        "    if team[8] == 2:",
+        f"        epoch_team(0, 1, {given_team})"])]
     return texts
 
 
-def launched(name: str, handed: str, arguments: str, last: str, first: str = "") -> list[str]:
-    """One parallel loop around ``{name}_team``, with one call in it (Numba's analysis of a
-    parallel loop is costly, and grows with what stands inside), and the function that begins it,
-    in Python, since LLVM would go through all of it once more; where the threads do not meet, one
-    does the work of all."""
-    extra = ", found" if first else ""
+def launched(name: str, handed: str, arguments: str, last: str) -> list[str]:
+    """A parallel loop, and the function that begins it, in Python, since LLVM would go through all
+    of it once more; where the threads do not meet, one does the work of all."""
     return [
-        "\n".join(["@njit(parallel=True, **OPTIONS)",
-                   f"def {name}_launch(members, team{extra}, {arguments}):",
-                   "    for member in prange(members):",
-                   "        if meet(team, members):",
-                   f"            {name}_team(np.int64(member), members, {handed})"]),
+        _launch(name, handed, arguments),
         "\n".join([f"def {name}_split({arguments}):",
                    "    team, members = np.zeros(TEAM, np.int64), team_of(parts)",
-                   *([f"    {first}"] if first else []),
                    "    if members > 1:",
-                   f"        {name}_launch(members, team{extra}, {arguments})",
+                   f"        {name}_launch(members, team, {arguments})",
                    "    if members == 1 or team[8] == 2:",
                    f"        {name}_team(0, 1, {handed})",
                    f"    {last}"]),
     ]
+
+
+def _launch(name: str, handed: str, arguments: str) -> str:
+    """One parallel loop around ``{name}_team``, with one call in it: Numba's analysis of a
+    parallel loop is costly, and grows with what stands inside."""
+    return "\n".join(["@njit(parallel=True, **OPTIONS)",
+                      f"def {name}_launch(members, team, {arguments}):",
+                      "    for member in prange(members):",
+                      "        if meet(team, members):",
+                      f"            {name}_team(np.int64(member), members, {handed})"])
 
 
 @dataclass(frozen=True)
@@ -299,7 +310,7 @@ class _Epoch:
         stop = ["found[0], found[1], found[2] = total, step, 1.0", "return"] if own else [
             "return total, step, True"]
         return ["    " + line for line in [
-            "total = 0.0",
+            "total = found[0]" if own else "total = 0.0",
             f"for first in range(0, {rows}, batch):",
             *([f"    {self.size} = min(batch, {rows} - first)"] if self.size else []),
             *([f"    low, high = {self.size}*member//members, {self.size}*(member + 1)//members"]

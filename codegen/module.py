@@ -38,7 +38,7 @@ from derive.errors import DataError, DerivationError, MissingError
 from derive.files import write_atomically
 
 IMPORTS = frozenset({"ctypes", "cupy", "json", "llvmlite", "math", "numba", "numpy", "pathlib",
-                     "sys"})
+                     "sys", "time"})
 FORBIDDEN = ("eval", "exec", "compile", "__import__")
 __all__ = ["cache_folder", "kernel_texts", "load", "render", "write"]
 
@@ -84,7 +84,7 @@ def _filled(target: str, compiled: Compiled, parts: dict[str, Any], dtype: str, 
     templates = environment()
     host = "\n\n\n".join([*parts.pop("tables"),
                           templates.get_template(f"{target}_host.py.jinja").render(
-                              half=compiled.storage or "",
+                              half=compiled.storage or "", parallel=more.get("parallel", False),
                               matrices=bool(parts.get("matrices"))).rstrip()])
     program = compiled.program
     text = templates.get_template(f"{target}.py.jinja").render(

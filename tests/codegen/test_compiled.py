@@ -81,6 +81,21 @@ def test_the_same_bits_twice(model):
     np.testing.assert_allclose(runs[0], runs[2], rtol=1e-9, atol=1e-12)
 
 
+def test_the_same_bits_whatever_threads_run_the_parts(model, monkeypatch):
+    values, start, ends = sample(model.program, 23), model.flat.copy(), []
+    model._run.parts = lambda sizes: 2
+    for threads in ((2,), (1,), (2, 1), (1, 2)):
+        turns = [(threads*3)[n] for n in range(3)]
+        monkeypatch.setattr(model.kernels._Crew, "pieces", lambda crew, steps, turns=turns: iter(
+            [(turns[0], 0, 2), (turns[1], 2, 3), (turns[2], 3, steps)]))
+        model.initialize(0)
+        model.flat[...] = start
+        ends.append((model.epoch(values, 5), model._run.losses.tolist(), model.flat.copy()))
+    for total, losses, flat in ends[1:]:
+        assert total == ends[0][0] and losses == ends[0][1]
+        np.testing.assert_array_equal(flat, ends[0][2])
+
+
 def test_threads_that_do_not_meet_leave_the_work_to_one(model):
     values, run = sample(model.program, 9), model._run
     run.parts = lambda sizes: 2

@@ -1,0 +1,91 @@
+"""How many threads run an epoch's steps goes by their time: the policy, on a clock of the test's
+(that no bit depends on it, test_compiled.py tests)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from codegen.module import environment
+
+Cost = Callable[[int, float], float]  # of a step, by threads and the time of day
+
+
+class Clock:
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def crew(clock: Clock) -> Any:
+    names: dict[str, Any] = {"math": math, "time": clock}
+    exec(environment().get_template("cpu_crew.py.jinja").render(), names)
+    return names["_Crew"](2)
+
+
+def seconds(crew: Any, clock: Clock, cost: Cost, steps: int) -> SimpleNamespace:
+    """What so many steps take, and the time that each number of threads has had."""
+    begun, had = clock.now, {1: 0.0, 2: 0.0}
+    expected = 0
+    for members, first, last in crew.pieces(steps):
+        assert first == expected < last
+        expected = last
+        for _ in range(first, last):
+            had[members] += cost(members, clock.now)
+            clock.now += cost(members, clock.now)
+    assert expected == steps
+    return SimpleNamespace(all=clock.now - begun, had=had)
+
+
+@pytest.mark.parametrize("each", [1e-5, 3e-4, 5e-2])
+def test_two_threads_that_are_faster_have_all_but_a_hundredth_of_the_time(crew, clock, each):
+    found = seconds(crew, clock, lambda members, now: each*(3 - members), int(30/each))
+    assert found.had[1] <= 0.011*found.all
+    assert found.had[1] > 0
+
+
+@pytest.mark.parametrize("each", [1e-5, 3e-4])
+def test_one_thread_has_the_steps_that_two_are_slow_with(crew, clock, each):
+    seconds(crew, clock, lambda members, now: each*members, int(2/each))
+    found = seconds(crew, clock, lambda members, now: each*members, int(20/each))
+    assert found.had[2] <= 0.011*found.all
+
+
+def test_a_core_that_is_taken_is_noticed_within_a_tenth_of_a_second_and_so_is_its_return(
+        crew, clock):
+    def cost(members: int, now: float) -> float:
+        return 3e-4 if members == 1 else 9e-3 if 10 <= now < 20 else 2e-4
+
+    seconds(crew, clock, cost, 10*5000)
+    clock.now = 10
+    found = seconds(crew, clock, cost, int(9/3e-4))
+    assert found.had[2] < 0.1 + 0.02*found.all
+    clock.now = 20
+    seconds(crew, clock, cost, 20000)
+    found = seconds(crew, clock, cost, 20000)
+    assert found.had[1] <= 0.02*found.all
+
+
+def test_one_slow_piece_changes_nothing(crew, clock):
+    seconds(crew, clock, lambda members, now: 3e-4/members, 50000)
+    hiccup = clock.now + 0.01
+    found = seconds(crew, clock, lambda members, now: 0.1 if (
+        hiccup <= now < hiccup + 0.1) else 3e-4/members, 5000)
+    assert found.had[1] < 0.02*found.all
+
+
+def test_all_steps_are_run_whatever_their_number(crew, clock):
+    for steps in (1, 2, 3, 1000, 1):
+        seconds(crew, clock, lambda members, now: 1e-4, steps)
+    assert list(crew.pieces(0)) == []
