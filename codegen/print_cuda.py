@@ -111,7 +111,7 @@ class LaunchPrinter(StatementPrinter):
         places |= {n: (f"t{k}_tile" if plain else f"{tensors[n]}_tile", "0")
                    for k, (n, _) in enumerate(launch.tiles)}
         taken = {*self.buffers, *(place for place, _ in places.values()), *starts.values(),
-                 "x", "setting", "row", "column", "columns", "depth", "more"}
+                 "x", "setting", "row", "column", "columns", "depth", "more", "left", "right"}
         names: dict[object, str] = {}
         body = (*launch.body, *launch.behind)
         copies = [i for kept in launch.kept for i in copied(kept)[0]]
@@ -199,6 +199,9 @@ class LaunchPrinter(StatementPrinter):
     def print(self, tiles: str) -> list[str]:
         """The lines of the kernel; ``tiles`` is the function that computes a product in tiles."""
         self.lines, self.count, self.tiles = [], 0, tiles
+        if self.launch.tiles:  # one place for pieces of all products, each compiled for its sizes
+            for factor in ("left", "right"):
+                self.line(1, f"{factor} = cuda.shared.array({factor.upper()}_LENGTH, F, ALIGNED)")
         if self.flat.scaled:
             self.line(1, "up = scales[SCALE]")
             self.line(1, "down = F(1)/up")
@@ -337,9 +340,10 @@ class LaunchPrinter(StatementPrinter):
     @step.register
     def _together(self, node: Together, depth: int) -> None:
         product = node.product
-        function = "tile_product" if self.launch.tiles else "gemm_block"
+        function, last = ("tile_product", ", left, right") if self.launch.tiles else (
+            "gemm_block", "")
         self.line(depth, f"{function}({self._factors(product, True)}, {product.beta}, "
-                         f"{self._matrix(product.target)})")
+                         f"{self._matrix(product.target)}{last})")
 
     @step.register
     def _tiles(self, node: Tiles, depth: int) -> None:
