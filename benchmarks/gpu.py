@@ -16,127 +16,27 @@ The file is not called cuda.py: scripts beside it would find that for NVIDIA's p
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import codegen
-import derive as dr
 from benchmarks.cpu_rows import ROWS, Row, data
-from benchmarks.gpu_examples import module_of, names, point, programs
+from benchmarks.gpu_examples import names, point, programs
+from benchmarks.gpu_known import Known
+from benchmarks.gpu_table import told
 from codegen.cuda_cost import CARDS, LAUNCH, costs
 from codegen.cuda_device import Device, find_device
-from codegen.cuda_ptx import ARCHITECTURES, Assembled, assemble_text, compile_kernel, kernels_of
 from derive.errors import ChainruleError
 from derive.points import default_sizes
 
 ROUNDS, STEPS = 7, 50
-
-
-@dataclass
-class Known:
-    """What ptxas said: of kernels by their code, and of PTX in a file that grows line by line."""
-
-    log: Path | None = None
-    kernels: dict[tuple[Any, ...], list[Assembled]] = field(default_factory=dict)
-    texts: dict[str, Assembled] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.log is not None and self.log.exists():
-            for line in self.log.read_text(encoding="utf-8").splitlines():
-                key, found = json.loads(line)
-                self.texts[key] = Assembled(**found)
-
-    def assembled(self, module: ModuleType, name: str, architecture: str) -> Assembled:
-        text = compile_kernel(module, name, ARCHITECTURES[architecture].capability)
-        key = hashlib.sha256(f"{architecture} {text}".encode()).hexdigest()
-        if key not in self.texts:
-            self.texts[key] = assemble_text(name, architecture, text)
-            if self.log is not None:
-                with self.log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps([key, asdict(self.texts[key])]) + "\n")
-        return self.texts[key]
-
-
-# -- what needs no GPU ---------------------------------------------------------------------------
-def assembled(program: dr.Program, known: Known) -> Iterator[tuple[str, list[Assembled], int]]:
-    """Every kernel of a program with what ptxas says of it for each architecture, and the threads
-    of its blocks; kernels of one text are assembled once (``known``)."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = codegen.emit(program, Path(folder) / "kernels.py", target="cuda",
-                            optimizer=dr.adam())
-        first = module_of(path, "kernels")
-        texts = {n: _text(k) for n, k in kernels_of(first).items()}
-        todo = {text: name for name, text in texts.items() if text not in known.kernels}
-        for text, name in todo.items():
-            known.kernels[text] = [known.assembled(first, name, a) for a in ARCHITECTURES]
-        for name, text in texts.items():
-            yield name, known.kernels[text], first.THREADS
-
-
-def _text(kernel: Any) -> tuple[Any, ...]:
-    code = kernel.py_func.__code__
-    return code.co_code, code.co_consts, code.co_names, code.co_varnames
-
-
-HEAD = ["| kernel | registers | occupancy, % | shared bytes | spilled | stack | vector loads |",
-        "|---|---|---|---|---|---|---|"]
-
-
-def rows_of(program: dr.Program, known: Known) -> list[str]:
-    """A row of the table for each kernel; architectures from sm_75 to sm_90 behind each other."""
-    rows = []
-    for name, found, threads in assembled(program, known):
-        registers = " ".join(str(one.registers) for one in found)
-        shares = " ".join(f"{one.occupancy(threads):.0%}".rstrip("%") for one in found)
-        loads = sorted({one.vector_loads for one in found})
-        rows.append(f"| {name} | {registers} | {shares} | {max(one.shared for one in found)} | "
-                    f"{sum(one.spilled for one in found)} | {sum(one.stack for one in found)} | "
-                    f"{' to '.join(map(str, loads[:1] + loads[1:][-1:]))} |")
-    return rows
-
-
-def table(path: Path, examples: tuple[str, ...], log: Path | None) -> None:
-    lines = ["# Kernels as ptxas sees them", "",
-             "Made by `python benchmarks/gpu.py --table docs/cuda_kernels.md "
-             f"{' '.join(examples)}`, without a GPU: "
-             "single precision, Adam, blocks of 256 threads. Registers and occupancy are those of "
-             f"{', '.join(ARCHITECTURES)}, in this order; spilled and stack bytes are summed over "
-             "them. Vector loads are counted in the PTX.", ""]
-    known = Known(log)
-    for name in examples:
-        for label, program in programs(name):
-            start, rows = time.perf_counter(), rows_of(program, known)
-            lines += [f"## examples/{label}", "", *HEAD, *rows, ""]
-            path.write_text("\n".join(lines), encoding="utf-8")
-            print(f"{label}: {len(rows)} kernels, {time.perf_counter() - start:.0f} s", flush=True)
-
-
-def static(examples: tuple[str, ...]) -> int:
-    """Registers, shared memory and spills, printed; 1 where a kernel spills or exceeds a limit."""
-    known = Known()
-    wrong = 0
-    for name in examples:
-        for label, program in programs(name):
-            found = [one for _, kernels, _ in assembled(program, known) for one in kernels]
-            bad = [one for one in found if one.spilled or one.shared > 48 << 10]
-            wrong += len(bad)
-            print(f"{label:36} {len(found)//len(ARCHITECTURES)} kernels, "
-                  f"at most {max(one.registers for one in found)} registers, "
-                  f"{max(one.shared for one in found)} shared bytes, {len(bad)} spill", flush=True)
-    return 1 if wrong else 0
 
 
 # -- what needs one --------------------------------------------------------------------------------
@@ -228,19 +128,18 @@ def timed(row: Row, device: Device, where: str = "cuda") -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, metavar="FILE")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="what ptxas said of each PTX")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="what ptxas said of each kernel")
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("examples", nargs="*")
     args = parser.parse_args()
     examples = tuple(args.examples) or names()
     if args.table:
-        table(args.table, examples, args.log)
-        return 0
+        return told(examples, Known(args.log), args.table)
     try:
         device = find_device()
     except ChainruleError as error:
         print(f"nothing to run here: {error}\n\nthe static part:", flush=True)
-        return static(examples)
+        return told(examples, Known(args.log))
     print(f"device: {device}", flush=True)
     wrong = compare(examples)
     if not args.compare and not device.simulated:

@@ -141,26 +141,40 @@ def signature(module: ModuleType, kernel: Any) -> tuple[Any, ...]:
     return tuple(of(n) for n in inspect.signature(kernel.py_func).parameters)
 
 
+def lowered(module: ModuleType, name: str) -> Any:
+    """A kernel typed and lowered to NVVM's intermediate language, by the steps of numba-cuda's own
+    launch (`numba.cuda.dispatcher._Kernel`). These do not depend on the architecture, but for sums
+    by atomics and fast mathematics, which emitted modules do not use: ``get_asm_str(cc=…)`` of
+    what is returned is the PTX for each."""
+    from numba import types
+    from numba.cuda.compiler import compile_cuda, kernel_fixup
+    from numba.cuda.cudadrv import nvvm
+
+    kernel, newest = kernels_of(module)[name], max(a.capability for a in ARCHITECTURES.values())
+    with pretended(newest):
+        made = compile_cuda(kernel.py_func, types.void, signature(module, kernel), cc=newest,
+                            nvvm_options={"fastmath": False, "opt": 3})
+    function = made.library.get_function(made.fndesc.llvm_func_name)
+    kernel_fixup(function, False)
+    nvvm.set_launch_bounds(function, kernel.targetoptions.get("launch_bounds"))
+    return made.library
+
+
 def compile_kernel(module: ModuleType, name: str, capability: Capability) -> str:
     """The PTX of one kernel."""
-    from numba import cuda
-
-    kernel = kernels_of(module)[name]
-    with pretended(capability):
-        text, _ = cuda.compile_ptx(kernel.py_func, signature(module, kernel), cc=capability,
-                                   launch_bounds=kernel.targetoptions.get("launch_bounds"))
-    return str(text)
+    return str(lowered(module, name).get_asm_str(cc=capability))
 
 
-def assemble(module: ModuleType, name: str, architecture: str) -> Assembled:
-    """One kernel through the compiler library and ptxas.
+def assemble(module: ModuleType, name: str, *architectures: str) -> list[Assembled]:
+    """One kernel through the compiler library and ptxas, for each architecture.
 
     Raises:
         MissingError: ptxas is not here.
         AssemblyError: it refuses the kernel.
     """
-    text = compile_kernel(module, name, ARCHITECTURES[architecture].capability)
-    return assemble_text(name, architecture, text)
+    library = lowered(module, name)
+    return [assemble_text(name, a, str(library.get_asm_str(cc=ARCHITECTURES[a].capability)))
+            for a in architectures]
 
 
 def assemble_text(name: str, architecture: str, text: str) -> Assembled:

@@ -13,7 +13,18 @@ import pytest
 import codegen
 import derive as dr
 from codegen.cuda_device import package
-from codegen.cuda_ptx import ARCHITECTURES, Assembled, assemble, compile_kernel, kernels_of, ptxas
+from codegen.cuda_ptx import (
+    ARCHITECTURES,
+    Assembled,
+    assemble,
+    assemble_text,
+    compile_kernel,
+    kernels_of,
+    lowered,
+    pretended,
+    ptxas,
+    signature,
+)
 from derive.differentiate import derive
 from derive.errors import MissingError
 
@@ -53,7 +64,7 @@ def loaded(path: Path, name: str) -> ModuleType:
     ("sm_75", "float16", ("k1_", "rescale", "count_bad"))])
 def test_kernels_are_assembled_without_spills(architecture, dtype, some, tmp_path):
     made = module(tmp_path, f"kernels_{architecture}", dtype)
-    found = {name: assemble(made, name, architecture) for name in kernels_of(made)
+    found = {name: assemble(made, name, architecture)[0] for name in kernels_of(made)
              if name.startswith(some)}
     for one in found.values():
         assert one.spilled == 0 and one.stack == 0, one
@@ -78,6 +89,39 @@ def test_what_lies_in_16_bits_is_loaded_four_at_a_time(storage, capability, wide
     assert re.search(r"ld\.global\.v2\.[bu]32", text), name
     assert re.search(r"ld\.shared\.v4\.f32", text), "tiles are read from shared memory by fours"
     assert re.search(widened, text) and re.search(r"st\.global\.[bu]16", text)
+
+
+def test_all_architectures_share_what_does_not_depend_on_them(tmp_path):
+    """A kernel is typed and lowered once; its PTX is what numba-cuda makes for each alone."""
+    from numba import cuda
+
+    made = module(tmp_path, "shared", "float32")
+    kernel = kernels_of(made)["k1_z1"]
+    library = lowered(made, "k1_z1")
+    for capability in ((7, 5), (9, 0)):
+        with pretended(capability):
+            alone, _ = cuda.compile_ptx(kernel.py_func, signature(made, kernel), cc=capability)
+        found = library.get_asm_str(cc=capability)
+        assert f".target sm_{capability[0]}{capability[1]}" in found
+        assert without_names(found) == without_names(alone)
+
+
+def without_names(text: str) -> tuple[list[str], list[str]]:
+    """Declarations, whose order is that of a set, and instructions. Names tell how many functions
+    were compiled in this process before."""
+    lines = re.sub(r"_ZN\w+|_cudapy\w+", "name", text).splitlines()
+    return (sorted(line for line in lines if line.startswith(".")),
+            [line for line in lines if not line.startswith(".")])
+
+
+def test_a_kernel_that_spills_is_told(tmp_path):
+    """Eight blocks of 256 threads on a multiprocessor leave a thread of a product 32 registers."""
+    text = compile_kernel(module(tmp_path, "spilling", "float32"), "k1_z1", (9, 0))
+    assert assemble_text("k1_z1", "sm_90", text).spilled == 0
+    rationed = re.sub(r"(\.entry [^{]*\))\s*\{", r"\1\n.maxntid 256\n.minnctapersm 8\n{", text,
+                      count=1)
+    assert rationed != text
+    assert assemble_text("k1_z1", "sm_90", rationed).spilled > 0
 
 
 def test_occupancy_is_what_the_tightest_limit_leaves():
