@@ -11,7 +11,7 @@ each other; `codegen.races` proves of each of these trees that no two threads me
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatchmethod
 from typing import Literal
 
@@ -21,6 +21,7 @@ from codegen.block_weights import copied, padded, reading_kept
 from codegen.fuse import renamed
 from codegen.launches import Launch, parallel, reduction, whole
 from codegen.loops import If, Let, Loop, Op, Product, Statement, Store, statements
+from codegen.touches import Touched, touched
 from derive.nodes import Index
 
 Team = Literal["block", "warp"]
@@ -147,7 +148,7 @@ def threaded(launch: Launch) -> tuple[Step, ...]:
         body = _tiled(launch.body, launch.behind)
     elif launch.tiles:
         front += [Share(*tile) for tile in launch.tiles]
-        body = (*_Tile().together(launch.body), Barrier())  # the next turn writes the tiles anew
+        body = _Tile().turns(launch.body, frozenset(name for name, _ in launch.tiles))
     else:
         body = _Block().together(reading_kept(launch.body, launch.kept))
         for kept in launch.kept:
@@ -254,7 +255,38 @@ class _Block:
 
 class _Tile(_Block):
     """Spreads the statements about tiles: products over all threads of the block, the rows (or
-    columns) of a nest over its warps."""
+    columns) of a nest over its warps. It waits only where two of them touch the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.since = Touched()  # what was touched after the last barrier
+
+    def together(self, body: Sequence[Statement]) -> tuple[Step, ...]:
+        out: list[Step] = []
+        for node in body:
+            inside = isinstance(node, If) or _holds_products(node)
+            names = touched(_head(node) if inside else node)
+            if self.since.meets(names):
+                out.append(Barrier())
+                self.since = Touched()
+            self.since = self.since.and_(names)
+            out += self.steps(node)
+        return tuple(out)
+
+    def turns(self, body: Sequence[Statement], tiles: frozenset[str] | None = None
+              ) -> tuple[Step, ...]:
+        """What is done in turn after turn, each of which may meet what the one before has left;
+        between two turns of the grid only in ``tiles``: all else is another place."""
+        before = self.since
+        self.together(body)
+        self.since = before.and_(self.since if tiles is None else self.since.only(tiles))
+        out = self.together(body)
+        self.since = before.and_(self.since)
+        return out
+
+    def serial(self, node: Loop) -> Sequence[Step]:
+        head = Loop(node.index, node.start, node.stop, (), node.down)
+        return [Serial(head, self.turns(node.body))]
 
     @singledispatchmethod
     def steps(self, node: Statement) -> Sequence[Step]:
@@ -262,10 +294,29 @@ class _Tile(_Block):
 
     @steps.register
     def _loop(self, node: Loop) -> Sequence[Step]:
-        if any(isinstance(n, Product) for n in statements(node.body)):
+        if _holds_products(node):
             return self.serial(node)
-        self.dirty = True
         return [Warps(node.index, (node.start, node.stop), _Warp().together(node.body))]
+
+    @steps.register
+    def _if(self, node: If) -> Sequence[Step]:
+        before = self.since
+        yes = self.together(node.yes)
+        left, self.since = self.since, before
+        no = self.together(node.no)
+        self.since = self.since.and_(left)
+        return [Branch(node.condition, yes, no)]
+
+
+def _holds_products(node: Statement) -> bool:
+    return isinstance(node, Loop) and any(isinstance(n, Product) for n in statements(node.body))
+
+
+def _head(node: Statement) -> Statement:
+    """A branch or a loop without what is inside."""
+    if isinstance(node, If):
+        return replace(node, yes=(), no=())
+    return replace(node, body=()) if isinstance(node, Loop) else node
 
 
 class _Warp(_Block):

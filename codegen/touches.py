@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import sympy
 from sympy import Expr, S, Symbol
 
-from derive.nodes import Access, Index
+from codegen.loops import Product, Statement, Store, expressions, statements
+from derive.nodes import Access, Index, accesses
 
 
 @dataclass(frozen=True)
@@ -165,3 +166,32 @@ def _bounds(expr: Expr) -> tuple[Expr | None, Expr | None]:
         else:
             return None, None
     return low, high
+
+
+# -- by name --------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Touched:
+    """The names of tensors that statements read and write."""
+
+    read: frozenset[str] = frozenset()
+    written: frozenset[str] = frozenset()
+
+    def meets(self, other: Touched) -> bool:
+        """Whether one writes what the other touches."""
+        return bool(self.written & (other.read | other.written) or self.read & other.written)
+
+    def and_(self, other: Touched) -> Touched:
+        return Touched(self.read | other.read, self.written | other.written)
+
+    def only(self, names: frozenset[str]) -> Touched:
+        return Touched(self.read & names, self.written & names)
+
+
+def touched(node: Statement) -> Touched:
+    """What a statement and all inside it touch."""
+    read, written = set[str](), set[str]()
+    for n in statements((node,)):
+        places = [p.name for p in n.places] if isinstance(n, Product) else []
+        written |= {*places[:1], *([n.target.name] if isinstance(n, Store) else [])}
+        read |= {*places, *(a.name for e in expressions(n) for a in accesses(e))}
+    return Touched(frozenset(read), frozenset(written))
