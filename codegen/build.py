@@ -339,6 +339,8 @@ def _half(dtype: str) -> str | None:
 def _known(what: str, value: Any, known: tuple[str, ...]) -> None:
     if value not in known:
         guess = nearest(str(value), known)
+        if str(value).lower() in ("gpu", "nvidia") and "cuda" in known:
+            guess = "cuda"  # nearer by what is meant than "cpu" is by its letters
         raise DeclarationError(f"unknown {what} {value!r}", expected=" or ".join(known),
                                mend=f"did you mean {guess!r}?" if guess else None)
 

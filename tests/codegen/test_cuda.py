@@ -315,9 +315,10 @@ def test_jacobians_and_products_with_hessians(make, tmp_path):
         np.testing.assert_allclose(found, want[program.gradients[name]], rtol=1e-10, atol=1e-14)
 
 
-def test_an_unknown_device_is_named():
+@pytest.mark.parametrize("name", ["cude", "gpu"])
+def test_an_unknown_device_is_named(name):
     with pytest.raises(DeclarationError, match="did you mean 'cuda'"):
-        codegen.compile(mlp(), target="cuda", device="cude")
+        codegen.compile(mlp(), target="cuda", device=name)
 
 
 def test_a_device_tells_the_target_unless_they_contradict_each_other(tmp_path):

@@ -30,7 +30,7 @@ def test_kinds_of_kernels_agree_with_the_reference_in_numbas_simulator():
 @pytest.mark.skipif(bool(missing()), reason=missing() or "all is there")
 @pytest.mark.parametrize("name", KINDS)
 def test_kinds_of_kernels_are_assembled_without_spills(name, tmp_path):
-    """In double precision, too, in which modules test themselves."""
+    """In double precision, too, in which modules test themselves; products load by fours."""
     kind = KINDS[name]
     program = (kind.large or kind.network)()
     for dtype in ("float32", "float64"):
@@ -40,5 +40,7 @@ def test_kinds_of_kernels_are_assembled_without_spills(name, tmp_path):
         chosen = [n for n in kernels_of(made) if n in kind.assembled]
         assert chosen == [*kind.assembled]
         for kernel in chosen:
+            called = kernels_of(made)[kernel].py_func.__code__.co_names
             for one in assemble(made, kernel, "sm_90"):
                 assert one.spilled == 0 and one.shared <= SHARED, one
+                assert one.vector_loads or not any(n.startswith("tile") for n in called), one
