@@ -200,7 +200,9 @@ class Contraction:
             tuple(self.m), tuple(self.n),
         )
         out: tuple[Statement, ...] = (product,)
-        order = [i for i in self.outer if i not in self.peeled] + self.peeled
+        own = [i for i in self.outer if i not in self.peeled]
+        own.sort(key=lambda i: i != self.part)  # outermost, so that neighbours share its loop
+        order = own + self.peeled
         for index in reversed(order):
             out = (Loop(index, *self.span(index), out),)
         if self.guards.around != True:  # noqa: E712  (SymPy's true)

@@ -5,19 +5,20 @@ and u meet in one dim; but every place in it moves by a constant number of eleme
 index. So it is a nest of loops around a tile of the target that stays in registers: some indices
 that the one factor does not depend on (rows, here o), times vectors along one that the other does
 not depend on and that counts neighbours (columns, here q). Which role an index has follows from
-where it stands; no layer has a case of its own.
+where it stands; no layer has a case of its own. The one factor may be numbers (weights.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy
 from sympy import Add, Expr, Integer, Mul, S
 
 from codegen.contraction import Shapes, factors_of, strides
 from codegen.loops import HI, LO, Loop, Matrix, Nest, Product, Statement
+from codegen.weights import Table, weighted
 from derive.nodes import Access, Index, Select, SumOver
 
 LANES = 16  # elements of the widest vectors
@@ -40,6 +41,7 @@ class Direct:
     column: Index
     steps: dict[Index, tuple[int, int, int]]
     shapes: Shapes
+    tables: tuple[Table, ...] = ()  # what left is, where it is numbers
 
     @property
     def needs_start(self) -> bool:
@@ -48,16 +50,23 @@ class Direct:
 
     def nest(self) -> Nest:
         inner = [(i, self.steps[i]) for i in self.steps if i != self.column]
+        own = [i for i, (t, _, n) in inner if t and not n] + [i for i, (t, *_) in inner if not t]
+        tables = []
+        for table in self.tables:
+            axes = sorted(map(own.index, table.indices))
+            tables.append((tuple(axes), table.along([own[a] for a in axes])))
         return Nest(
             tuple((int(i.size), t, m, n) for i, (t, m, n) in inner if t and n),
             tuple((int(i.size), t, m) for i, (t, m, n) in inner if t and not n),
             int(self.column.size),
             tuple((int(i.size), m, n) for i, (t, m, n) in inner if not t),
+            tuple(tables),
         )
 
     def statements(self, accumulate: bool) -> tuple[Statement, ...]:
         """The call inside its loops; ``accumulate``: onto what the target holds."""
-        target, left, right = places = (self.target, self.left, self.right)
+        left = self.right if self.tables else self.left
+        target, _, right = places = (self.target, left, self.right)
         rows = tuple(i for i, (t, _, n) in self.steps.items() if t and not n)
         out: tuple[Statement, ...] = (Product(
             self.matrix(target), self.matrix(left), self.matrix(right), self.factor,
@@ -88,9 +97,11 @@ def direct(target: Access, factor: Expr, node: SumOver, shapes: Shapes, part: In
            ) -> Direct | None:
     """The nest that ``target += factor * node`` is, or None: where a place is guarded or does not
     move by constants, where no index counts neighbours, or where nothing is a window."""
-    found = None if isinstance(node.body, Select) else factors_of(node.body)
-    if found is None or factor.free_symbols or factor.has(Access):
+    if isinstance(node.body, Select) or factor.free_symbols or factor.has(Access):
         return None
+    found = factors_of(node.body)
+    if found is None:
+        return _by_numbers(target, factor, node, shapes, part)
     number, one, other = found
     if target.name in (one.name, other.name) or one == other:
         return None
@@ -99,6 +110,24 @@ def direct(target: Access, factor: Expr, node: SumOver, shapes: Shapes, part: In
     ways = [w for pair in ((one, other), (other, one))
             for w in _ways(target, *pair, factor*number, node.bound, shapes, part)]
     return max(ways, key=lambda way: way.rate, default=None)
+
+
+def _by_numbers(target: Access, factor: Expr, node: SumOver, shapes: Shapes, part: Index | None
+                ) -> Direct | None:
+    """The nest where one factor is numbers: its rows and its sums are written out, so each is an
+    index of one table."""
+    found = weighted(node.body, factor)
+    if found is None or found[1].name == target.name:
+        return None
+    tables, right = found
+    indices = tuple(i for table in tables for i in table.indices)
+    left = Access("numbers", *indices)
+    known = {**shapes, left.name: tuple(i.size for i in indices)}
+    for way in _ways(target, left, right, S.One, node.bound, known, part):
+        told = {i for i, (t, _, n) in way.steps.items() if not (t and n) and i != way.column}
+        if told == set(indices):
+            return replace(way, tables=tables)
+    return None
 
 
 def _ways(target: Access, left: Access, right: Access, factor: Expr, bound: Sequence[Index],

@@ -68,7 +68,8 @@ def _orders(program: Program, batch: Symbol, wanted: Collection[str]
 
 def _asked(eq: Equation, batch: Symbol) -> Iterator[tuple[Access, tuple[int, ...]]]:
     """The orders in which the products of an equation would have their tensors with rows: first
-    what is not in the tensor without rows, then what is, as it lies there."""
+    what is not in the tensor without rows (or in all three: each value of that is a product of its
+    own), then what is, as it lies there."""
     for term in Add.make_args(eq.body):
         sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
         found = factors_of(sums[0].body) if len(sums) == 1 else None
@@ -80,9 +81,9 @@ def _asked(eq: Equation, batch: Symbol) -> Iterator[tuple[Access, tuple[int, ...
         still = [a for a in three if not any(i.size == batch for i in a.where)]
         if len(still) != 1:
             continue
+        there = [i for i in still[0].where if not all(i in a.where for a in three)]
         for access in three:
             if access is not still[0] and len(set(access.where)) == len(access.where):
-                there = still[0].where
                 places = [*(i for i in access.where if i not in there),
                           *(i for i in there if i in access.where)]
                 yield access, tuple(access.where.index(i) for i in places)

@@ -86,13 +86,15 @@ class Nest:
 
     ``loops``: (turns, target, left, right); ``rows``: (turns, target, left), where the right factor
     stays; ``columns``: neighbours in target and right factor, where the left one stays; ``sums``:
-    (turns, left, right).
+    (turns, left, right). ``tables``: where the left factor is numbers, the product of these: which
+    of the rows and then the sums each table's dims count through, and its numbers.
     """
 
     loops: tuple[tuple[int, int, int, int], ...]
     rows: tuple[tuple[int, int, int], ...]
     columns: int
     sums: tuple[tuple[int, int, int], ...]
+    tables: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ class Window:
 @dataclass(frozen=True)
 class Product:
     """``target = beta*target + alpha * left @ right``: a matrix product, or (``nest``) a sum of
-    products in a nest of loops, whose matrices then only say where each of the three begins.
+    products in a nest of loops, whose matrices then only say where each of the three begins (the
+    left one where the right one does, if it is numbers).
 
     ``places`` are the accesses that it stands for (target, left, right): what is touched in each
     turn of the loops around it. ``rows`` and ``columns`` are the indices that its rows and columns

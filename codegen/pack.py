@@ -16,7 +16,7 @@ one dim or several.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import sympy
 from sympy import Add, Expr, Mul
@@ -24,33 +24,12 @@ from sympy import Add, Expr, Mul
 from codegen.contraction import conjuncts, contraction, count, factors_of, guarded
 from codegen.fetched import windowed
 from codegen.rates import RATES, Rates, Ways
-from codegen.windows import direct_choice
+from codegen.windows import Choice, Window, direct_choice
+from codegen.winograd import winograd_choice
 from derive.nodes import Access, Index, Select, SumOver, alpha_rename, fresh
 from derive.program import Equation, Program, Tensor
 
 REUSE = 4  # products that each packed element takes part in, from which on packing pays
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One way to compute a term: the equations of its further tensors (with keys by which equal
-    ones are found again), the term, and how many nanoseconds it should take."""
-
-    way: str
-    made: tuple[tuple[Hashable, Equation], ...]
-    body: Expr
-    cost: float
-
-
-@dataclass(frozen=True)
-class Window:
-    """A term ``factor * sum over bound of [conditions] number * windowed * other``."""
-
-    factor: Expr
-    bound: tuple[Index, ...]
-    conditions: tuple[Expr, ...]
-    windowed: Access
-    other: Access
 
 
 class Packing:
@@ -103,7 +82,7 @@ class Packing:
         """All ways to compute a term."""
         made = [self.patches(eq, window), self.partial(eq, window)]
         if not self.device:
-            made.append(direct_choice(self, eq, window))
+            made += [direct_choice(self, eq, window), winograd_choice(self, eq, window)]
         return [c for c in made if c is not None]
 
     def name(self, stem: str, eq: Equation) -> str:

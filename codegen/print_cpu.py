@@ -103,7 +103,11 @@ def nest_name(nest: Nest, beta: int) -> str:
 
 def nest_text(name: str, nest: Nest, beta: int) -> str:
     """The function that runs a nest."""
-    made = f"_nest({nest.loops}, {nest.rows}, {nest.columns}, {nest.sums}, {beta})"
+    made = f"_nest({nest.loops}, {nest.rows}, {nest.columns}, {nest.sums}, {beta}"
+    for axes, numbers in nest.tables:
+        shown = ", ".join(str(int(n)) if n.is_integer() else repr(n) for n in numbers)
+        made += f",\n    ({axes}, ({shown},))"
+    made += ")"
     return f"""_{name} = {made}
 if numba.config.DISABLE_JIT:
     {name} = _{name}

@@ -19,21 +19,22 @@ from derive import __version__
 from derive.errors import DataError
 from derive.files import write_atomically
 
-WAYS = ("auto", "product", "direct")
+WAYS = ("auto", "product", "direct", "winograd")
 Ways = str | tuple[tuple[str, str], ...]  # one for all equations, or for each by name
 
 
 @dataclass(frozen=True)
 class Rates:
     """Nanoseconds for a multiplication with its addition in a matrix product, and in a nest of
-    loops; and for an element of windows copied, of windows summed, and of a border or a transposed
-    copy. (As measured on an AMD EPYC with AVX-512.)"""
+    loops; and for an element of windows copied, of windows summed, of a border or a transposed copy,
+    and of tiles transformed (before the products of Winograd's, or behind). (As measured on an AMD EPYC with AVX-512.)"""
 
     product: float = 0.0175
     direct: float = 0.0175
     patch: float = 0.7
     partial: float = 0.7
     border: float = 0.3
+    transform: float = 0.08
 
 
 RATES = Rates()

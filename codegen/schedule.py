@@ -19,10 +19,13 @@ from typing import Literal
 from sympy import Expr, Symbol
 
 from codegen.recompute import is_again
-from codegen.shares import is_share, share_index
+from codegen.shares import is_packed, is_share, share_index
 from codegen.tiles import Sweep
 from derive.nodes import Index, accesses
 from derive.program import Equation, Group, Program
+
+
+FEW = 8  # values of an index below which what is packed is not split over it
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,10 @@ def _phases(program: Program, groups: Sequence[Group], batch: Symbol | None, col
 
     while todo:
         before = len(todo)
+        ahead, others = _take_ahead(todo, done, sizes, batch)
+        if ahead:
+            todo = add("pieces", ahead, others)
+            continue
         rows, rest = _take_rows(todo, done, sizes, batch)
         if columns:
             assert batch is not None
@@ -219,6 +226,23 @@ def _group_row(group: Group, sizes: dict[str, tuple], batch: Symbol) -> Index | 
     return next(iter(rows)) if len(rows) == 1 else None
 
 
+def _take_ahead(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
+                batch: Symbol | None) -> tuple[list[Task], list[Group]]:
+    """What is packed of ready tensors without rows, where rows would be cut to wait for it."""
+    packed = [g for g in todo if is_packed(g.equations[0].tensor)
+              and not any(i.size == batch for i in g.equations[0].indices)]
+    if batch is None or not packed:
+        return [], list(todo)
+    tasks, _ = _take_pieces(packed, done, sizes, batch)
+    taken = {id(t.group) for t in tasks}
+    rest = [g for g in todo if id(g) not in taken]
+    names = {t.group.equations[0].name for t in tasks}
+    if not tasks or len(_take_rows(rest, done | names, sizes, batch)[0]) <= len(
+            _take_rows(todo, done, sizes, batch)[0]):
+        return [], list(todo)
+    return tasks, rest
+
+
 def _take_pieces(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
                  batch: Symbol | None) -> tuple[list[Task], list[Group]]:
     """Everything that is ready and is not better left to the next phase over rows."""
@@ -293,8 +317,13 @@ def _column(eq: Equation, new: Collection[str], split: Mapping[str, int | None],
 
 
 def _piece(group: Group) -> Index | None:
-    """The index that a task of its own phase is split over: the first one."""
+    """The index that a task of its own phase is split over: the first one, and of what is packed
+    the first of more than a few values, for loops over few may be written out, but not the last
+    one, along which vectors run."""
     if group.recurrent:
         return None
     eq = group.equations[0]
+    large = [i for i in eq.indices[:-1] if not i.size.is_Integer or i.size >= FEW]
+    if is_packed(eq.tensor) and large:
+        return large[0]
     return eq.indices[0] if eq.indices else None

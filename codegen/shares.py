@@ -34,7 +34,8 @@ def is_share(tensor: Tensor) -> bool:
     return tensor.origin is not None and tensor.origin[0] == "share"
 
 
-def _is_packed(tensor: Tensor) -> bool:
+def is_packed(tensor: Tensor) -> bool:
+    """Whether a tensor was made of an equation for the sake of its kernels."""
     return tensor.origin is not None and tensor.origin[0] == "packed"
 
 
@@ -57,7 +58,7 @@ def shared_sums(program: Program, batch: Symbol | None, wanted: bool | None = No
         whole = eq.name in recurrent or is_share(eq.tensor)
         cut = None if whole else _cut(eq, program, batch, smallest)
         equations += [eq] if cut is None else cut
-        if cut is not None and _is_packed(eq.tensor) and isinstance(cut[1].body, SumOver):
+        if cut is not None and is_packed(eq.tensor) and isinstance(cut[1].body, SumOver):
             copied.add(eq.name)
     equations = _read_once(equations, copied)
     tensors = {**program.tensors, **{eq.name: eq.tensor for eq in equations}}
@@ -98,7 +99,7 @@ def _cut(eq: Equation, program: Program, batch: Symbol, smallest: int
     made = [program.tensors[n].shape for n in eq.reads if n in program.defined]
     if max((_count(s) for s in made if batch in s), default=-1) < smallest:
         return None
-    of = eq.tensor.origin[1] if eq.tensor.origin and _is_packed(eq.tensor) else eq.name
+    of = eq.tensor.origin[1] if eq.tensor.origin and is_packed(eq.tensor) else eq.name
     tensor = Tensor(program.unused(f"_share_{eq.name}"), eq.tensor.indices, origin=("share", of))
     number = fresh(Index("n", PARTS), {i.name for i in eq.indices})
     total = SumOver(tensor.at(number, *eq.indices), number)
@@ -119,7 +120,7 @@ def _summed_often(eq: Equation) -> bool:
     """Whether each element is a sum of many products in every row, so that the row's share of the
     result is in the cache for long, however large it is."""
     inner = bound_indices(eq.body)
-    return _is_packed(eq.tensor) and _count(tuple(i.size for i in inner)) >= OFTEN
+    return is_packed(eq.tensor) and _count(tuple(i.size for i in inner)) >= OFTEN
 
 
 def _count(shape: tuple[Expr, ...]) -> int:

@@ -17,6 +17,7 @@ factor, which is copied with that dim last, as it is in the sum's own tensor:
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sympy
@@ -29,9 +30,31 @@ from derive.nodes import Access, Index, Select, SumOver, fresh
 from derive.program import Equation, Tensor
 
 if TYPE_CHECKING:
-    from codegen.pack import Choice, Packing, Window
+    from codegen.pack import Packing
 
 Made = tuple[tuple[Hashable, Equation], ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to compute a term: the equations of its further tensors (with keys by which equal
+    ones are found again), the term, and how many nanoseconds it should take."""
+
+    way: str
+    made: Made
+    body: Expr
+    cost: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """A term ``factor * sum over bound of [conditions] number * windowed * other``."""
+
+    factor: Expr
+    bound: tuple[Index, ...]
+    conditions: tuple[Expr, ...]
+    windowed: Access
+    other: Access
 
 
 def direct_choice(packing: Packing, eq: Equation, w: Window) -> Choice | None:
@@ -86,7 +109,7 @@ def _bordered(packing: Packing, eq: Equation, w: Window) -> tuple[Access, Made] 
     shape = packing.shapes[w.windowed.name]
     ends = [None if isinstance(e, Index) else _ends(e, size)
             for e, size in zip(w.windowed.where, shape, strict=True)]
-    if not _bounds_alone(w, shape) or any(
+    if not bounds_alone(w, shape) or any(
             e is None and not isinstance(p, Index)
             for e, p in zip(ends, w.windowed.where, strict=True)):
         return None
@@ -128,7 +151,7 @@ def _ends(place: Expr, size: Expr) -> tuple[int, int] | None:
     return int(found[0]), int(found[1])
 
 
-def _bounds_alone(w: Window, shape: Iterable[Expr]) -> bool:
+def bounds_alone(w: Window, shape: Iterable[Expr]) -> bool:
     """Whether the conditions say no more than that the places are there."""
     known = set()
     for place, size in zip(w.windowed.where, shape, strict=True):
