@@ -3,7 +3,8 @@
     python benchmarks/convolution.py [--cache FOLDER] [--sizes 32-64-14,8-16-14]
 
 Prints microseconds for a row of the batch on one thread (kernel 3×3, padding 1, single precision),
-and the share of the products' peak that its multiplications reach. Sizes are channels in, channels
+and the rate of the sum's own operations (18 for each channel in, channel out and pixel, whatever
+the way does instead: "-" where it cannot be taken). Sizes are channels in, channels
 out, pixels along a side. Kernels that are in the cache are not compiled again, so that a second
 run measures only.
 """
@@ -56,6 +57,9 @@ def main() -> None:
             kind = KINDS.get(name.rstrip("0123456789"))
             cells = []
             for way in ways:
+                if way not in packing.possible[name]:
+                    cells.append(f"{'-':>12}{'-':>9}")
+                    continue
                 took = seconds(packing.program, packing.program[name], way, "float32",
                                cache_folder(args.cache))
                 cells.append(f"{took*1e6:12.2f}{flop/took/1e9:9.1f}")

@@ -45,6 +45,9 @@ SCHEDULES = {
     "two parts, windows as products": (2, Storage(windows="product")),
     "two parts, windows direct, every tensor kept": (2, Storage(windows="direct", reuse=False)),
     "three parts, windows direct, shares": (3, Storage(windows="direct", shares=True)),
+    "two parts, windows by tiles, every tensor kept": (2, Storage(windows="winograd",
+                                                                  reuse=False)),
+    "three parts, windows by tiles, blocks of one row": (3, Storage(windows="winograd", block=1)),
 }
 
 

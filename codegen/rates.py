@@ -34,7 +34,7 @@ class Rates:
     patch: float = 0.7
     partial: float = 0.7
     border: float = 0.3
-    transform: float = 0.08
+    transform: float = 0.13
 
 
 RATES = Rates()

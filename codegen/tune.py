@@ -21,6 +21,7 @@ from codegen.pack import Packing
 from codegen.pipeline import compile_program
 from codegen.rates import RATES, Kept, Rates, read_kept, write_kept
 from codegen.taps import single_taps
+from codegen.winograd import CALL, SIZE, STEP
 from derive.layers import convolution, dense
 from derive.network import Network
 from derive.nodes import IntegerAccess, accesses
@@ -102,7 +103,7 @@ def seconds(program: Program, eq: Equation, way: str, dtype: str, folder: Path) 
 
 
 def measured_rates(folder: Path) -> Rates:
-    """The rates of this machine, from a product, a convolution both ways, and a copy."""
+    """The rates of this machine, from a product, a convolution each way, and a copy."""
     size, low, high, kernel = 14, 16, 32, 3
 
     def each(net: Network, name: str, way: str) -> float:
@@ -122,8 +123,17 @@ def measured_rates(folder: Path) -> Rates:
     b, i, j = x.indices
     copied.define("y", (b, j, i), x[b, i, j] + 1)
     border = each(copied, "y", "auto")/(64*128)
-    # a difference of two times is nothing on a busy machine: then the stated proportion stands
-    stated = RATES.patch*product/RATES.product
-    patch = patch if patch > stated/10 else stated
+    tiles = (SIZE*size//STEP)**2
+    beside = tiles*low*high*product + border*((size + 2)**2*low + size**2*high) + CALL*SIZE**2
+    transform = (each(windows, "y1", "winograd") - beside)/(tiles*(low + high))
+    slower = product/RATES.product
+
+    def sure(difference: float, stated: float) -> float:
+        """A difference of times, which is nothing on a busy machine: then the stated proportion
+        stands."""
+        return difference if difference > stated*slower/10 else stated*slower
+
+    patch = sure(patch, RATES.patch)
     return Rates(product=product, direct=direct, patch=patch,
-                 partial=patch*RATES.partial/RATES.patch, border=border)
+                 partial=patch*RATES.partial/RATES.patch, border=border,
+                 transform=sure(transform, RATES.transform))

@@ -37,6 +37,7 @@ HALF = Rational(1, 2)
 INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 KERNEL = ((1, 0, 0), (HALF, HALF, HALF), (HALF, -HALF, HALF), (0, 0, 1))
 OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))
+CALL = 30.0  # nanoseconds of a product beside its multiplications
 STEP, SIZE = 2, 4  # of the results that a tile has along a dim, of the elements that it reads
 
 
@@ -207,8 +208,8 @@ class _Rewriting:
                            SumOver(weights*turned, one.tap, two.tap))
 
     def cost(self) -> float:
-        """Nanoseconds for a row: tiles transformed, multiplied and transformed back, the copies
-        with and without a border; the kernel's share of a batch."""
+        """Nanoseconds: tiles transformed, multiplied and transformed back, the copies with and
+        without a border, calls of products, and the kernel, once."""
         rates, t = self.packing.rates, self.t
         tiles = SIZE*SIZE*count([*t.batch, *self.tiles])
         inputs, outputs = tiles*count(t.channels), tiles*count(t.outs)
@@ -218,4 +219,4 @@ class _Rewriting:
         rate = columns/(-(-columns//LANES)*LANES)
         return (rates.transform*(inputs + outputs + weights)
                 + rates.border*(copied + count(self.eq.indices))
-                + rates.product*inputs*columns/rate)
+                + rates.product*inputs*columns/rate + CALL*SIZE*SIZE*count(t.batch))

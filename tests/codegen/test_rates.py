@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from codegen.pack import Packing
 from codegen.pipeline import compile_program
 from codegen.rates import RATES, Kept, Rates, kept_file, read_kept, write_kept
 from codegen.taps import single_taps
+from codegen.winograd import CALL
 from derive.errors import DataError, DeclarationError
 from derive.optimizers import sgd
 from derive.program import Program
@@ -102,7 +104,7 @@ def test_tuning_takes_the_fastest_and_measures_once(program: Program, tmp_path: 
     for _ in range(2):
         found = tune.tuned(program, Storage(), directory=tmp_path)
         assert dict(found.windows) == {"y1": "product", "_d_K1": "product"}
-    assert len(asked) == 4
+    assert len(asked) == 5
     assert read_kept(tmp_path).rates == SLOW_PACKING
 
 
@@ -120,9 +122,26 @@ def test_a_stopwatch_runs_each_way(program: Program, tmp_path: Path,
     monkeypatch.setattr(tune, "REPEATS", 1)
     packing = Packing(single_taps(program))
     packing.run()
-    assert packing.possible["y1"] == {"product", "direct"}
+    assert packing.possible["y1"] == {"product", "direct", "winograd"}
     took = tune.seconds(packing.program, packing.program["y1"], "direct", "float32", tmp_path)
     assert 0 < took < 1
+
+
+def test_rates_are_taken_from_every_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By a stopwatch that tells times as the model predicts them, the rates come out again; by one
+    for which tiles cost nothing, the stated proportion stands."""
+    tiles, stated = 49*16, Rates(0.02, 0.03, 0.5, 0.5, 0.2, 0.1)
+    beside = tiles*16*32*0.02 + 0.2*(16*16*16 + 14*14*32) + CALL*16
+    took = {("z1", "product"): 512**2*0.02, ("y1", "direct"): 14**2*16*32*9*0.03,
+            ("y1", "product"): 14**2*16*9*(32*0.02 + 0.5), ("y", "auto"): 64*128*0.2,
+            ("y1", "winograd"): beside + tiles*48*0.1}
+    monkeypatch.setattr(tune, "seconds", lambda program, eq, way, dtype, folder:
+                        took[eq.name, way]*1e-9)
+    found = tune.measured_rates(tmp_path)
+    assert all(abs(a - b) < 1e-9 for a, b in zip(astuple(found), astuple(stated), strict=True))
+    took["y1", "winograd"] = beside
+    assert abs(tune.measured_rates(tmp_path).transform*RATES.product
+               - RATES.transform*0.02) < 1e-9
 
 
 @pytest.mark.parametrize("wrong", ["yes", 0, -1.0, float("nan")])

@@ -1,0 +1,232 @@
+"""Winograd's F(2×2, 3×3): the equations that it makes of a sum over windows, their kernels, what it
+is not for, and when it is chosen. (Every tensor under it as under the other ways: test_windows.py.)
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sympy
+
+import derive as dr
+from codegen import winograd
+from codegen.direct import direct
+from codegen.memory import Storage
+from codegen.module import load, render
+from codegen.pack import Packing, pack
+from codegen.pipeline import compile_program, show
+from codegen.rates import RATES, Rates
+from codegen.taps import single_taps
+from codegen.weights import Table, weighted
+from derive.nodes import Access, Index, SumOver
+from derive.optimizers import sgd
+from derive.points import random_values
+from derive.program import Program
+from derive.reference import evaluate
+from tests.codegen.support import interpreted, wrong_kernels
+from tests.codegen.test_windows import convolution, derived
+
+TILES = Storage(windows="winograd")
+
+
+def ways(program: Program, rates: Rates = RATES) -> tuple[dict[str, Any], dict[str, str]]:
+    """The ways that there are for each sum, and those chosen."""
+    packing = Packing(single_taps(program), rates=rates)
+    packing.run()
+    return packing.possible, packing.chosen
+
+
+@pytest.mark.parametrize("matrix", [winograd.INPUT, winograd.KERNEL, winograd.OUTPUT])
+def test_an_entry_is_the_matrixs_at_every_index(matrix: Any):
+    row, column = Index("m", len(matrix)), Index("i", len(matrix[0]))
+    entry = winograd.entry(matrix, row, column)
+    for m, numbers in enumerate(matrix):
+        for i, number in enumerate(numbers):
+            assert entry.xreplace({row: sympy.Integer(m), column: sympy.Integer(i)}) == number
+
+
+def test_the_matrices_give_the_sum_of_three_products_for_two_neighbours():
+    """A (G g · B d) = (d₀g₀ + d₁g₁ + d₂g₂, d₁g₀ + d₂g₁ + d₃g₂), as polynomials."""
+    d, g = sympy.symbols("d:4"), sympy.symbols("g:3")
+    a, b, k = map(sympy.Matrix, (winograd.OUTPUT, winograd.INPUT, winograd.KERNEL))
+    found = a*(k*sympy.Matrix(g)).multiply_elementwise(b*sympy.Matrix(d))
+    want = [sum(d[p + u]*g[u] for u in range(3)) for p in range(2)]
+    assert all(sympy.expand(x - y) == 0 for x, y in zip(found, want, strict=True))
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2, (2, 0)])
+@pytest.mark.parametrize("size", [(3, 5), (6, 4), (7, 11)])
+def test_the_equations_have_the_values_of_the_sum(size: tuple[int, int], padding: Any,
+                                                  tmp_path: Path):
+    """Results of 1, even, odd and prime sizes; every tensor of the rewritten program in the
+    reference evaluator, and both gradients of its kernels, in double precision."""
+    program = derived(convolution(2, size, 3, 3, padding=padding))
+    packed = pack(single_taps(program), "winograd")
+    assert any(name.startswith("_results_y") for name in packed.tensors)
+    values = random_values(program, 1, {"B": 2})
+    want, found = (evaluate(p, values, sizes={"B": 2}) for p in (program, packed))
+    made = compile_program(program, sgd(), ("gradient",), storage=TILES)
+    with interpreted():
+        model = load(render(made, "float64", False), tmp_path).Model()
+        model.w = np.full(100_000, np.nan)
+        for name, view in model.parameters.items():
+            view[...] = values[name]
+        given = {t.name: values[t.name] for t in program.given if t.role == "input"}
+        compiled = model.gradients(**given)
+    for name, value in want.items():
+        assert np.abs(found[name] - value).max() <= 1e-12*np.abs(value).max(), name
+    for name, gradient in compiled.items():
+        value = want[program.gradients[name]]
+        assert np.abs(gradient - value).max() <= 1e-12*np.abs(value).max(), name
+
+
+def test_kernels_by_tiles_agree_with_numeric_differentiation(tmp_path: Path):
+    net = dr.Network("two")
+    h = dr.tanh(dr.conv2d(net.input("x", "B", 2, 7, 6), 3, 3, padding=1))
+    h = dr.conv2d(h, 2, 3)
+    net.loss(dr.mean(h.tensor.access**2, *h.indices))
+    made = compile_program(dr.derive(net), sgd(), storage=TILES)
+    assert [way for _, way in made.windows].count("winograd") == 3
+    with interpreted():
+        rows = load(render(made, "float64", False), tmp_path).self_test()
+    assert rows and all(count["pass"] and not count["fail"] for _, _, count, _ in rows)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_convolutions_in_random_schedules(seed: int, tmp_path: Path):
+    draw = random.Random(seed)
+    channels, size = draw.randint(1, 5), (draw.randint(2, 9), draw.randint(2, 9))
+    net = dr.Network("random")
+    h = net.parameter("X", "B", channels, *size)
+    for _ in range(2):
+        h = dr.convolution(h, draw.randint(1, 9), draw.choice((3, 3, (3, 1))),
+                           padding=draw.randint(1, 2), stride=draw.choice((1, 1, 1, 2)))
+        h = draw.choice((dr.tanh, lambda one: one))(h)
+    net.loss(dr.sum(dr.sin(h.tensor.access), *h.indices))
+    program = derived(net.program())
+    rows = draw.randint(1, 5)
+    values = random_values(program, seed, {"B": rows})
+    storage = Storage(windows="winograd", block=draw.choice((None, 1, 2)),
+                      shares=draw.choice((None, True, False)), reuse=draw.choice((True, False)))
+    assert not wrong_kernels(program, values, tmp_path, draw.choice((1, 2, 3)), {"B": rows},
+                             storage=storage)
+
+
+@pytest.mark.parametrize("kernel, settings", [
+    (3, {"stride": 2}), (3, {"dilation": 2}), (5, {"padding": 2}), ((3, 1), {}), (2, {}),
+    (3, {"groups": 2}), (3, {"groups": 4, "padding": 1})])
+def test_what_it_is_not_for_goes_another_way(kernel: Any, settings: dict[str, Any]):
+    program = derived(convolution(4, (7, 8), 4, kernel, **settings))
+    possible, _ = ways(program)
+    assert possible and not any("winograd" in each for each in possible.values())
+    made = compile_program(program, sgd(), ("gradient",), storage=TILES)
+    assert set(dict(made.windows).values()) <= {"direct", "product"}
+
+
+def test_nor_are_the_gradient_of_a_kernel_and_windows_in_one_dim():
+    possible, _ = ways(derived(convolution(4, (8, 8), 4, 3, padding=1)))
+    assert {n: "winograd" in each for n, each in possible.items()} == {
+        "y1": True, "_d_X": True, "_d_K1": False}
+    possible, _ = ways(derived(convolution(4, (9,), 4, 3, padding=1)))
+    assert not any("winograd" in each for each in possible.values())
+
+
+def test_it_is_chosen_from_some_channels_on():
+    few, _ = (ways(derived(convolution(c, (4, 4), 2*c, 3, padding=1)))[1] for c in (4, 32))
+    many = ways(derived(convolution(32, (14, 14), 64, 3, padding=1)))[1]
+    assert few["y1"] == few["_d_X"] == "direct"
+    assert many["y1"] == many["_d_X"] == "winograd" and many["_d_K1"] != "winograd"
+
+
+def test_its_rate_decides():
+    program = derived(convolution(32, (14, 14), 64, 3, padding=1))
+    assert ways(program, Rates(transform=5.0))[1]["y1"] == "direct"
+    assert ways(program, Rates(direct=5.0, patch=50.0, partial=50.0))[1]["y1"] == "winograd"
+
+
+def test_a_kernel_is_transformed_once_a_step_and_rows_wait_for_nothing_else():
+    """In a phase in front, split over channels; then all rows in one phase, as without tiles."""
+    net = dr.Network("two")
+    h = dr.relu(dr.conv2d(net.input("x", "B", 1, 8, 8), 16, 3, padding=1))
+    h = dr.relu(dr.conv2d(h, 16, 3, padding=1))
+    net.loss(dr.mean(h.tensor.access**2, *h.indices))
+    program = dr.derive(net)
+
+    def phases(way: str) -> list[Any]:
+        made = compile_program(program, sgd(), ("gradient",), storage=Storage(windows=(
+            ("y1", "direct"), ("y2", way), ("_d_h1", way))))
+        return list(made.entries["gradient"].schedule.phases)
+
+    tiles = phases("winograd")
+    made = [[t.group.equations[0].name for t in phase.tasks] for phase in tiles]
+    assert {"_turned_y2", "_kernel_y2", "_kernel_d_h1"} <= set(made[0])
+    assert [p.kind for p in tiles][:2] == ["pieces", "rows"] and "y2" in made[1]
+    parts = {t.group.equations[0].name: t.part for t in tiles[0].tasks}
+    assert parts["_kernel_y2"] is not None and parts["_kernel_y2"].size == 16
+    assert sum(p.kind == "rows" for p in tiles) == sum(p.kind == "rows" for p in phases("direct"))
+
+
+def test_products_are_matrix_products_and_transforms_nests_of_numbers():
+    program = derived(convolution(8, (6, 6), 8, 3, padding=1))
+    made = compile_program(program, sgd(), ("forward",), storage=TILES)
+    text = render(made)
+    kernels = text.partition("# -- kernels")[2].partition("# -- phases")[0]
+    product = kernels.partition("k1_products_y1(")[2].partition("\ndef ")[0]
+    assert "gemm(9, 8, 8, F(1)" in product
+    assert "(1, 0, -1, 0, 0, 1, 1, 0, 0, -1, 1, 0, 0, 1, 0, -1,)" in text
+    assert "y1 winograd" in " ".join(text.split())
+    assert max(map(len, text.partition('"""')[2].partition('"""')[0].splitlines())) <= 98
+    assert "_results_y1" in show(derived(convolution(64, (14, 14), 64, 3, padding=1)), "packed")
+
+
+# -- sums with numbers for a factor ---------------------------------------------------------------
+M, I, C, B = Index("m", 3), Index("i", 4), Index("c", 5), Index("b", sympy.Symbol("B"))
+SHAPES = {"T": (M.size, C.size), "X": (I.size, C.size), "Y": (B.size, C.size)}
+POWER = (M + 1)**I / 2
+
+
+def test_an_expression_of_indices_is_a_table():
+    tables, access = weighted(3*POWER*Access("X", I, C), sympy.S.One)
+    assert access == Access("X", I, C)
+    (table,) = tables
+    want = 3*np.arange(1, 4)**np.arange(4)[:, None]/2
+    assert table == Table((I, M), tuple(want.ravel()))
+    assert table.along((M, I)) == tuple(want.T.ravel())
+
+
+@pytest.mark.parametrize("summand", [
+    Access("X", I, C), POWER*Access("X", I, C)*Access("Z", C), Access("g", M)*Access("X", I, C),
+    sympy.sqrt(I + 1)*Access("X", I, C), B*Access("Y", B, C), (M + I)*(I + 1)*Access("X", I, C),
+    Index("j", 300)*Access("X", I, C), sympy.Symbol("B")*M*Access("X", I, C)])
+def test_what_is_no_table(summand: sympy.Expr):
+    assert weighted(summand, sympy.S.One) is None
+
+
+def test_a_sum_with_a_table_is_a_nest_where_the_table_tells_every_row_and_sum():
+    nest = direct(Access("T", M, C), sympy.S.One, SumOver(POWER*Access("X", I, C), I), SHAPES)
+    assert nest is not None and nest.nest().tables[0][0] == (0, 1)
+    for body in (M*Access("X", I, C), I*Access("X", I, C)):  # a row, or the sum, in no table
+        assert direct(Access("T", M, C), sympy.S.One, SumOver(body, I), SHAPES) is None
+
+
+@pytest.mark.parametrize("columns", [1, 5, 16, 37])
+def test_a_nest_of_numbers_compiled(columns: int, tmp_path: Path):
+    """Two tables with rows of zeros and numbers that are no 0 or 1, in vectors that are cut."""
+    net = dr.Network("tables")
+    x = net.input("x", "B", 3, 4, columns)
+    b, i, j, c = x.indices
+    m, n = dr.indices("m:2 n:3")
+    y = net.define("y", (b, m, n, c), dr.sum(
+        sympy.Rational(1, 3)*(m*(i - 1))*(n - j)**2*x[b, i, j, c], i, j))
+    made = compile_program(net.program(), sgd(), ("forward",), ("y",))
+    text = render(made)
+    assert "direct_6x" in text
+    model = load(text, tmp_path).Model()
+    values = np.random.default_rng(0).standard_normal((2, 3, 4, columns)).astype("f")
+    found = np.array(model.forward(x=values)["y"])
+    want = evaluate(net.program(), {"x": values.astype(float)})[y.name]
+    assert np.abs(found - want).max() <= 1e-6*np.abs(want).max()
