@@ -58,7 +58,7 @@ def windows_text(compiled: Compiled, below: bool) -> str:
     if not compiled.windows:
         return ""
     ways = ", ".join(f"{name} {way}" for name, way in compiled.windows)
-    line = f"Sums over windows (as products of packed ones, direct, or by Winograd's tiles): {ways}."
+    line = f"Sums over windows (products of packed ones, direct, or Winograd's tiles): {ways}."
     return ("\n" if below else "") + "\n".join(textwrap.wrap(line, 98))
 
 

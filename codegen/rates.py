@@ -26,8 +26,8 @@ Ways = str | tuple[tuple[str, str], ...]  # one for all equations, or for each b
 @dataclass(frozen=True)
 class Rates:
     """Nanoseconds for a multiplication with its addition in a matrix product, and in a nest of
-    loops; and for an element of windows copied, of windows summed, of a border or a transposed copy,
-    and of tiles transformed (before the products of Winograd's, or behind). (As measured on an AMD EPYC with AVX-512.)"""
+    loops; and for an element of windows copied, of windows summed, of a border or a transposed
+    copy, and of tiles transformed (as measured on an AMD EPYC with AVX-512)."""
 
     product: float = 0.0175
     direct: float = 0.0175

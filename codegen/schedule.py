@@ -24,7 +24,6 @@ from codegen.tiles import Sweep
 from derive.nodes import Index, accesses
 from derive.program import Equation, Group, Program
 
-
 FEW = 8  # values of an index below which what is packed is not split over it
 
 

@@ -49,7 +49,7 @@ def weighted(summand: Expr, factor: Expr) -> tuple[tuple[Table, ...], Access] | 
             or any(not i.size.is_Integer for i in indices)
             or prod(int(i.size) for i in indices) > MOST):
         return None
-    tables = []
+    tables: list[Table] = []
     for part in found:
         numbers = _numbers(part, S.One if tables else number)
         if numbers is None:

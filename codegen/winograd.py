@@ -27,7 +27,7 @@ from sympy import Expr, Integer, Mod, Rational, S
 from codegen.contraction import contraction, count
 from codegen.direct import LANES
 from codegen.windows import Choice, Window, bounds_alone
-from derive.nodes import Access, Index, Select, SumOver, fresh
+from derive.nodes import Index, Select, SumOver, fresh
 from derive.program import Equation, Tensor
 
 if TYPE_CHECKING:
@@ -99,11 +99,10 @@ def winograd_choice(packing: Packing, eq: Equation, w: Window) -> Choice | None:
 
 def _tiling(packing: Packing, eq: Equation, w: Window) -> Tiling | None:
     shape = packing.shapes[w.windowed.name]
-    sides = [_side(dim, e, eq, w) for dim, e in enumerate(w.windowed.where)
-             if not isinstance(e, Index)]
+    sides = [side for dim, e in enumerate(w.windowed.where) if (side := _side(dim, e, eq, w))]
     plain = [e for e in w.windowed.where if isinstance(e, Index)]
     places = w.other.where
-    if (len(sides) != 2 or None in sides or not bounds_alone(w, shape)
+    if (len(sides) != 2 or len(plain) + 2 != len(w.windowed.where) or not bounds_alone(w, shape)
             or not all(isinstance(e, Index) for e in places) or len(set(places)) < len(places)):
         return None
     known = (sides[0], sides[1])

@@ -184,33 +184,34 @@ def test_products_are_matrix_products_and_transforms_nests_of_numbers():
 
 
 # -- sums with numbers for a factor ---------------------------------------------------------------
-M, I, C, B = Index("m", 3), Index("i", 4), Index("c", 5), Index("b", sympy.Symbol("B"))
-SHAPES = {"T": (M.size, C.size), "X": (I.size, C.size), "Y": (B.size, C.size)}
-POWER = (M + 1)**I / 2
+ROW, SUM, COLUMN = Index("m", 3), Index("i", 4), Index("c", 5)
+MANY = Index("b", sympy.Symbol("B"))
+SHAPES = {"T": (ROW.size, COLUMN.size), "X": (SUM.size, COLUMN.size)}
+POWER, X = (ROW + 1)**SUM / 2, Access("X", SUM, COLUMN)
 
 
 def test_an_expression_of_indices_is_a_table():
-    tables, access = weighted(3*POWER*Access("X", I, C), sympy.S.One)
-    assert access == Access("X", I, C)
+    tables, access = weighted(3*POWER*X, sympy.S.One)
+    assert access == X
     (table,) = tables
     want = 3*np.arange(1, 4)**np.arange(4)[:, None]/2
-    assert table == Table((I, M), tuple(want.ravel()))
-    assert table.along((M, I)) == tuple(want.T.ravel())
+    assert table == Table((SUM, ROW), tuple(want.ravel()))
+    assert table.along((ROW, SUM)) == tuple(want.T.ravel())
 
 
 @pytest.mark.parametrize("summand", [
-    Access("X", I, C), POWER*Access("X", I, C)*Access("Z", C), Access("g", M)*Access("X", I, C),
-    sympy.sqrt(I + 1)*Access("X", I, C), B*Access("Y", B, C), (M + I)*(I + 1)*Access("X", I, C),
-    Index("j", 300)*Access("X", I, C), sympy.Symbol("B")*M*Access("X", I, C)])
+    X, POWER*X*Access("Z", COLUMN), Access("g", ROW)*X, sympy.sqrt(SUM + 1)*X,
+    MANY*Access("Y", MANY, COLUMN), sympy.Mul(ROW + SUM, SUM + 1)*X, Index("j", 300)*X,
+    sympy.Symbol("B")*ROW*X])
 def test_what_is_no_table(summand: sympy.Expr):
     assert weighted(summand, sympy.S.One) is None
 
 
 def test_a_sum_with_a_table_is_a_nest_where_the_table_tells_every_row_and_sum():
-    nest = direct(Access("T", M, C), sympy.S.One, SumOver(POWER*Access("X", I, C), I), SHAPES)
+    nest = direct(Access("T", ROW, COLUMN), sympy.S.One, SumOver(POWER*X, SUM), SHAPES)
     assert nest is not None and nest.nest().tables[0][0] == (0, 1)
-    for body in (M*Access("X", I, C), I*Access("X", I, C)):  # a row, or the sum, in no table
-        assert direct(Access("T", M, C), sympy.S.One, SumOver(body, I), SHAPES) is None
+    for body in (ROW*X, SUM*X):  # the sum, or a row, is in no table
+        assert direct(Access("T", ROW, COLUMN), sympy.S.One, SumOver(body, SUM), SHAPES) is None
 
 
 @pytest.mark.parametrize("columns", [1, 5, 16, 37])
