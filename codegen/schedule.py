@@ -257,8 +257,9 @@ def _take_pieces(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
             rest.append(group)
             continue
         tasks.append(Task(group, _piece(group)))
-        if tasks[-1].part is not None:
-            split.add(group.equations[0].name)
+        eq = group.equations[0]
+        if tasks[-1].part is not None and tasks[-1].part == eq.indices[0]:
+            split.add(eq.name)
     return tasks, rest
 
 
@@ -317,12 +318,12 @@ def _column(eq: Equation, new: Collection[str], split: Mapping[str, int | None],
 
 def _piece(group: Group) -> Index | None:
     """The index that a task of its own phase is split over: the first one, and of what is packed
-    the first of more than a few values, for loops over few may be written out, but not the last
-    one, along which vectors run."""
+    without rows the first of more than a few values, for loops over few may be written out, but
+    not the last one, along which vectors run."""
     if group.recurrent:
         return None
     eq = group.equations[0]
-    large = [i for i in eq.indices[:-1] if not i.size.is_Integer or i.size >= FEW]
-    if is_packed(eq.tensor) and large:
-        return large[0]
-    return eq.indices[0] if eq.indices else None
+    split = list(eq.indices)
+    if is_packed(eq.tensor) and all(i.size.is_Integer for i in (*eq.indices, *eq.bound)):
+        split = [i for i in eq.indices[:-1] if i.size >= FEW] or split
+    return split[0] if split else None

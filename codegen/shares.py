@@ -70,7 +70,7 @@ def _read_once(equations: list[Equation], totals: Collection[str]) -> list[Equat
     known = {eq.name: eq.body for eq in equations if eq.name in totals}
     out: list[Equation] = []
     for eq in equations:
-        read = [n for n in eq.reads if n in known]
+        read = [n for n in eq.reads if n in known and not eq.body.has(SumOver)]
         if len(read) == 1 and eq.name not in known:
             (place,) = (a for a in accesses(eq.body) if a.name == read[0])
             total = known[read[0]]
