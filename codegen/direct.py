@@ -134,7 +134,8 @@ def _ways(target: Access, left: Access, right: Access, factor: Expr, bound: Sequ
           shapes: Shapes, part: Index | None) -> Iterator[Direct]:
     """The nests with vectors of ``right``, one for each index that may count its columns."""
     free = [e for e in target.where if isinstance(e, Index)]
-    if len(set(free)) < len(target.where):
+    if len(set(free)) < len(target.where) or any(e.has(Access) for a in (left, right)
+                                                 for e in a.where):  # gathers do not step
         return
     steps: dict[Index, tuple[int, int, int]] = {}
     outer: list[Index] = []

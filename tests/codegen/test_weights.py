@@ -15,7 +15,9 @@ from codegen.pipeline import compile_program
 from codegen.weights import Table, weighted
 from derive.nodes import Access, Index, SumOver
 from derive.optimizers import sgd
+from derive.points import random_values
 from derive.reference import evaluate
+from tests.codegen.support import wrong_kernels
 
 ROW, SUM, COLUMN = Index("m", 3), Index("i", 4), Index("c", 5)
 MANY = Index("b", sympy.Symbol("B"))
@@ -70,3 +72,18 @@ def test_a_nest_of_numbers_compiled(columns: int, tmp_path: Path):
     buffer, at, shape = kernels.offsets("forward", (2,))["y"]
     beside = np.delete(model.w, slice(at, at + int(np.prod(shape))))
     assert buffer == "w" and np.isnan(beside).all(), "something was stored beside the result"
+
+
+def test_a_gather_does_not_move_by_constant_steps(tmp_path: Path):
+    """Summed over the index of the gather, with another factor and with numbers."""
+    net = dr.Network("gathers")
+    b, j, d, o, v = dr.indices("b:B j:4 d:3 o:8 v:5")
+    word, table = net.input("word", b, j, dtype=int), net.parameter("E", v, d)
+    weight = net.parameter("W", j, d, o)
+    y = net.define("y", (b, o), dr.sum(table[word[b, j], d]*weight[j, d, o], j, d))
+    z = net.define("z", (b, d), dr.sum((j + 1)*table[word[b, j], d], j))
+    net.loss(dr.sum(y[b, o]**2, b, o) + dr.sum(z[b, d]**2, b, d))
+    program = dr.derive(net)
+    values = {**random_values(program, 1, {"B": 3}),
+              "word": np.array([[0, 4, 1, 2], [3, 3, 0, 1], [4, 2, 2, 0]])}
+    assert not wrong_kernels(program, values, tmp_path, 2, {"B": 3})
