@@ -56,8 +56,8 @@ def _value(value: Any, seen: dict[int, str]) -> str:
     if isinstance(value, tuple | frozenset):
         parts = [_value(v, seen) for v in value]
         return f"{type(value).__name__} {sorted(parts) if isinstance(value, frozenset) else parts}"
-    if isinstance(value, ModuleType):
-        return f"module {value.__name__}"
+    if isinstance(value, ModuleType):  # numba.types is numba.core.types until something is compiled
+        return f"module {value.__name__.rpartition('.')[2]}"
     if isinstance(value, type | BuiltinFunctionType):
         return f"{type(value).__name__} {value.__module__}.{value.__qualname__}"
     if isinstance(value, CUDADispatcher):

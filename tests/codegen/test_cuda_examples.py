@@ -29,10 +29,14 @@ def test_launches_of_large_examples_are_proved(capsys):
 
 
 @pytest.mark.skipif(package() is None, reason="numba-cuda is not installed")
-def test_an_example_in_numbas_simulator():
+@pytest.mark.parametrize("script, words", [
+    ("gpu_threads.py", "1 agrees"), ("gpu.py --compare", "largest difference")])
+def test_an_example_in_numbas_simulator(script, words):
+    """By itself, and against the CPU's kernels, as on a machine with a GPU."""
+    name, *options = script.split()
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "gpu_threads.py"), "logistic_regression.py"],
+        [sys.executable, str(ROOT / "benchmarks" / name), *options, "logistic_regression.py"],
         capture_output=True, text=True, check=False, timeout=300,
         env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 agrees" in done.stdout
+    assert words in done.stdout

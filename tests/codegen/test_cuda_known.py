@@ -12,7 +12,7 @@ import derive as dr
 from benchmarks import gpu_known
 from benchmarks.gpu_known import Known, fingerprint
 from benchmarks.gpu_table import Network, page
-from codegen.cuda_ptx import Assembled, kernels_of
+from codegen.cuda_ptx import Assembled, compile_kernel, kernels_of
 from derive.differentiate import derive
 from tests.codegen.test_cuda_ptx import loaded, missing
 
@@ -44,6 +44,14 @@ def test_names_and_comments_make_no_other_kernel(tmp_path):
     one, other = module(tmp_path), module(tmp_path, names="signal wanted")
     found = [{fingerprint(m, n) for n in kernels_of(m)} for m in (one, other)]
     assert found[0] == found[1] and len(found[0]) > 10
+
+
+def test_what_was_compiled_before_makes_no_other_kernel(tmp_path):
+    made = module(tmp_path)
+    before = {n: fingerprint(made, n) for n in kernels_of(made)}
+    compile_kernel(made, "k1_z1", (9, 0))
+    again = loaded(Path(str(made.__file__)), "again")
+    assert before == {n: fingerprint(again, n) for n in kernels_of(again)}
 
 
 def test_a_function_of_the_same_name_that_does_something_else_does(tmp_path):
