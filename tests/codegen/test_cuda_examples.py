@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from benchmarks.gpu import difference
 from benchmarks.gpu_examples import ROOT, names
 from benchmarks.gpu_threads import main
 from codegen.cuda_device import package
@@ -26,6 +28,15 @@ def test_an_example_thread_by_thread(name, capsys):
 
 def test_launches_of_large_examples_are_proved(capsys):
     assert main(["cnn_digits.py", "char_lstm.py", "--proofs"]) == 0, capsys.readouterr().out
+
+
+def test_a_gradient_that_is_rounding_alone_is_judged_beside_the_others():
+    """The bias before batch norm has none; of the same size, another one's is wrong."""
+    weight, bias, loss = np.array([2.0, 1.0]), np.array([1e-17]), np.array(50.0)
+    one = {"W": weight, "c": bias, "loss": loss}
+    assert difference(one, {**one, "c": -20*bias}) < 1e-9
+    assert difference(one, {**one, "c": bias + 1e-6}) > 1e-9
+    assert difference(one, {**one, "W": weight*(1 + 1e-8)}) > 1e-9
 
 
 @pytest.mark.skipif(package() is None, reason="numba-cuda is not installed")
