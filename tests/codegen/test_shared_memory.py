@@ -49,6 +49,16 @@ def test_every_launch_is_followed():
     assert shared_conflicts("\n".join(lines())) == ()
 
 
+def test_random_numbers_behind_a_product_are_data():
+    """What they are depends on a seed in memory; no place does."""
+    net = dr.Network("noise behind a product")
+    h = dr.dropout(dr.dense(net.input("x", "B", 5), 4), 0.5, net.random())
+    net.loss(dr.mean(h[h.indices]**2, *h.indices))
+    text = render_cuda(compile_program(derive(net.program()), dr.sgd(), device=True))
+    assert re.search(r"def behind_\w+\(.*\n(?:.*\n){1,9}.*mix\(", text)
+    assert shared_conflicts(text, rows=3, entries=("loss",)) == ()
+
+
 def test_a_barrier_left_out_is_seen():
     barriers = template(r" +cuda\.syncthreads\(\)$")
     assert len(barriers) >= 4
