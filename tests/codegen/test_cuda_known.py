@@ -109,4 +109,4 @@ def test_the_page_shows_each_kernel_once_and_what_spills():
     text = "\n".join(page(done))
     assert text.count("| k | 64 64 | 100 50 | 1024 | 0 | 0 | 4 |") == 1
     assert "| b.py | 2 | 255 | 12 | 1024 | 16 | 8 |" in text
-    assert "As in a network before: k." in text and "and 2 of these" in text
+    assert "The same as one above: k." in text and "and 2 of these" in text
