@@ -42,7 +42,9 @@ class Forms:
     _numbers: dict[Hashable, int] = field(default_factory=dict)
 
     def of(self, shapes: Shapes) -> Forms:
-        """The same for an entry point whose tensors are stored in other shapes."""
+        """The same for an entry point, whose tensors may be stored in other shapes."""
+        if all(self.shapes.get(name) == shape for name, shape in shapes.items()):
+            return self
         return replace(self, shapes=shapes, _known={})
 
     def kernel(self, tasks: Sequence[Task], numbers: Mapping[str, int],

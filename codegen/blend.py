@@ -14,7 +14,7 @@ import sympy
 from sympy import Expr, Function
 
 from codegen.loops import If, Let, Loop, Statement, Store
-from derive.nodes import Access, Index, Select, accesses
+from derive.nodes import Access, Index, Select, accesses, contains
 
 Shapes = Mapping[str, tuple[Expr, ...]]
 
@@ -40,7 +40,7 @@ def blend(body: Iterable[Statement], shapes: Shapes) -> tuple[Statement, ...]:
 
 
 def _blended(expr: Expr, shapes: Shapes) -> Expr:
-    if not expr.has(Select) or isinstance(expr, Access):
+    if not contains(expr, Select) or isinstance(expr, Access):
         return expr
     if isinstance(expr, Select):
         yes, no = _blended(expr.yes, shapes), _blended(expr.no, shapes)

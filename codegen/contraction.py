@@ -20,7 +20,7 @@ import sympy
 from sympy import Add, Expr, Mul, S
 
 from codegen.loops import HI, LO, If, Loop, Matrix, Product, Statement
-from derive.nodes import Access, Index, IntegerAccess, Select, SumOver
+from derive.nodes import Access, Index, IntegerAccess, Select, SumOver, contains
 
 Shapes = Mapping[str, tuple[Expr, ...]]
 MANY = 64  # what a size known at run time only is taken for, where a choice goes by sizes
@@ -267,7 +267,7 @@ def conjuncts(condition: Expr) -> tuple[Expr, ...]:
 
 def guarded(expr: Expr) -> Expr:
     """``a * [c] * b`` as ``[c] * (a*b)``: what stands beside a guard may be out of bounds, too."""
-    if not expr.has(Select) or isinstance(expr, Access):
+    if not contains(expr, Select) or isinstance(expr, Access):
         return expr
     parts = [guarded(a) if isinstance(a, Expr) else a for a in expr.args]
     if isinstance(expr, Mul):

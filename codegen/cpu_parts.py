@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import sympy
-from sympy import Expr, Integer, Symbol
+from sympy import Expr, Symbol
 
 from codegen.entries import EntryPrinter, SectionPrinter, epoch_texts, given
 from codegen.initial import initial_values
@@ -116,13 +115,11 @@ def flops_per_row(program: Program, batch: Symbol | None) -> int:
     """Operations of a step for one row, other run-time sizes taken as 16: for choosing a plan."""
     total = 0
     for eq in program.equations:
-        bound = {i for node in sympy.preorder_traversal(eq.body)
-                 for i in getattr(node, "bound", ())}
-        count: Expr = Integer(2)
-        for index in (*eq.indices, *bound):
+        count = 2
+        for index in (*eq.indices, *set(eq.bound)):
             size = index.size
-            count *= size if size.is_Integer else (1 if size == batch else 16)
-        total += int(count)
+            count *= int(size) if size.is_Integer else 1 if size == batch else 16
+        total += count
     return total
 
 

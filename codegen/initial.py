@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 
-import sympy
 from sympy import Add, Expr, Mul
 
 from derive import functions as f
 from derive.errors import DeclarationError
 from derive.initialisation import SCHEMES, WITH_NUMBER, Scheme
-from derive.nodes import Access, IntegerAccess, SumOver
+from derive.nodes import Access, IntegerAccess, SumOver, walk
 from derive.program import Equation, Program, Tensor
 
 Readers = dict[str, list[Equation]]  # by the tensor that is read
@@ -79,7 +78,7 @@ def _scheme(readers: Readers, tensor: Tensor, scheme: Scheme) -> Start:
 def _fans(body: Expr, tensor: Tensor) -> tuple[int, int] | None:
     """How many values the sum adds up, and how many sums an element of the other factor enters:
     the dims that stay, and bound ones that another access shifts by (a convolution's window)."""
-    for node in sympy.preorder_traversal(body):
+    for node in walk(body):
         uses = _uses(node.body, tensor.name) if isinstance(node, SumOver) else []
         if not uses or not node.body.has(Mul) or not all(s.is_Integer for s in tensor.shape):
             continue
@@ -96,7 +95,7 @@ def _fans(body: Expr, tensor: Tensor) -> tuple[int, int] | None:
 
 def _fan_in(body: Expr, name: str) -> int | None:
     """How many values are summed up in the first sum that multiplies by the parameter."""
-    for node in sympy.preorder_traversal(body):
+    for node in walk(body):
         if not isinstance(node, SumOver):
             continue
         for access in _uses(node.body, name):
@@ -107,12 +106,12 @@ def _fan_in(body: Expr, name: str) -> int | None:
 
 
 def _uses(body: Expr, name: str) -> list[Access]:
-    return [a for a in sympy.preorder_traversal(body) if isinstance(a, Access) and a.name == name]
+    return [a for a in walk(body) if isinstance(a, Access) and a.name == name]
 
 
 def _alone(body: Expr, name: str) -> float | str:
     access = _uses(body, name)[0]
-    for node in sympy.preorder_traversal(body):
+    for node in walk(body):
         if isinstance(node, Mul) and access in node.args:
             return "ones"
         if isinstance(node, Add) and access in node.args:

@@ -33,17 +33,26 @@ class Invariants:
     batch: Symbol
     known: dict[Expr, Tensor] = field(default_factory=dict)
     equations: list[Equation] = field(default_factory=list)
+    names: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = set(self.program.tensors)
 
     def run(self) -> Program:
         recurrent = {eq.name for g in self.program.groups if g.recurrent for eq in g.equations}
         for eq in self.program.equations:
             body = eq.body
-            if (eq.name not in recurrent and _costly(body)
-                    and any(i.size == self.batch for i in body.atoms(Index))):
+            if eq.name not in recurrent and self.mixed(eq) and _costly(body):
                 body = self.rewritten(body, eq)
             self.equations.append(eq if body == eq.body else replace(eq, body=body))
         tensors = {**self.program.tensors, **{eq.name: eq.tensor for eq in self.equations}}
         return replace(self.program, tensors=tensors, equations=tuple(self.equations))
+
+    def mixed(self, eq: Equation) -> bool:
+        """Whether an equation reads a tensor without rows, and a row stands in it."""
+        shapes = [self.program.tensors[a.name].shape for a in eq.accesses]
+        return any(self.batch not in s for s in shapes) and any(
+            isinstance(i, Index) and i.size == self.batch for i in walk(eq.body))
 
     def rewritten(self, expr: Expr, eq: Equation) -> Expr:
         """An expression with what is the same in every row replaced, outermost first."""
@@ -81,11 +90,12 @@ class Invariants:
         key = expr.xreplace(places)
         if key not in self.known:
             name, number = f"_scale_{eq.name.strip('_')}", 1
-            while name in self.program.tensors or any(name == e.name for e in self.equations):
+            while name in self.names:
                 number += 1
                 name = f"_scale{number}_{eq.name.strip('_')}"
             tensor = Tensor(name, tuple(indices), origin=("packed", eq.name))
             self.known[key] = tensor
+            self.names.add(name)
             self.equations.append(Equation(tensor, tuple(indices), expr, eq.why))
         return self.known[key].at(*indices)
 

@@ -48,20 +48,18 @@ def _orders(program: Program, batch: Symbol, wanted: Collection[str]
     """For each tensor whose dims move, where each dim of the new order was before."""
     fixed = {*wanted, *(eq.name for g in program.groups if g.recurrent for eq in g.equations),
              *program.updates.values(), *program.gradients.values()}
-    gathered = {a.name for eq in program.equations for a in eq.accesses
-                if any(isinstance(inner, IntegerAccess) for e in a.where for inner in accesses(e))}
+    free = {name for name in program.defined.keys() - fixed
+            if program.tensors[name].rank >= 4 and program.tensors[name].shape[0] == batch}
+    free -= {a.name for eq in program.equations for a in eq.accesses if a.name in free
+             and any(isinstance(inner, IntegerAccess) for e in a.where for inner in accesses(e))}
     asked: dict[str, set[tuple[int, ...]]] = {}
-    for eq in program.equations:
+    for eq in (e for e in program.equations if not free.isdisjoint((e.name, *e.reads))):
         for access, order in _asked(eq, batch):
             asked.setdefault(access.name, set()).add(order)
     found = {}
     for name, orders in asked.items():
-        tensor = program.tensors[name]
-        if (name not in program.defined or name in fixed or name in gathered or tensor.rank < 4
-                or tensor.shape[0] != batch or len(orders) != 1):
-            continue
         order = next(iter(orders))
-        if order != tuple(range(tensor.rank)):
+        if name in free and len(orders) == 1 and order != tuple(range(len(order))):
             found[name] = order
     return found
 

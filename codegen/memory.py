@@ -208,8 +208,8 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
         made.append(Block(rows, elements) if lives else None)
     slots |= {name: slots[tile] for name, tile in beside.items() if name not in nowhere}
     ordered = {n: slots[n] for n in program.tensors if n not in nowhere}  # but in shared memory
-    present = frozenset(n for n in slots if n in wanted
-                        or n not in {*stored, *shares, *beside})
+    passing = {*stored, *shares, *beside} - wanted
+    present = frozenset(n for n in slots if n not in passing)
     return Plan(ordered, length, tuple(made), present, schedule.batch, halves)
 
 

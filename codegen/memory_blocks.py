@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from sympy import Expr, Symbol
 
@@ -52,7 +53,8 @@ def _bare(expr: Expr, row: Index, program: Program, batch: Symbol) -> bool:
         if batch in shape[1:]:
             return True
         places = places[1:] if shape[:1] == (batch,) else places
-    return expr == row or any(_bare(arg, row, program, batch) for arg in places)
+    return (expr == row if isinstance(expr, Index)
+            else any(_bare(arg, row, program, batch) for arg in places))
 
 
 def block_rows(phase: Phase, program: Program, lives: Sequence[Life]) -> int:
@@ -62,9 +64,9 @@ def block_rows(phase: Phase, program: Program, lives: Sequence[Life]) -> int:
     each = sum(place_size(x.shape)[0] * _number(place_size(x.shape)[1]) for x in lives)
     groups = [task.group for task in phase.tasks]
     work = {eq.name: _work(eq) for group in groups for eq in group.equations}
+    total = sum(work.values())
     fewest = max((_fewest(eq, group) for group in groups for eq in group.equations
-                  if not is_share(eq.tensor) and SMALL*work[eq.name] > sum(work.values())),
-                 default=1)
+                  if not is_share(eq.tensor) and SMALL*work[eq.name] > total), default=1)
     return max(fewest, min(MOST, CACHE // max(1, each)), 1)
 
 
@@ -99,6 +101,7 @@ def _indices(access: Access) -> set[Index]:
     return {i for e in access.where for i in e.atoms(Index)}
 
 
+@lru_cache(maxsize=65536)
 def _number(size: Expr) -> int:
     """A product of sizes, those at run time taken as some number."""
     if size.is_Integer:

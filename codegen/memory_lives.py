@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sympy import Expr, Integer, Mul, S
 
@@ -32,7 +33,8 @@ def aligned(count: int) -> int:
     return -(-count // ALIGN) * ALIGN
 
 
-def place_size(shape: Sequence[Expr]) -> tuple[int, Expr]:
+@lru_cache(maxsize=65536)
+def place_size(shape: tuple[Expr, ...]) -> tuple[int, Expr]:
     """Elements of a place: the fixed part rounded up, and the product of the run-time sizes."""
     fixed = Mul(*(s for s in shape if s.is_Integer))
     return aligned(int(fixed)), Mul(*(s for s in shape if not s.is_Integer))

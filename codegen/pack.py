@@ -26,7 +26,7 @@ from codegen.fetched import windowed
 from codegen.rates import RATES, Rates, Ways
 from codegen.windows import Choice, Window, direct_choice
 from codegen.winograd import winograd_choice
-from derive.nodes import Access, Index, Select, SumOver, alpha_rename, fresh
+from derive.nodes import Access, Index, Select, SumOver, accesses, alpha_rename, fresh
 from derive.program import Equation, Program, Tensor
 
 REUSE = 4  # products that each packed element takes part in, from which on packing pays
@@ -86,9 +86,8 @@ class Packing:
         return [c for c in made if c is not None]
 
     def name(self, stem: str, eq: Equation) -> str:
-        taken = {*self.program.tensors, *(e.name for e in self.equations)}
         name, number = f"_{stem}_{eq.name.strip('_')}", 1
-        while name in taken:
+        while name in self.shapes:
             number += 1
             name = f"_{stem}{number}_{eq.name.strip('_')}"
         return name
@@ -193,7 +192,7 @@ def pack(program: Program, ways: Ways = "auto", rates: Rates = RATES, device: bo
 def _window(term: Expr) -> Window | None:
     """The parts of a term in which exactly one of two factors has a dim with several indices."""
     sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
-    if len(sums) != 1:
+    if len(sums) != 1 or all(isinstance(e, Index) for a in accesses(sums[0]) for e in a.where):
         return None
     factor = Mul(*(f for f in Mul.make_args(term) if f is not sums[0]))
     body = sums[0].body

@@ -153,6 +153,7 @@ class Phase:
         self.symbols = {**sizes, PARTS: "parts", PART: "part"}
         self.block, self.batch = block, batch
         self.rows: dict[tuple[Expr, ...], int] = {}
+        self._known: dict[Expr, dict[tuple[int, ...], int]] = {}
 
     def use(self, calls: Sequence[Call]) -> Use:
         offsets = tuple(p.offset for piece in self._pieces(calls) for run in call_runs(piece)
@@ -292,7 +293,9 @@ class Phase:
         return [name for name, power in powers for _ in range(power)]
 
     def _of(self, offset: Expr) -> dict[tuple[int, ...], int]:
-        return coefficients(offset, tuple(self.symbols))
+        if offset not in self._known:
+            self._known[offset] = coefficients(offset, tuple(self.symbols))
+        return self._known[offset]
 
     @cached_property
     def _monomials(self) -> list[tuple[int, ...]]:

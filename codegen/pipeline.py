@@ -106,7 +106,7 @@ def determined(program: Program, given: Iterable[str]) -> tuple[str, ...]:
     names = []
     for group in program.groups:
         own = {eq.name for eq in group.equations}
-        if all(set(eq.reads) <= known | own for eq in group.equations):
+        if all(r in known or r in own for eq in group.equations for r in eq.reads):
             known |= own
             names += [eq.name for eq in group.equations]
     return tuple(names)
@@ -119,7 +119,7 @@ class _Planner:
     batch: Symbol | None
     parameters: Layout
     states: Layout
-    kept: tuple[str, ...]
+    kept: frozenset[str]
     storage: Storage
     forms: Forms
     device: bool
@@ -156,7 +156,7 @@ def compile_entry(name: str, program: Program, batch: Symbol | None, numbers: Ma
     """One program through schedule, memory plan and lowering; ``kept`` is wanted when the entry
     point returns, ``numbers`` are those of the equations, ``forms`` keeps the kernels that layers
     and entry points share."""
-    planner = _Planner(batch, parameters, states, tuple(kept), storage, forms, device)
+    planner = _Planner(batch, parameters, states, frozenset(kept), storage, forms, device)
     schedule, groups, plan = planner.plan(program)
     limit = storage.recompute if name == "gradient" and not device else None
     if limit is not None and batch is not None and shown_elements(plan) > limit:

@@ -134,4 +134,4 @@ def function(name: str, arguments: Sequence[str], printer: ScalarPrinter, body: 
 
 def polynomial(expr: Expr, names: dict[object, str] | None = None) -> str:
     """Text of a size or an offset, as a function of the run-time sizes."""
-    return ScalarPrinter(names or {}).index(expr)
+    return str(expr) if expr.is_Integer else ScalarPrinter(names or {}).index(expr)

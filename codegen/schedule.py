@@ -77,12 +77,12 @@ class Schedule:
 
 def row_index(eq: Equation, sizes: dict[str, tuple], batch: Symbol) -> Index | None:
     """The index of ``eq`` that is its row, where every access stays in that row."""
-    own = [i for i in eq.indices if i.size == batch]
-    if len(own) != 1 or any(i.size == batch for i in eq.bound):
+    own = [i for i in eq.indices if i.size.is_Symbol and i.size == batch]
+    if len(own) != 1 or any(i.size.is_Symbol and i.size == batch for i in eq.bound):
         return None
     for access in eq.accesses:
         for where, size in zip(access.where, sizes[access.name], strict=True):
-            if size == batch and where != own[0]:
+            if size.is_Symbol and size == batch and where != own[0]:
                 return None
     return own[0]
 

@@ -15,7 +15,16 @@ from sympy import Add, Eq, Expr, Mod, S, Symbol
 
 from codegen.blend import extent
 from codegen.contraction import conjuncts, guarded
-from derive.nodes import Access, Index, IntegerAccess, Select, SumOver, alpha_rename
+from derive.nodes import (
+    Access,
+    Index,
+    IntegerAccess,
+    Select,
+    SumOver,
+    alpha_rename,
+    contains,
+    walk,
+)
 from derive.program import Equation, Program
 
 
@@ -26,7 +35,8 @@ def single_taps(program: Program) -> Program:
 
 
 def _settled(eq: Equation) -> Equation:
-    comparisons = eq.body.atoms(sympy.Ge, sympy.Gt, sympy.Le, sympy.Lt)
+    comparisons = {n for n in walk(eq.body)
+                   if isinstance(n, sympy.Ge | sympy.Gt | sympy.Le | sympy.Lt)}
     known = {c: v for c in comparisons if (v := certain(c)) is not None}
     return replace(eq, body=eq.body.xreplace(known)) if known else eq
 
@@ -44,7 +54,7 @@ def certain(comparison: Expr) -> Expr | None:
 
 
 def _equation(eq: Equation) -> Equation:
-    if not eq.body.has(Mod):
+    if not contains(eq.body, Mod):
         return eq
     body = alpha_rename(guarded(eq.body), {i.name for i in eq.indices})
     terms = Add.make_args(body)

@@ -128,7 +128,7 @@ class TrainPrinter(EntryPrinter):
 
     def _behind(self, kernel: Kernel) -> Behind | None:
         names = sorted(written(kernel))
-        if not set(names) <= set(self.behinds.gradients):
+        if not all(n in self.behinds.gradients for n in names):
             return None
         shape = self.entry.plan.slots[names[0]].shape
         rows = max(1, AT_ONCE//int(Mul(*shape[1:]))//HIGH)*HIGH

@@ -11,7 +11,7 @@ from sympy import Expr, Symbol
 
 from derive.errors import DataError
 from derive.naming import shape_text
-from derive.nodes import Index, IntegerAccess, Reduction, accesses, walk
+from derive.nodes import Index, IntegerAccess, Reduction, walk
 from derive.program import Program, Tensor
 
 Values = Mapping[str, Any]
@@ -196,7 +196,7 @@ def label_limits(program: Program) -> list[tuple[str, Expr, str | Index]]:
                 index, length = node.lts, node.gts
                 if isinstance(index, Index) and isinstance(length, IntegerAccess):
                     found[length.name, index.size + 1, index] = None
-        for access in accesses(eq.body):
+        for access in eq.accesses:
             tensor = program.tensors[access.name]
             for where, size in zip(access.where, tensor.shape, strict=True):
                 if isinstance(where, IntegerAccess):

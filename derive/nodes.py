@@ -188,7 +188,7 @@ def walk(expr: Expr) -> Iterator[Expr]:
 
 def contains(expr: Expr, *kinds: type) -> bool:
     """Whether a node of one of these kinds stands in an expression."""
-    return isinstance(expr, kinds) or any(contains(arg, *kinds) for arg in expr.args)
+    return any(isinstance(node, kinds) for node in walk(expr))
 
 
 def accesses(expr: Expr) -> list[Access]:

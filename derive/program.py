@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
-import sympy
 from sympy import Expr, Symbol
 
 from derive.errors import DerivationError, Location, unknown_name
-from derive.nodes import Access, Index, IntegerAccess, accesses, bound_indices
+from derive.nodes import Access, Index, IntegerAccess, accesses, bound_indices, walk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +42,7 @@ class Tensor:
     distribution: bool = False
     where: Location | None = field(default=None, compare=False, repr=False)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[Expr, ...]:
         """Sizes, each an Integer or a size symbol."""
         return tuple(index.size for index in self.indices)
@@ -76,7 +74,7 @@ class Equation:
     why: str = "declared"
     where: Location | None = field(default=None, compare=False, repr=False)
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.tensor.name
 
@@ -102,7 +100,8 @@ class Equation:
     @cached_property
     def sizes(self) -> tuple[Symbol, ...]:
         """The symbolic sizes that stand in the body, as numbers or as those of indices."""
-        return tuple(s for s in self.body.free_symbols if not isinstance(s, Index))
+        return tuple(dict.fromkeys(n for n in walk(self.body)
+                                   if n.is_Symbol and not isinstance(n, Index)))
 
     def __str__(self) -> str:
         from derive.text import equation_text
@@ -240,7 +239,8 @@ class Program:
     @cached_property
     def sizes(self) -> tuple[Symbol, ...]:
         """The symbolic sizes, in order of first appearance."""
-        found = [s for t in self.tensors.values() for e in t.shape for s in e.free_symbols]
+        found = [s for t in self.tensors.values() for e in t.shape
+                 if not e.is_Integer for s in e.free_symbols]
         for eq in self.equations:  # a size may stand in a body alone, as a number
             found += eq.sizes
         return tuple(dict.fromkeys(found))
@@ -295,12 +295,9 @@ class Program:
     @cached_property
     def hash(self) -> str:
         """A digest of the equations: the same network gives the same 16 hexadecimal digits."""
-        text = "\n".join(
-            f"{eq.target} for {[(i.name, i.size) for i in eq.indices]} = {sympy.srepr(eq.body)}"
-            for eq in self.equations
-        )
-        roles = ",".join(f"{t.name}:{t.role}:{t.dtype}" for t in self.tensors.values())
-        return sha256(f"{text}\n{roles}".encode()).hexdigest()[:16]
+        from derive.digest import digest
+
+        return digest(self.equations, self.tensors.values())
 
     # -- what can be done with a program ------------------------------------------------------
     def evaluate(self, values: Mapping[str, Any], outputs: Iterable[str] | None = None) -> dict[
