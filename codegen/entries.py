@@ -171,10 +171,15 @@ class SectionPrinter(EntryPrinter):
 
     def _section_launch(self) -> str:
         name = f"{self.entry.name}_section"
-        return "\n".join(["@njit(parallel=True, **OPTIONS)",
-                          f"def {name}_split(section, parts, {self.arguments}):",
-                          "    for part in prange(parts):",
-                          f"        {name}(section, np.int64(part), parts, {self.arguments})"])
+        return "\n\n\n".join([
+            "\n".join(["@njit(parallel=True, **OPTIONS)",
+                       f"def {name}_launch(address, section, parts, {self.arguments}):",
+                       "    for part in prange(parts):",
+                       "        call_part(address, section, np.int64(part), parts, "
+                       f"{self.arguments})"]),
+            "\n".join([f"def {name}_split(section, parts, {self.arguments}):",
+                       f"    address = address_of({name}, section, 0, parts, {self.arguments})",
+                       f"    {name}_launch(address, section, parts, {self.arguments})"])])
 
 
 def _levels(kernels: Sequence[Kernel]) -> list[list[tuple[Kernel, ...]]]:
@@ -255,7 +260,7 @@ def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool,
         "@joint", f"def epoch_team(member, members, parts, team, found, {arguments}):",
         "    turn = 0", *together.lines(),
         "    if member == 0:",
-        "        found[0], found[1], found[2] = total, step, 0.0"]))
+        "        found[0], found[1], found[2] = total, step, 0.0", "    return turn"]))
     given_team = f"parts, team, found, {arguments}"
     texts += [_launch("epoch", given_team, f"parts, found, {arguments}"), "\n".join([
         f"def epoch_split(parts, members, found, {arguments}):",
@@ -263,21 +268,23 @@ def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool,
         "    to which these steps' are added, then the last step's number, and 1 where its loss is",
         '    not finite."""',
         "    team, members = np.zeros(TEAM, np.int64), min(members, team_of(parts))",
-        f"    epoch_launch(members, team, parts, found, {arguments})",
+        f"    address = address_of(epoch_team, 0, members, {given_team})",
+        f"    epoch_launch(members, team, address, parts, found, {arguments})",
         "    if team[8] == 2:",
         f"        epoch_team(0, 1, {given_team})"])]
     return texts
 
 
 def launched(name: str, handed: str, arguments: str, last: str) -> list[str]:
-    """A parallel loop, and the function that begins it, in Python, since LLVM would go through all
-    of it once more; where the threads do not meet, one does the work of all."""
+    """A parallel loop, and the function that begins it, in Python; where the threads do not meet,
+    one does the work of all."""
     return [
         _launch(name, handed, arguments),
         "\n".join([f"def {name}_split({arguments}):",
                    "    team, members = np.zeros(TEAM, np.int64), team_of(parts)",
                    "    if members > 1:",
-                   f"        {name}_launch(members, team, {arguments})",
+                   f"        address = address_of({name}_team, 0, members, {handed})",
+                   f"        {name}_launch(members, team, address, {arguments})",
                    "    if members == 1 or team[8] == 2:",
                    f"        {name}_team(0, 1, {handed})",
                    f"    {last}"]),
@@ -285,13 +292,13 @@ def launched(name: str, handed: str, arguments: str, last: str) -> list[str]:
 
 
 def _launch(name: str, handed: str, arguments: str) -> str:
-    """One parallel loop around ``{name}_team``, with one call in it: Numba's analysis of a
-    parallel loop is costly, and grows with what stands inside."""
+    """One parallel loop around ``{name}_team``, with one call in it, by address: Numba's analysis
+    of a parallel loop is costly, and LLVM goes through all that it can see inside four times."""
     return "\n".join(["@njit(parallel=True, **OPTIONS)",
-                      f"def {name}_launch(members, team, {arguments}):",
+                      f"def {name}_launch(members, team, address, {arguments}):",
                       "    for member in prange(members):",
                       "        if meet(team, members):",
-                      f"            {name}_team(np.int64(member), members, {handed})"])
+                      f"            call_team(address, np.int64(member), members, {handed})"])
 
 
 @dataclass(frozen=True)
@@ -307,7 +314,7 @@ class _Epoch:
 
     def lines(self) -> list[str]:
         rows, own = "order.shape[0]", self.team
-        stop = ["found[0], found[1], found[2] = total, step, 1.0", "return"] if own else [
+        stop = ["found[0], found[1], found[2] = total, step, 1.0", "return turn"] if own else [
             "return total, step, True"]
         return ["    " + line for line in [
             "total = found[0]" if own else "total = 0.0",

@@ -104,7 +104,7 @@ def inspect_text(text: str) -> None:
     Raises:
         DerivationError: the text is not of the kind that the templates make.
     """
-    words = re.search(rf"\b({'|'.join(FORBIDDEN)})\b", text)
+    words = re.search(rf"(?<![.\w])({'|'.join(FORBIDDEN)})\b", text)  # as names of their own
     for node in ast.walk(ast.parse(text)) if words else _statements(ast.parse(text).body):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -255,9 +255,11 @@ def _shared(printer: RulePrinter, own: str) -> list[str]:
                    "        lo, hi = SEGMENTS[piece, 0], SEGMENTS[piece, 1]",
                    f"        update_part({span}, step, {own}, "
                    f"{', '.join(['p', 'd', *printer.moments])})"]),
-        "\n".join(["@njit(parallel=True, **OPTIONS)", f"def update_split({joined}):",
+        "\n".join(["@njit(parallel=True, **OPTIONS)", f"def update_launch(address, {joined}):",
                    "    for part in prange(parts):",
-                   f"        update_share(np.int64(part), {joined})"]),
+                   f"        call_part(address, np.int64(part), {joined})"]),
+        "\n".join([f"def update_split({joined}):",
+                   f"    update_launch(address_of(update_share, 0, {joined}), {joined})"]),
     ]
 
 

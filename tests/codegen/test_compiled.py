@@ -54,9 +54,10 @@ def test_what_several_threads_run_is_compiled_for_one_kind_of_caller(model):
     model._run.parts = lambda sizes: 2
     model.step(**sample(model.program, 9))
     kernels = model.kernels
-    for function in (kernels.update_share, kernels.update_split, kernels.gradient_team):
+    for function in (kernels.update_share, kernels.update_launch, kernels.gradient_team,
+                     kernels.gradient_launch):
         assert len(function.signatures) <= 1, function.signatures
-    assert kernels.update_split.signatures
+    assert kernels.update_launch.signatures and kernels.gradient_launch.signatures
     for helper in (kernels.view, kernels.at):  # written into their callers
         assert not hasattr(helper, "signatures")
 
