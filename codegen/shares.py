@@ -70,8 +70,8 @@ def _read_once(equations: list[Equation], totals: Collection[str]) -> list[Equat
     known = {eq.name: eq.body for eq in equations if eq.name in totals}
     out: list[Equation] = []
     for eq in equations:
-        read = [n for n in eq.reads if n in known and not eq.body.has(SumOver)]
-        if len(read) == 1 and eq.name not in known:
+        read = [n for n in eq.reads if n in known]
+        if len(read) == 1 and eq.name not in known and not _is_summed(read[0], eq.body):
             (place,) = (a for a in accesses(eq.body) if a.name == read[0])
             total = known[read[0]]
             (share,) = accesses(total)
@@ -81,6 +81,11 @@ def _read_once(equations: list[Equation], totals: Collection[str]) -> list[Equat
         out.append(eq)
     read_still = {n for eq in out for n in eq.reads}
     return [eq for eq in out if eq.name not in known or eq.name in read_still]
+
+
+def _is_summed(name: str, body: Expr) -> bool:
+    """Whether a tensor is read inside a sum: each of its elements more than once."""
+    return any(a.name == name for node in body.atoms(SumOver) for a in accesses(node))
 
 
 def _cut(eq: Equation, program: Program, batch: Symbol, smallest: int
