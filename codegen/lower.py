@@ -39,6 +39,7 @@ from codegen.loops import (
 )
 from codegen.loops import statements as all_statements
 from codegen.ranges import sharpen
+from codegen.recurrences import begins_with
 from codegen.schedule import Phase, Task
 from codegen.shares import is_share
 from codegen.sums import SEVERAL, gathered, other_side, prefers_target, several
@@ -46,6 +47,7 @@ from codegen.tile_blocks import block_nests
 from codegen.tile_loops import sweep_statements
 from codegen.tiles import Sweep
 from derive.nodes import (
+    Access,
     Index,
     IntegerAccess,
     LogSumExpOver,
@@ -149,14 +151,17 @@ class Lowering:
     # -- equations --------------------------------------------------------------------------
     def equation(self, eq: Equation, fixed: Sequence[Index] = ()) -> tuple[Statement, ...]:
         """The nests of one equation; the loops over ``fixed`` stand outside already. A share is
-        added to what it holds."""
-        adds = is_share(eq.tensor)
+        added to what it holds, and so is what begins in the place of another tensor."""
+        begun_with = begins_with(eq)
+        adds = is_share(eq.tensor) or begun_with is not None
         free = [i for i in eq.indices if i not in fixed]
         body = alpha_rename(guarded(eq.body), {i.name for i in eq.indices})
         plain: list[Expr] = []
         products: list[Contraction | Direct | Windowed] = []
         apart: list[tuple[Expr, SumOver, bool]] = []
         for term in Add.make_args(body):
+            if isinstance(term, Access) and term.name == begun_with:
+                continue  # which is there
             kind, value = self.split(term, eq, free, fixed)
             kinds: dict[str, list] = {"product": products, "apart": apart, "plain": plain}
             kinds[kind].append(value)

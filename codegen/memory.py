@@ -20,6 +20,7 @@ from sympy import Expr, Integer, Mul, S, Symbol
 from codegen.memory_blocks import block_rows, blockable
 from codegen.memory_lives import Life, aligned, lay_out
 from codegen.rates import Rates, Ways
+from codegen.recurrences import begins_with
 from codegen.schedule import Schedule, Task
 from codegen.shares import PARTS, is_share
 from codegen.tiles import Wanted
@@ -166,7 +167,9 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
     after = {new: old for old, new in program.updates.items() if old in states.slots}
     shapes = schedule.stored
     beside = {name: tile for sweep in schedule.sweeps for name, tile in sweep.tiles.items()
-              if name != tile}  # which lie in the tile of another
+              if name != tile}  # which lie where another does
+    onto = {held: eq.name for eq in program.equations if (held := begins_with(eq)) is not None}
+    beside |= onto
     nowhere = {name for sweep in schedule.sweeps if sweep.device for name in sweep.tiles}
     single = {eq.name for sweep in schedule.sweeps for eq in sweep.equations}
     stored: set[str] = set()
@@ -236,6 +239,9 @@ def _lives(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]], store
             for eq in (eq for task in tasks for eq in task.group.equations):
                 born[eq.name] = (phase, time)
                 read.update(dict.fromkeys((*eq.reads, eq.name), (phase, time)))
+                held = begins_with(eq)
+                if held is not None:  # the place is that of both
+                    born[eq.name] = born[held]
     cut = [storage.reuse and blockable(phase, program, schedule.batch)
            for phase in schedule.phases]
     shared: list[Life] = []

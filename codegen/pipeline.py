@@ -4,7 +4,8 @@
     → packed       products over windows as plain products, what is the same in every row once,
                    sums over rows as sums of the threads' shares
                                                 (taps.py, pack.py, invariants.py, shares.py)
-    → laid out     intermediates in the order in which products are largest     (layouts.py)
+    → laid out     intermediates in the order in which products are largest, steps of
+                   recurrences with little beside their product     (layouts.py, recurrences.py)
     → tiled        softmax between products, tile by tile (tile_search.py, tiles.py, tile_loops.py)
     → schedule     phases of tasks, each split over one index            (schedule.py)
     → memory       a place for every tensor in a few flat buffers        (memory.py)
@@ -34,6 +35,7 @@ from codegen.memory import Layout, Plan, Storage, flat_layout, plan_memory
 from codegen.pack import Packing, pack
 from codegen.rates import RATES
 from codegen.recompute import fit
+from codegen.recurrences import stepped
 from codegen.schedule import Phase, Schedule, Task, choose_batch, make_schedule
 from codegen.shares import shared_sums
 from codegen.taps import single_taps
@@ -127,7 +129,7 @@ class _Planner:
     def plan(self, program: Program) -> tuple[Schedule, tuple[Groups, ...], Plan]:
         sweeps: tuple[Sweep, ...] = ()
         if self.storage.reuse and not self.device:  # a GPU's kernels are launched one by one
-            program = laid_out(program, self.batch, self.kept)
+            program = stepped(laid_out(program, self.batch, self.kept), self.kept)
         if self.storage.reuse or isinstance(self.storage.tiles, tuple):
             program, sweeps = tiled(program, self.batch, self.kept, self.storage.tiles,
                                     self.device)

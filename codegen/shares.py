@@ -20,12 +20,13 @@ from dataclasses import replace
 
 from sympy import Expr, Mul, Symbol
 
-from derive.nodes import Index, SumOver, accesses, bound_indices, fresh
+from derive.nodes import Index, IntegerAccess, SumOver, accesses, bound_indices, fresh
 from derive.program import Equation, Program, Tensor
 
 PARTS = Symbol("_parts", integer=True, positive=True)  # how many threads have a share
 SMALLER = 2  # times that a row of what is summed is larger than the result, at least
-OFTEN = 16  # or how many products of one row each element of the result is a sum of
+OFTEN = 16  # or how many products of one row each element of the result is a sum of,
+LARGER = 8  # while the result is not so many times larger than such a row
 WORTH = 256  # elements of such a row, at least
 
 
@@ -53,8 +54,7 @@ def shared_sums(program: Program, batch: Symbol | None, wanted: bool | None = No
     equations: list[Equation] = []
     copied: set[str] = set()  # packed sums of shares
     for eq in program.equations:
-        smallest = 0 if wanted else max(
-            WORTH, 0 if _summed_often(eq) else SMALLER*_count(eq.tensor.shape))
+        smallest = 0 if wanted else max(WORTH, _smallest(eq))
         whole = eq.name in recurrent or is_share(eq.tensor)
         cut = None if whole else _cut(eq, program, batch, smallest)
         equations += [eq] if cut is None else cut
@@ -121,11 +121,14 @@ def _keeps_to(node: SumOver, row: Index, program: Program) -> bool:
     return True
 
 
-def _summed_often(eq: Equation) -> bool:
-    """Whether each element is a sum of many products in every row, so that the row's share of the
-    result is in the cache for long, however large it is."""
-    inner = bound_indices(eq.body)
-    return is_packed(eq.tensor) and _count(tuple(i.size for i in inner)) >= OFTEN
+def _smallest(eq: Equation) -> int:
+    """Elements that a row of what is summed must have. Where each element of the result is a sum of
+    many products in every row, the row's share of it is in the cache for long, however large."""
+    own = _count(eq.tensor.shape)
+    often = _count(tuple(i.size for i in bound_indices(eq.body))) >= OFTEN
+    if often and is_packed(eq.tensor):
+        return 0
+    return own//LARGER if often and not eq.body.has(IntegerAccess) else SMALLER*own
 
 
 def _count(shape: tuple[Expr, ...]) -> int:

@@ -1,0 +1,157 @@
+"""Recurrences so that their steps are fast: program → program with the same values.
+
+A step is taken once for every value of the recurrence's index, with few rows, so what is done
+besides its product counts:
+
+- *turned*: a weight that a step's product reads by columns is copied once for all steps, so that it
+  lies in rows there: ``W[q,k,a] = V[a,q,k]`` for ``sum over q, k of ( dz[b,t+1,q,k] * V[a,q,k] )``;
+- *within*: what a step makes for one other equation of the same step, element for element, is
+  computed there, and stored nowhere;
+- *onto*: a sum of a product and of what was computed for all steps beforehand begins with the
+  latter, in its place (`Tensor.origin` is ("onto", its name)).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+
+from sympy import Add, Expr, Mul
+
+from codegen.contraction import conjuncts, contraction, guarded, strides
+from derive.nodes import Access, Index, Reduction, Select, SumOver, alpha_rename, rename
+from derive.program import Equation, Group, Program, Tensor
+
+MANY = 4  # steps from which on a copy for all of them pays
+
+
+def stepped(program: Program, wanted: Collection[str]) -> Program:
+    """The program with its recurrences so; ``wanted`` tensors are looked at when all is done."""
+    if not any(group.recurrent for group in program.groups):
+        return program
+    return _onto(_turned(_within(program, wanted)), wanted)
+
+
+def begins_with(eq: Equation) -> str | None:
+    """The tensor that an equation's target begins with, in the place where that lies."""
+    origin = eq.tensor.origin
+    return origin[1] if origin is not None and origin[0] == "onto" else None
+
+
+def _recurrent(program: Program) -> Iterator[tuple[Group, Equation]]:
+    return ((g, eq) for g in program.groups if g.recurrent for eq in g.equations)
+
+
+def _with(program: Program, changed: dict[str, Sequence[Equation]]) -> Program:
+    """The program with equations in the place of others."""
+    made = tuple(e for eq in program.equations for e in changed.get(eq.name, (eq,)))
+    given = {t.name: t for t in program.given}
+    tensors = {**{n: t for n, t in program.tensors.items() if n in given},
+               **{eq.name: eq.tensor for eq in made}}
+    order = {n: None for n in (*program.tensors, *tensors) if n in tensors}
+    return replace(program, tensors={n: tensors[n] for n in order}, equations=made)
+
+
+# -- within a step ---------------------------------------------------------------------------------
+def _within(program: Program, wanted: Collection[str]) -> Program:
+    found = program
+    for group in (g for g in program.groups if g.recurrent):
+        for eq in group.equations:
+            if eq.name not in wanted:
+                found = _into_its_reader(found, eq.name, group)
+    return found
+
+
+def _into_its_reader(program: Program, name: str, group: Group) -> Program:
+    """The program without a tensor that one equation of the same step reads once, as it is."""
+    eq, own = program.defined[name], {e.name for e in group.equations}
+    readers = [e for e in program.equations if name in e.reads]
+    if eq.body.has(Reduction) or len(readers) != 1 or readers[0].name not in own - {name}:
+        return program
+    (reader,) = readers
+    places = [a for a in _every(reader.body) if a.name == name]
+    step = reader.indices[group.axis[reader.name]]
+    where = places[0].where
+    if (len(places) != 1 or len(set(where)) < len(where) or not set(where) <= set(reader.indices)
+            or where[group.axis[name]] != step):
+        return program
+    body = rename(eq.body, dict(zip(eq.indices, where, strict=True)))
+    return _with(program, {name: (), reader.name: (
+        replace(reader, body=reader.body.xreplace({places[0]: body})),)})
+
+
+def _every(expr: Expr) -> Iterator[Access]:
+    """Every access of an expression, as often as it stands there, those inside of sums as well."""
+    if isinstance(expr, Access):
+        yield expr
+    for arg in expr.args:
+        yield from _every(arg)
+
+
+# -- turned weights --------------------------------------------------------------------------------
+def _turned(program: Program) -> Program:
+    changed: dict[str, Sequence[Equation]] = {}
+    made: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+    for group, eq in _recurrent(program):
+        index = eq.indices[group.axis[eq.name]]
+        if index.size.is_Integer and index.size < MANY:
+            continue
+        body = alpha_rename(guarded(eq.body), {i.name for i in eq.indices})
+        copies: list[Equation] = []
+        swaps: dict[Expr, Expr] = {}
+        for term in Add.make_args(body):
+            found = _by_columns(program, eq, term, index)
+            if found is None:
+                continue
+            weight, order = found
+            key, places = (weight.name, order), [weight.where[d] for d in order]
+            if key not in made:
+                made[key] = Tensor(program.unused(f"_turned_{eq.name.strip('_')}"),
+                                   tuple(i for i in places if isinstance(i, Index)),
+                                   origin=("packed", eq.name))
+                copies.append(Equation(made[key], made[key].indices, weight, eq.why))
+            swaps[weight] = made[key].at(*places)
+        if swaps:
+            changed[eq.name] = (*copies, replace(eq, body=body.xreplace(swaps)))
+    return _with(program, changed) if changed else program
+
+
+def _by_columns(program: Program, eq: Equation, term: Expr, index: Index
+                ) -> tuple[Access, tuple[int, ...]] | None:
+    """A weight that a term's product reads by columns in each step, and the order of its dims in
+    which it would read rows."""
+    guard, inner = (conjuncts(term.condition), term.yes) if isinstance(term, Select) and \
+        term.no == 0 else ((), term)
+    sums = [f for f in Mul.make_args(inner) if isinstance(f, SumOver)]
+    if len(sums) != 1 or sums[0].body.has(Reduction):
+        return None
+    shapes = {n: t.shape for n, t in program.tensors.items()}
+    factor = Mul(*(f for f in Mul.make_args(inner) if f is not sums[0]))
+    found = contraction(eq.target, factor, sums[0], shapes, None, (index,), guard)
+    if found is None:
+        return None
+    weight, places = found.right, (*found.k, *found.n)
+    if set(places) != set(weight.where) or len(places) != len(weight.where):
+        return None
+    at = [weight.where.index(i) for i in places]
+    if weight.name in program.defined or strides(shapes[weight.name])[at[-1]] == 1:
+        return None
+    return weight, tuple(at)
+
+
+# -- in the place of what was computed beforehand ------------------------------------------------
+def _onto(program: Program, wanted: Collection[str]) -> Program:
+    read = Counter(n for eq in program.equations for n in set(eq.reads))
+    recurrent = {eq.name for _, eq in _recurrent(program)}
+    changed: dict[str, Sequence[Equation]] = {}
+    for _, eq in _recurrent(program):
+        terms = Add.make_args(eq.body)
+        held = [t.name for t in terms if isinstance(t, Access) and t.where == eq.indices
+                and t.name in program.defined and t.name not in {*recurrent, *wanted}
+                and program.tensors[t.name].shape == eq.tensor.shape and read[t.name] == 1
+                and sum(a.name == t.name for a in _every(eq.body)) == 1]
+        if held and len(terms) > 1 and eq.tensor.origin is None:
+            tensor = replace(eq.tensor, origin=("onto", held[0]))
+            changed[eq.name] = (replace(eq, tensor=tensor),)
+    return _with(program, changed) if changed else program
