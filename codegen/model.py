@@ -257,7 +257,7 @@ class Model:
 
     def epoch(self, data: Mapping[str, Any], batch: int = 64,
               rng: np.random.Generator | int | None = None, order: Any = None) -> float:
-        """One pass over the data in minibatches, in one compiled call; the mean loss of a row.
+        """One pass over the data in minibatches, in compiled code; the mean loss of a row.
 
         Args:
             data: every input of the network, the rows along the batch dim.
@@ -285,7 +285,7 @@ class Model:
         return prepared if upload is None else self._guarded(lambda: upload(prepared))
 
     def train_rows(self, prepared: Values, batch: int, order: np.ndarray) -> np.ndarray:
-        """Steps over rows in the given order, in one compiled call; the loss of each minibatch.
+        """Steps over rows in the given order, in compiled code; the loss of each minibatch.
 
         Raises:
             NotFiniteError: a loss is NaN or infinite; the parameters are those before that step.
