@@ -117,7 +117,7 @@ class Plan:
             return shared
         rows = sympy.ceiling(self.batch / parts)
         own = [parts * b.elements * sympy.Min(b.rows, rows) for b in self.blocks if b is not None]
-        return shared + sympy.Max(0, *own) if own else shared
+        return shared + sympy.Max(0, *dict.fromkeys(own)) if own else shared
 
     def __str__(self) -> str:
         width = max((len(n) for n in self.slots), default=0)

@@ -167,11 +167,6 @@ def _with_sweeps(groups: Sequence[Group], sweeps: Sequence[Sweep]) -> list[Group
     return found
 
 
-def _outside_reads(group: Group) -> set[str]:
-    own = {eq.name for eq in group.equations}
-    return {r for eq in group.equations for r in eq.reads} - own
-
-
 def _take_rows(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
                batch: Symbol | None) -> tuple[list[Task], list[Group]]:
     """Everything that keeps to its rows and reads what is ready. What is computed again waits until
@@ -184,7 +179,9 @@ def _take_rows(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
     def asked(group: Group) -> list[Group]:
         """The copies that a group reads, each behind those that it reads itself."""
         found: dict[str, Group] = {}
-        for name in sorted(_outside_reads(group) & set(copies), key=list(copies).index):
+        if group.reads.isdisjoint(copies):
+            return []
+        for name in sorted(group.reads & set(copies), key=list(copies).index):
             found |= {g.equations[0].name: g for g in asked(copies[name])}
             found[name] = copies[name]
         return list(found.values())
@@ -197,8 +194,10 @@ def _take_rows(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
             ready.update(eq.name for eq in group.equations)
             copies.pop(group.equations[0].name, None)
 
-    def reads(group: Group, beside: Sequence[Group]) -> set[str]:
-        return set().union(*map(_outside_reads, (group, *beside))) - {
+    def reads(group: Group, beside: Sequence[Group]) -> frozenset[str]:
+        if not beside:
+            return group.reads
+        return group.reads.union(*(g.reads for g in beside)) - {
             eq.name for g in beside for eq in g.equations}
 
     for group in todo:
@@ -206,7 +205,7 @@ def _take_rows(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
             copies[group.equations[0].name] = group
             continue
         before = asked(group)
-        if _group_row(group, sizes, batch) is not None and reads(group, before) <= ready:
+        if reads(group, before) <= ready and _group_row(group, sizes, batch) is not None:
             take([*before, group], batch)
         else:
             rest.append(group)
@@ -249,7 +248,7 @@ def _take_pieces(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
     rest: list[Group] = []
     split: set[str] = set()  # what this phase makes, each thread its part of the first index
     for group in todo:
-        new = _outside_reads(group) - done
+        new = group.reads - done
         if batch is not None and is_again(group.equations[0].tensor):
             rest.append(group)
             continue
@@ -263,7 +262,7 @@ def _take_pieces(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
     return tasks, rest
 
 
-def _keeps_to_piece(group: Group, names: set[str], sizes: dict[str, tuple]) -> bool:
+def _keeps_to_piece(group: Group, names: Collection[str], sizes: dict[str, tuple]) -> bool:
     """Whether a group reads these tensors at its own first index only."""
     part = _piece(group)
     return part is not None and all(
@@ -279,7 +278,7 @@ def take_columns(todo: Sequence[Group], done: set[str], sizes: Mapping[str, tupl
     rest: list[Group] = []
     split: dict[str, int | None] = {}  # what this phase makes, and which dim it is split along
     for group in todo:
-        new = _outside_reads(group) - done
+        new = group.reads - done
         eq = group.equations[0]
         if is_again(eq.tensor) or (len(group.equations) > 1 and not group.recurrent):
             rest.append(group)  # a copy, or a sweep: it keeps to its rows

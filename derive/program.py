@@ -182,6 +182,12 @@ class Group:
     def recurrent(self) -> bool:
         return self.step != 0
 
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Names of the tensors that others than these equations make."""
+        own = {eq.name for eq in self.equations}
+        return frozenset(r for eq in self.equations for r in eq.reads if r not in own)
+
 
 @dataclass(frozen=True)
 class Program:
