@@ -107,7 +107,11 @@ def _turned(program: Program) -> Program:
             weight, order = found
             key, places = (weight.name, order), [weight.where[d] for d in order]
             if key not in made:
-                made[key] = Tensor(program.unused(f"_turned_{eq.name.strip('_')}"),
+                name, number = f"_turned_{eq.name.strip('_')}", 1
+                while name in program.tensors or any(t.name == name for t in made.values()):
+                    number += 1
+                    name = f"_turned{number}_{eq.name.strip('_')}"
+                made[key] = Tensor(name,
                                    tuple(i for i in places if isinstance(i, Index)),
                                    origin=("packed", eq.name))
                 copies.append(Equation(made[key], made[key].indices, weight, eq.why))

@@ -33,6 +33,15 @@ def derived(layers: Callable[[dr.Network, Any], Any], steps: int = STEPS) -> Pro
     return dr.derive(with_fixed_parameters(net.program()))
 
 
+def labelled(net: dr.Network, x: Any) -> Any:
+    """Every state is also read by a product outside of the recurrence."""
+    h = dr.lstm(x, 4)
+    b, t, j = h.indices
+    r = dr.indices("r:6")
+    return dr.tanh(net.define("every", (b, t, r), dr.sum(
+        h[b, t, j] * net.parameter("V", j, r)[j, r], j)))
+
+
 LAYERS: dict[str, Callable[[dr.Network, Any], Any]] = {
     "lstm": lambda net, x: dr.lstm(x, 4),
     "reversed lstm": lambda net, x: dr.lstm(x, 4, reverse=True),
@@ -40,6 +49,7 @@ LAYERS: dict[str, Callable[[dr.Network, Any], Any]] = {
     "elman": lambda net, x: dr.elman(x, 4),
     "two": lambda net, x: dr.lstm(dr.gru(x, 3), 5),
     "lengths": lambda net, x: dr.lstm(x, 4, lengths=net.input("n", "B", dtype=int)),
+    "labelled": labelled,
     "both directions": lambda net, x: dr.bidirectional(dr.lstm, x, 3),
 }
 
@@ -67,6 +77,11 @@ def test_what_is_read_by_columns_is_turned_once_and_before_all_rows() -> None:
     reads = {n for p in phases[1:] for t in p.tasks for e in t.group.equations
              if e.name == "_d_h1" for n in e.reads}
     assert turned.name in reads and "V1" not in reads
+
+
+def test_two_weights_that_one_equation_reads_are_two_copies() -> None:
+    tensors = gradient(derived(labelled)).program.tensors
+    assert {tensors[n].shape for n in ("_turned_d_h1", "_turned2_d_h1")} == {(4, 4, 4), (6, 4)}
 
 
 def test_a_few_steps_are_not_worth_a_copy() -> None:
