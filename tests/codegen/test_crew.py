@@ -62,27 +62,30 @@ def test_one_thread_has_the_steps_that_two_are_slow_with(crew, clock, each):
     assert found.had[2] <= 0.011*found.all
 
 
-def test_a_core_that_is_taken_is_noticed_within_a_tenth_of_a_second_and_so_is_its_return(
-        crew, clock):
+@pytest.mark.parametrize("times", [2, 5, 45])
+def test_a_core_that_is_taken_is_noticed_after_two_pieces_and_so_is_its_return(
+        crew, clock, times):
     def cost(members: int, now: float) -> float:
-        return 3e-4 if members == 1 else 9e-3 if 10 <= now < 20 else 2e-4
+        return 3e-4 if members == 1 else 2e-4*times if 10 <= now < 20 else 2e-4
 
-    seconds(crew, clock, cost, 10*5000)
+    seconds(crew, clock, cost, 49000)
     clock.now = 10
     found = seconds(crew, clock, cost, int(9/3e-4))
-    assert found.had[2] < 0.1 + 0.02*found.all
+    # the piece that was begun is not interrupted, and trials become rare
+    assert found.had[2] < times*(0.011 + 0.002) + 0.05*found.all
     clock.now = 20
-    seconds(crew, clock, cost, 20000)
+    seconds(crew, clock, cost, 7000)  # a hundred times as long as a trial took at most
     found = seconds(crew, clock, cost, 20000)
-    assert found.had[1] <= 0.02*found.all
+    assert found.had[1] <= 0.05*found.all
 
 
 def test_one_slow_piece_changes_nothing(crew, clock):
     seconds(crew, clock, lambda members, now: 3e-4/members, 50000)
+    crew.since = 0.0  # so that it is no trial that it meets
     hiccup = clock.now + 0.01
     found = seconds(crew, clock, lambda members, now: 0.1 if (
-        hiccup <= now < hiccup + 0.1) else 3e-4/members, 5000)
-    assert found.had[1] < 0.02*found.all
+        hiccup <= now < hiccup + 0.1) else 3e-4/members, 500)
+    assert found.had[1] == 0
 
 
 def test_all_steps_are_run_whatever_their_number(crew, clock):
