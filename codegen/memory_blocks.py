@@ -93,7 +93,8 @@ def _fewest(eq: Equation, group: Group) -> int:
         elements = 1
         for index in weights:
             elements *= _number(index.size)
-        fewest = max(fewest, -(-(LARGE_ROWS if elements > LARGE else ROWS) // count))
+        large = elements > LARGE and steps is None  # a step reads its weight whatever the rows
+        fewest = max(fewest, -(-(LARGE_ROWS if large else ROWS) // count))
     return fewest
 
 

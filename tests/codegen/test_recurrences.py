@@ -123,3 +123,8 @@ def test_no_thread_has_a_table_of_words_of_its_own() -> None:
     tensors = gradient(dr.derive(net)).program.tensors
     assert "_share__d_V1" in tensors
     assert not any(t.shape[:1] == (3000,) for n, t in tensors.items() if n.startswith("_share"))
+
+
+def test_blocks_have_few_rows_however_large_a_weight_that_each_step_reads() -> None:
+    program = derived(lambda net, x: dr.lstm(x, 200), 60)
+    assert {b.rows for b in gradient(program).plan.blocks if b is not None} == {16}
