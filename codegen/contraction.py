@@ -53,6 +53,14 @@ def factors_of(body: Expr) -> tuple[Expr, Access, Access] | None:
     return number, found[0], found[1]
 
 
+def factor_and_sum(term: Expr) -> tuple[Expr, SumOver] | None:
+    """The one sum that a term is a multiple of, behind its factor; None where there is no sum, or
+    several."""
+    parts = Mul.make_args(term)
+    sums = [f for f in parts if isinstance(f, SumOver)]
+    return (Mul(*(f for f in parts if f is not sums[0])), sums[0]) if len(sums) == 1 else None
+
+
 def _moving(access: Access, fixed: Collection[Index]) -> tuple[Index | None, ...] | None:
     """For each dim the index that moves in it (None: it stays); None where a dim is not an index
     plus what stays, or an index moves in two dims."""

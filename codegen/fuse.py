@@ -58,7 +58,7 @@ def _joined(first: Loop, second: Loop) -> Loop | None:
 
 def independent(first: Iterable[Statement], second: Iterable[Statement], index: Index) -> bool:
     """Whether turn i of the first body touches nothing that another turn of the second does."""
-    one, two = _touches(tuple(first)), _touches(tuple(second))
+    one, two = touches(tuple(first)), touches(tuple(second))
     written = {a.name for a, writes in (*one, *two) if writes}
     for name in written:
         places = [a for a, _ in (*one, *two) if a.name == name]
@@ -71,7 +71,7 @@ def independent(first: Iterable[Statement], second: Iterable[Statement], index: 
     return True
 
 
-def _touches(body: tuple[Statement, ...]) -> list[tuple[Access, bool]]:
+def touches(body: tuple[Statement, ...]) -> list[tuple[Access, bool]]:
     """Every access with whether it is written."""
     found: list[tuple[Access, bool]] = []
     for node in statements(body):

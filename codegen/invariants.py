@@ -19,6 +19,7 @@ import sympy
 from sympy import Expr, Symbol
 
 from codegen.blend import in_bounds
+from codegen.packed import packed_name
 from derive.nodes import Access, Index, Reduction, accesses, walk
 from derive.program import Equation, Program, Tensor
 
@@ -89,10 +90,7 @@ class Invariants:
         places = {i: Index(f"_{n}", i.size) for n, i in enumerate(indices)}
         key = expr.xreplace(places)
         if key not in self.known:
-            name, number = f"_scale_{eq.name.strip('_')}", 1
-            while name in self.names:
-                number += 1
-                name = f"_scale{number}_{eq.name.strip('_')}"
+            name = packed_name("scale", eq.name, self.names)
             tensor = Tensor(name, tuple(indices), origin=("packed", eq.name))
             self.known[key] = tensor
             self.names.add(name)

@@ -37,9 +37,10 @@ from codegen.loops import (
     Store,
     Window,
     expressions,
+    sizes_of,
     statements,
+    tensors_of,
 )
-from codegen.lower import sizes_of, tensors_of
 from codegen.parts import LONG, PARTIAL, PARTS, added, long_sum, partial_sums
 from derive.nodes import Access, Index, IntegerAccess
 from derive.program import Equation

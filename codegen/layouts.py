@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from sympy import Add, Mul, Symbol
+from sympy import Add, Symbol
 
-from codegen.contraction import factors_of
-from derive.nodes import Access, Index, IntegerAccess, SumOver, accesses
+from codegen.contraction import factor_and_sum, factors_of
+from derive.nodes import Access, Index, IntegerAccess, accesses
 from derive.program import Equation, Program
 
 
@@ -69,8 +69,8 @@ def _asked(eq: Equation, batch: Symbol) -> Iterator[tuple[Access, tuple[int, ...
     what is not in the tensor without rows (or in all three: each value of that is a product of its
     own), then what is, as it lies there."""
     for term in Add.make_args(eq.body):
-        sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
-        found = factors_of(sums[0].body) if len(sums) == 1 else None
+        whole = factor_and_sum(term)
+        found = None if whole is None else factors_of(whole[1].body)
         if found is None:
             continue
         three = [eq.target, *found[1:]]

@@ -240,3 +240,19 @@ def touched(node: Statement) -> tuple[str, ...]:
     if isinstance(node, Product):
         names += [m.name for m in (node.target, node.left, node.right)]
     return tuple(names)
+
+
+def tensors_of(body: tuple[Statement, ...]) -> tuple[str, ...]:
+    """Names of the tensors that a tree touches, in order of first use."""
+    return tuple(dict.fromkeys(n for node in statements(body) for n in touched(node)))
+
+
+def sizes_of(body: tuple[Statement, ...]) -> tuple[Symbol, ...]:
+    """Run-time sizes that a tree needs as arguments."""
+    found: dict[Symbol, None] = {}
+    for node in statements(body):
+        for expr in expressions(node):
+            for symbol in sorted(expr.free_symbols, key=str):
+                if symbol.is_positive and not isinstance(symbol, Index):
+                    found[symbol] = None
+    return tuple(found)

@@ -14,11 +14,18 @@ from dataclasses import replace
 from typing import Any
 
 import sympy
-from sympy import Add, Expr, Integer, Mul, S, Symbol
+from sympy import Add, Expr, Integer, S, Symbol
 
 from codegen.alike import Forms, kernel_name
 from codegen.blend import blend
-from codegen.contraction import Contraction, Shapes, conjuncts, contraction, guarded
+from codegen.contraction import (
+    Contraction,
+    Shapes,
+    conjuncts,
+    contraction,
+    factor_and_sum,
+    guarded,
+)
 from codegen.direct import Direct, direct
 from codegen.fetched import Windowed, windowed
 from codegen.fuse import fuse
@@ -33,11 +40,10 @@ from codegen.loops import (
     Op,
     Statement,
     Store,
-    expressions,
     local,
-    touched,
+    sizes_of,
+    tensors_of,
 )
-from codegen.loops import statements as all_statements
 from codegen.ranges import sharpen
 from codegen.recurrences import begins_with
 from codegen.schedule import Phase, Task
@@ -200,28 +206,26 @@ class Lowering:
         inner = term
         if isinstance(term, Select) and term.no == 0:
             guard, inner = conjuncts(term.condition), term.yes
-        sums = [f for f in Mul.make_args(inner) if isinstance(f, SumOver)]
-        if len(sums) != 1 or sums[0].body.has(Reduction):
+        whole = factor_and_sum(inner)
+        if whole is None or whole[1].body.has(Reduction) or whole[0].has(Reduction):
             return "plain", term
-        factor = Mul(*(f for f in Mul.make_args(inner) if f is not sums[0]))
-        if factor.has(Reduction):
-            return "plain", term
+        factor, node = whole
         product: Contraction | Direct | None = contraction(
-            eq.target, factor, sums[0], self.shapes, self.part, fixed, guard)
+            eq.target, factor, node, self.shapes, self.part, fixed, guard)
         if self.device and not fixed and (not isinstance(product, Contraction) or product.peeled):
-            fetched = windowed(eq.target, factor, sums[0], self.shapes, guard)
+            fetched = windowed(eq.target, factor, node, self.shapes, guard)
             if fetched is not None:
                 return "product", fetched
         if product is None and not (guard or fixed or self.device):
-            product = direct(eq.target, factor, sums[0], self.shapes, self.part)
+            product = direct(eq.target, factor, node, self.shapes, self.part)
         if product is not None:
             return "product", product
         if guard:
             return "plain", term
-        if gathered(sums[0], free):
-            return "apart", (factor, sums[0], True)
-        if not self.device and free and prefers_target(sums[0], free[-1]):
-            return "apart", (factor, sums[0], False)
+        if gathered(node, free):
+            return "apart", (factor, node, True)
+        if not self.device and free and prefers_target(node, free[-1]):
+            return "apart", (factor, node, False)
         return "plain", term
 
     def in_place(self, eq: Equation, free: Sequence[Index], factor: Expr, node: SumOver
@@ -401,19 +405,3 @@ def _with_index(eq: Equation, own: Index, index: Index) -> Equation:
             taken.add(mapping[other].name)
     body = rename(eq.body, mapping)
     return replace(eq, indices=tuple(mapping.get(i, i) for i in eq.indices), body=body)
-
-
-def tensors_of(body: tuple[Statement, ...]) -> tuple[str, ...]:
-    """Names of the tensors that a tree touches, in order of first use."""
-    return tuple(dict.fromkeys(n for node in all_statements(body) for n in touched(node)))
-
-
-def sizes_of(body: tuple[Statement, ...]) -> tuple[Symbol, ...]:
-    """Run-time sizes that a tree needs as arguments."""
-    found: dict[Symbol, None] = {}
-    for node in all_statements(body):
-        for expr in expressions(node):
-            for symbol in sorted(expr.free_symbols, key=str):
-                if symbol.is_positive and not isinstance(symbol, Index):
-                    found[symbol] = None
-    return tuple(found)

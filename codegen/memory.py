@@ -168,8 +168,7 @@ def plan_memory(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]],
     shapes = schedule.stored
     beside = {name: tile for sweep in schedule.sweeps for name, tile in sweep.tiles.items()
               if name != tile}  # which lie where another does
-    onto = {held: eq.name for eq in program.equations if (held := begins_with(eq)) is not None}
-    beside |= onto
+    beside |= {held: eq.name for eq in program.equations if (held := begins_with(eq)) is not None}
     nowhere = {name for sweep in schedule.sweeps if sweep.device for name in sweep.tiles}
     single = {eq.name for sweep in schedule.sweeps for eq in sweep.equations}
     stored: set[str] = set()

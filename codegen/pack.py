@@ -19,10 +19,18 @@ from collections.abc import Hashable
 from dataclasses import replace
 
 import sympy
-from sympy import Add, Expr, Mul
+from sympy import Add, Expr
 
-from codegen.contraction import conjuncts, contraction, count, factors_of, guarded
+from codegen.contraction import (
+    conjuncts,
+    contraction,
+    count,
+    factor_and_sum,
+    factors_of,
+    guarded,
+)
 from codegen.fetched import windowed
+from codegen.packed import packed_name
 from codegen.rates import RATES, Rates, Ways
 from codegen.windows import Choice, Window, direct_choice
 from codegen.winograd import winograd_choice
@@ -86,11 +94,7 @@ class Packing:
         return [c for c in made if c is not None]
 
     def name(self, stem: str, eq: Equation) -> str:
-        name, number = f"_{stem}_{eq.name.strip('_')}", 1
-        while name in self.shapes:
-            number += 1
-            name = f"_{stem}{number}_{eq.name.strip('_')}"
-        return name
+        return packed_name(stem, eq.name, self.shapes)
 
     def patches(self, eq: Equation, w: Window) -> Choice | None:
         indices = _patch_order(w.windowed)
@@ -161,14 +165,14 @@ class Packing:
 
     def is_product_as_it_is(self, eq: Equation, term: Expr) -> bool:
         """Whether a term whose places are shifted only is a product already."""
-        sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
-        factor = Mul(*(f for f in Mul.make_args(term) if f is not sums[0]))
-        return contraction(eq.target, factor, sums[0], self.shapes, None) is not None
+        found = factor_and_sum(term)
+        return found is not None and contraction(eq.target, *found, self.shapes, None) is not None
 
     def is_windowed(self, eq: Equation, window: Window, term: Expr) -> bool:
         """Whether a GPU's tiles fetch a term's elements as they are."""
-        sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
-        return windowed(eq.target, window.factor, sums[0], self.shapes) is not None
+        found = factor_and_sum(term)
+        return found is not None and windowed(
+            eq.target, window.factor, found[1], self.shapes) is not None
 
     def is_product(self, eq: Equation, factor: Expr, node: SumOver, tensor: Tensor) -> bool:
         shapes = {**self.shapes, tensor.name: tensor.shape}
@@ -191,11 +195,11 @@ def pack(program: Program, ways: Ways = "auto", rates: Rates = RATES, device: bo
 
 def _window(term: Expr) -> Window | None:
     """The parts of a term in which exactly one of two factors has a dim with several indices."""
-    sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
-    if len(sums) != 1 or all(isinstance(e, Index) for a in accesses(sums[0]) for e in a.where):
+    whole = factor_and_sum(term)
+    if whole is None or all(isinstance(e, Index) for a in accesses(whole[1]) for e in a.where):
         return None
-    factor = Mul(*(f for f in Mul.make_args(term) if f is not sums[0]))
-    body = sums[0].body
+    factor, node = whole
+    body = node.body
     conditions: tuple[Expr, ...] = ()
     if isinstance(body, Select) and body.no == 0:
         body, conditions = body.yes, conjuncts(body.condition)
@@ -213,7 +217,7 @@ def _window(term: Expr) -> Window | None:
     moved = [i for e in windows[0].where if not isinstance(e, Index) for i in e.atoms(Index)]
     if len({*bare, *moved}) != len(bare) + len(moved):  # an index in two dims
         return None
-    return Window(factor * number, sums[0].bound, conditions, windows[0], other)
+    return Window(factor * number, node.bound, conditions, windows[0], other)
 
 
 def own_indices(access: Access) -> set[Index]:

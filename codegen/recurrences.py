@@ -17,10 +17,11 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from sympy import Add, Expr, Mul
+from sympy import Add, Expr
 
-from codegen.contraction import conjuncts, contraction, guarded, strides
-from derive.nodes import Access, Index, Reduction, Select, SumOver, alpha_rename, rename
+from codegen.contraction import conjuncts, contraction, factor_and_sum, guarded, strides
+from codegen.packed import packed_name
+from derive.nodes import Access, Index, Reduction, Select, accesses, alpha_rename, rename
 from derive.program import Equation, Group, Program, Tensor
 
 MANY = 4  # steps from which on a copy for all of them pays
@@ -46,11 +47,10 @@ def _recurrent(program: Program) -> Iterator[tuple[Group, Equation]]:
 def _with(program: Program, changed: dict[str, Sequence[Equation]]) -> Program:
     """The program with equations in the place of others."""
     made = tuple(e for eq in program.equations for e in changed.get(eq.name, (eq,)))
-    given = {t.name: t for t in program.given}
-    tensors = {**{n: t for n, t in program.tensors.items() if n in given},
-               **{eq.name: eq.tensor for eq in made}}
-    order = {n: None for n in (*program.tensors, *tensors) if n in tensors}
-    return replace(program, tensors={n: tensors[n] for n in order}, equations=made)
+    own = {eq.name: eq.tensor for eq in made}
+    gone = program.defined.keys() - own.keys()
+    kept = {n: t for n, t in program.tensors.items() if n not in gone}
+    return replace(program, tensors={**kept, **own}, equations=made)
 
 
 # -- within a step ---------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def _into_its_reader(program: Program, name: str, group: Group) -> Program:
     if eq.body.has(Reduction) or len(readers) != 1 or readers[0].name not in own - {name}:
         return program
     (reader,) = readers
-    places = [a for a in _every(reader.body) if a.name == name]
+    places = [a for a in accesses(reader.body) if a.name == name]
     step = reader.indices[group.axis[reader.name]]
     where = places[0].where
     if (len(places) != 1 or len(set(where)) < len(where) or not set(where) <= set(reader.indices)
@@ -79,14 +79,6 @@ def _into_its_reader(program: Program, name: str, group: Group) -> Program:
     body = rename(eq.body, dict(zip(eq.indices, where, strict=True)))
     return _with(program, {name: (), reader.name: (
         replace(reader, body=reader.body.xreplace({places[0]: body})),)})
-
-
-def _every(expr: Expr) -> Iterator[Access]:
-    """Every access of an expression, as often as it stands there, those inside of sums as well."""
-    if isinstance(expr, Access):
-        yield expr
-    for arg in expr.args:
-        yield from _every(arg)
 
 
 # -- turned weights --------------------------------------------------------------------------------
@@ -107,11 +99,8 @@ def _turned(program: Program) -> Program:
             weight, order = found
             key, places = (weight.name, order), [weight.where[d] for d in order]
             if key not in made:
-                name, number = f"_turned_{eq.name.strip('_')}", 1
-                while name in program.tensors or any(t.name == name for t in made.values()):
-                    number += 1
-                    name = f"_turned{number}_{eq.name.strip('_')}"
-                made[key] = Tensor(name,
+                taken = {*program.tensors, *(t.name for t in made.values())}
+                made[key] = Tensor(packed_name("turned", eq.name, taken),
                                    tuple(i for i in places if isinstance(i, Index)),
                                    origin=("packed", eq.name))
                 copies.append(Equation(made[key], made[key].indices, weight, eq.why))
@@ -127,12 +116,11 @@ def _by_columns(program: Program, eq: Equation, term: Expr, index: Index
     which it would read rows."""
     guard, inner = (conjuncts(term.condition), term.yes) if isinstance(term, Select) and \
         term.no == 0 else ((), term)
-    sums = [f for f in Mul.make_args(inner) if isinstance(f, SumOver)]
-    if len(sums) != 1 or sums[0].body.has(Reduction):
+    whole = factor_and_sum(inner)
+    if whole is None or whole[1].body.has(Reduction):
         return None
     shapes = {n: t.shape for n, t in program.tensors.items()}
-    factor = Mul(*(f for f in Mul.make_args(inner) if f is not sums[0]))
-    found = contraction(eq.target, factor, sums[0], shapes, None, (index,), guard)
+    found = contraction(eq.target, *whole, shapes, None, (index,), guard)
     if found is None:
         return None
     weight, places = found.right, (*found.k, *found.n)
@@ -154,7 +142,7 @@ def _onto(program: Program, wanted: Collection[str]) -> Program:
         held = [t.name for t in terms if isinstance(t, Access) and t.where == eq.indices
                 and t.name in program.defined and t.name not in {*recurrent, *wanted}
                 and program.tensors[t.name].shape == eq.tensor.shape and read[t.name] == 1
-                and sum(a.name == t.name for a in _every(eq.body)) == 1]
+                and sum(a.name == t.name for a in accesses(eq.body)) == 1]
         if held and len(terms) > 1 and eq.tensor.origin is None:
             tensor = replace(eq.tensor, origin=("onto", held[0]))
             changed[eq.name] = (replace(eq, tensor=tensor),)

@@ -307,7 +307,7 @@ RANDOM = f"""@kernel
 def mix(key, number):
     \"\"\"One more argument folded into a random number: see derive.randomness.\"\"\"
     mask = np.uint64({MASK})
-    key = ((key ^ (np.uint64(number) & mask)) + np.uint64({GOLDEN})) & mask
+    key = ((key ^ np.uint64(number & {MASK})) + np.uint64({GOLDEN})) & mask
     key ^= key >> np.uint64(16)
     key = (key*np.uint64({FIRST})) & mask
     key ^= key >> np.uint64(15)

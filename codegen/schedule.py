@@ -18,8 +18,9 @@ from typing import Literal
 
 from sympy import Expr, Symbol
 
+from codegen.packed import is_packed
 from codegen.recompute import is_again
-from codegen.shares import is_packed, is_share, share_index
+from codegen.shares import is_share, share_index
 from codegen.tiles import Sweep
 from derive.nodes import Index, accesses
 from derive.program import Equation, Group, Program

@@ -18,8 +18,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from sympy import Expr, Mul, Symbol
+from sympy import Expr, Symbol
 
+from codegen.contraction import factor_and_sum
+from codegen.packed import is_packed
 from derive.nodes import Index, IntegerAccess, SumOver, accesses, bound_indices, fresh
 from derive.program import Equation, Program, Tensor
 
@@ -33,11 +35,6 @@ WORTH = 256  # elements of such a row, at least
 def is_share(tensor: Tensor) -> bool:
     """Whether a tensor is a share of a sum over all rows."""
     return tensor.origin is not None and tensor.origin[0] == "share"
-
-
-def is_packed(tensor: Tensor) -> bool:
-    """Whether a tensor was made of an equation for the sake of its kernels."""
-    return tensor.origin is not None and tensor.origin[0] == "packed"
 
 
 def share_index(eq: Equation, batch: Symbol) -> Index:
@@ -92,14 +89,14 @@ def _cut(eq: Equation, program: Program, batch: Symbol, smallest: int
          ) -> list[Equation] | None:
     """The equation of a share and of the sum of all, where a row of what is read has ``smallest``
     elements at least; None where it is no sum of what keeps to its row."""
-    sums = [f for f in Mul.make_args(eq.body) if isinstance(f, SumOver)]
-    if len(sums) != 1 or not eq.indices or not all(i.size.is_Integer for i in eq.indices):
+    found = factor_and_sum(eq.body)
+    if found is None or not eq.indices or not all(i.size.is_Integer for i in eq.indices):
         return None
-    factor = Mul(*(f for f in Mul.make_args(eq.body) if f is not sums[0]))
+    factor, node = found
     if any(a.name in program.defined for a in accesses(factor)):
         return None
-    rows = [i for i in bound_indices(sums[0]) if i.size == batch]
-    if len(rows) != 1 or rows[0] not in sums[0].bound or not _keeps_to(sums[0], rows[0], program):
+    rows = [i for i in bound_indices(node) if i.size == batch]
+    if len(rows) != 1 or rows[0] not in node.bound or not _keeps_to(node, rows[0], program):
         return None
     made = [program.tensors[n].shape for n in eq.reads if n in program.defined]
     if max((_count(s) for s in made if batch in s), default=-1) < smallest:
@@ -108,7 +105,7 @@ def _cut(eq: Equation, program: Program, batch: Symbol, smallest: int
     tensor = Tensor(program.unused(f"_share_{eq.name}"), eq.tensor.indices, origin=("share", of))
     number = fresh(Index("n", PARTS), {i.name for i in eq.indices})
     total = SumOver(tensor.at(number, *eq.indices), number)
-    return [Equation(tensor, eq.indices, sums[0], eq.why), replace(eq, body=factor*total)]
+    return [Equation(tensor, eq.indices, node, eq.why), replace(eq, body=factor*total)]
 
 
 def _keeps_to(node: SumOver, row: Index, program: Program) -> bool:

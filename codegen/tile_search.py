@@ -14,7 +14,7 @@ import sympy
 from sympy import Expr, Mul, S, Symbol
 
 from codegen.block_weights import ROOM
-from codegen.contraction import factors_of, guarded
+from codegen.contraction import factor_and_sum, factors_of, guarded
 from codegen.recompute import copy_of
 from codegen.tiles import Sweep, Wanted, product_of, product_terms, shared_tiles
 from derive.nodes import (
@@ -275,11 +275,11 @@ class _Softmax:
     def exchanged(self, eq: Equation, soft: Equation, outs: Sequence[Equation]
                   ) -> Equation | None:
         """``n * sum over u of ( p * sum over a of ( g*v ) )`` by the result ``sum of p*v``."""
-        sums = [f for f in Mul.make_args(eq.body) if isinstance(f, SumOver)]
-        if len(sums) != 1 or len(sums[0].bound) != 1 or soft.name not in eq.reads:
+        whole = factor_and_sum(eq.body)
+        if whole is None or len(whole[1].bound) != 1 or soft.name not in eq.reads:
             return None
-        factor = Mul(*(f for f in Mul.make_args(eq.body) if f is not sums[0]))
-        guard, inner = S.true, guarded(sums[0].body)
+        factor, node = whole
+        guard, inner = S.true, guarded(node.body)
         if isinstance(inner, Select) and inner.no == 0:
             guard, inner = inner.condition, inner.yes
         found, mapping = factors_of(inner), self.mapping(eq)

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import sympy
-from sympy import Add, Expr, Mul
+from sympy import Add, Expr
 
-from codegen.contraction import factors_of
-from derive.nodes import Access, Index, LogSumExpOver, Reduction, Select, SumOver, accesses
+from codegen.contraction import factor_and_sum, factors_of
+from derive.nodes import Access, Index, LogSumExpOver, Reduction, Select, accesses
 from derive.program import Equation
 
 Wanted = tuple[int, int] | bool | None
@@ -95,15 +95,17 @@ def product_terms(eq: Equation, wide: Collection[str]
 
 def product_of(term: Expr) -> tuple[Expr, Index, Access, Access] | None:
     """``factor * sum over one index of ( left * right )``, both read at plain indices."""
-    sums = [f for f in Mul.make_args(term) if isinstance(f, SumOver)]
-    factor = Mul(*(f for f in Mul.make_args(term) if not isinstance(f, SumOver)))
-    if len(sums) != 1 or len(sums[0].bound) != 1 or accesses(factor) or factor.atoms(Index):
+    whole = factor_and_sum(term)
+    if whole is None:
         return None
-    found = factors_of(sums[0].body)
+    factor, node = whole
+    if len(node.bound) != 1 or accesses(factor) or factor.atoms(Index):
+        return None
+    found = factors_of(node.body)
     if found is None:
         return None
     number, left, right = found
-    index = sums[0].bound[0]
+    index = node.bound[0]
     if not all(isinstance(e, Index) for a in (left, right) for e in a.where):
         return None
     if not all(index in a.where and len(set(a.where)) == len(a.where) for a in (left, right)):

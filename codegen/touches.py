@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import sympy
 from sympy import Expr, S, Symbol
 
-from codegen.loops import Product, Statement, Store, expressions, statements
-from derive.nodes import Access, Index, accesses
+from codegen.fuse import touches
+from codegen.loops import Statement
+from derive.nodes import Access, Index
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,6 @@ class Touched:
 
 def touched(node: Statement) -> Touched:
     """What a statement and all inside it touch."""
-    read, written = set[str](), set[str]()
-    for n in statements((node,)):
-        places = [p.name for p in n.places] if isinstance(n, Product) else []
-        written |= {*places[:1], *([n.target.name] if isinstance(n, Store) else [])}
-        read |= {*places, *(a.name for e in expressions(n) for a in accesses(e))}
-    return Touched(frozenset(read), frozenset(written))
+    names = [(a.name, writes) for a, writes in touches((node,))]
+    return Touched(frozenset(n for n, writes in names if not writes),
+                   frozenset(n for n, writes in names if writes))
