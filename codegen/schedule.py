@@ -12,7 +12,7 @@ and what is made with them. All follow from the equations' indices; no layer has
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,6 +22,7 @@ from codegen.packed import is_packed
 from codegen.recompute import is_again
 from codegen.shares import is_share, share_index
 from codegen.tiles import Sweep
+from codegen.worklist import Worklist
 from derive.nodes import Index, accesses
 from derive.program import Equation, Group, Program
 
@@ -123,34 +124,31 @@ def make_schedule(program: Program, batch: Symbol | None = None, columns: bool =
 def _phases(program: Program, groups: Sequence[Group], batch: Symbol | None, columns: bool
             ) -> tuple[Phase, ...]:
     sizes = {n: t.shape for n, t in program.tensors.items()}
-    todo = list(groups)
-    done: set[str] = {t.name for t in program.given}
+    todo = Worklist(groups, (t.name for t in program.given))
     phases: list[Phase] = []
 
-    def add(kind: Literal["rows", "pieces", "columns"], tasks: list[Task], rest: list[Group]
-            ) -> list[Group]:
+    def add(kind: Literal["rows", "pieces", "columns"], tasks: list[Task]) -> None:
         if tasks:
             phases.append(Phase(kind, tuple(tasks)))
-            done.update(eq.name for task in tasks for eq in task.group.equations)
-        return rest
+            todo.finish(task.group for task in tasks)
 
-    while todo:
-        before = len(todo)
-        ahead, others = _take_ahead(todo, done, sizes, batch)
+    while todo.left:
+        before = todo.left
+        ahead = _take_ahead(todo, sizes, batch)
         if ahead:
-            todo = add("pieces", ahead, others)
+            add("pieces", ahead)
             continue
-        rows, rest = _take_rows(todo, done, sizes, batch)
+        rows = _take_rows(todo, sizes, batch)
         if columns:
             assert batch is not None
-            taken, others = take_columns(todo, done, sizes, batch)
+            taken = take_columns(todo, sizes, batch)
             if {id(t.group) for t in rows} <= {id(t.group) for t in taken}:
-                todo = add("columns", taken, others)
+                add("columns", taken)
                 continue
-        todo = add("rows", rows, rest)
+        add("rows", rows)
         if not columns:
-            todo = add("pieces", *_take_pieces(todo, done, sizes, batch))
-        assert len(todo) < before, "groups are in an order of computation: the first is ready"
+            add("pieces", _take_pieces(todo, sizes, batch))
+        assert todo.left < before, "groups are in an order of computation: the first is ready"
     return tuple(phases)
 
 
@@ -168,54 +166,38 @@ def _with_sweeps(groups: Sequence[Group], sweeps: Sequence[Sweep]) -> list[Group
     return found
 
 
-def _take_rows(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
-               batch: Symbol | None) -> tuple[list[Task], list[Group]]:
-    """Everything that keeps to its rows and reads what is ready. What is computed again waits until
-    it is read, by one of these, or by what can be computed next."""
+def _take_rows(todo: Worklist, sizes: dict[str, tuple], batch: Symbol | None,
+               ahead: Sequence[Group] = ()) -> list[Task]:
+    """Everything that keeps to its rows and reads what is ready, with ``ahead`` what these make.
+    What is computed again waits until it is read, by one of these, or by what can be computed
+    next."""
     if batch is None:
-        return [], list(todo)
-    ready, tasks, rest = set(done), [], []
-    copies: dict[str, Group] = {}
+        return []
+    tasks: list[Task] = []
+    others: list[Group] = []
+    made: set[str] = set()
 
-    def asked(group: Group) -> list[Group]:
-        """The copies that a group reads, each behind those that it reads itself."""
-        found: dict[str, Group] = {}
-        if group.reads.isdisjoint(copies):
-            return []
-        for name in sorted(group.reads & set(copies), key=list(copies).index):
-            found |= {g.equations[0].name: g for g in asked(copies[name])}
-            found[name] = copies[name]
-        return list(found.values())
-
-    def take(groups: Sequence[Group], row: Symbol) -> None:
-        for group in groups:
-            part = _group_row(group, sizes, row)
+    def add_copies(group: Group, row: Symbol) -> None:
+        for copy in todo.copies(group, made):
+            part = _group_row(copy, sizes, row)
             assert part is not None, "only what keeps to its rows is computed again"
-            tasks.append(Task(group, part))
-            ready.update(eq.name for eq in group.equations)
-            copies.pop(group.equations[0].name, None)
+            tasks.append(Task(copy, part))
+            made.add(copy.equations[0].name)
 
-    def reads(group: Group, beside: Sequence[Group]) -> frozenset[str]:
-        if not beside:
-            return group.reads
-        return group.reads.union(*(g.reads for g in beside)) - {
-            eq.name for g in beside for eq in g.equations}
+    def take(group: Group) -> bool:
+        part = _group_row(group, sizes, batch)
+        if part is None:
+            others.append(group)
+            return False
+        add_copies(group, batch)
+        tasks.append(Task(group, part))
+        made.update(eq.name for eq in group.equations)
+        return True
 
-    for group in todo:
-        if is_again(group.equations[0].tensor) and len(group.equations) == 1:
-            copies[group.equations[0].name] = group
-            continue
-        before = asked(group)
-        if reads(group, before) <= ready and _group_row(group, sizes, batch) is not None:
-            take([*before, group], batch)
-        else:
-            rest.append(group)
-    for group in rest:
-        before = asked(group)
-        if before and reads(group, before) <= ready:
-            take(before, batch)
-    left = {g.equations[0].name for g in rest} | set(copies)
-    return tasks, [g for g in todo if g.equations[0].name in left]
+    todo.offer(take, ahead)
+    for group in others:
+        add_copies(group, batch)
+    return tasks
 
 
 def _group_row(group: Group, sizes: dict[str, tuple], batch: Symbol) -> Index | None:
@@ -225,42 +207,38 @@ def _group_row(group: Group, sizes: dict[str, tuple], batch: Symbol) -> Index | 
     return next(iter(rows)) if len(rows) == 1 else None
 
 
-def _take_ahead(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
-                batch: Symbol | None) -> tuple[list[Task], list[Group]]:
+def _take_ahead(todo: Worklist, sizes: dict[str, tuple], batch: Symbol | None) -> list[Task]:
     """What is packed of ready tensors without rows, where rows would be cut to wait for it."""
-    packed = [g for g in todo if is_packed(g.equations[0].tensor)
-              and not any(i.size == batch for i in g.equations[0].indices)]
-    if batch is None or not packed:
-        return [], list(todo)
-    tasks, _ = _take_pieces(packed, done, sizes, batch)
-    taken = {id(t.group) for t in tasks}
-    rest = [g for g in todo if id(g) not in taken]
-    names = {t.group.equations[0].name for t in tasks}
-    if not tasks or len(_take_rows(rest, done | names, sizes, batch)[0]) <= len(
-            _take_rows(todo, done, sizes, batch)[0]):
-        return [], list(todo)
-    return tasks, rest
+    if batch is None:
+        return []
+    tasks = _take_pieces(todo, sizes, batch, lambda group: is_packed(group.equations[0].tensor)
+                         and not any(i.size == batch for i in group.equations[0].indices))
+    if not tasks or len(_take_rows(todo, sizes, batch, [t.group for t in tasks])) <= len(
+            _take_rows(todo, sizes, batch)):
+        return []
+    return tasks
 
 
-def _take_pieces(todo: Sequence[Group], done: set[str], sizes: dict[str, tuple],
-                 batch: Symbol | None) -> tuple[list[Task], list[Group]]:
-    """Everything that is ready and is not better left to the next phase over rows."""
+def _take_pieces(todo: Worklist, sizes: dict[str, tuple], batch: Symbol | None,
+                 asked: Callable[[Group], bool] = lambda _: True) -> list[Task]:
+    """Everything ``asked`` for that is ready and not better left to the next phase over rows."""
     tasks: list[Task] = []
-    rest: list[Group] = []
     split: set[str] = set()  # what this phase makes, each thread its part of the first index
-    for group in todo:
-        new = group.reads - done
-        if batch is not None and is_again(group.equations[0].tensor):
-            rest.append(group)
-            continue
+
+    def take(group: Group) -> bool:
+        new = group.reads - todo.done
+        if not asked(group) or (batch is not None and is_again(group.equations[0].tensor)):
+            return False
         if new and not (new <= split and _keeps_to_piece(group, new, sizes)):
-            rest.append(group)
-            continue
+            return False
         tasks.append(Task(group, _piece(group)))
         eq = group.equations[0]
         if tasks[-1].part is not None and tasks[-1].part == eq.indices[0]:
             split.add(eq.name)
-    return tasks, rest
+        return True
+
+    todo.offer(take)
+    return tasks
 
 
 def _keeps_to_piece(group: Group, names: Collection[str], sizes: dict[str, tuple]) -> bool:
@@ -271,30 +249,30 @@ def _keeps_to_piece(group: Group, names: Collection[str], sizes: dict[str, tuple
         for access in accesses(group.equations[0].body) if access.name in names)
 
 
-def take_columns(todo: Sequence[Group], done: set[str], sizes: Mapping[str, tuple], batch: Symbol
-                 ) -> tuple[list[Task], list[Group]]:
+def take_columns(todo: Worklist, sizes: Mapping[str, tuple], batch: Symbol) -> list[Task]:
     """Everything that can be computed from what is done, and from the own column of what is
     computed on the way."""
     tasks: list[Task] = []
-    rest: list[Group] = []
     split: dict[str, int | None] = {}  # what this phase makes, and which dim it is split along
-    for group in todo:
-        new = group.reads - done
+
+    def take(group: Group) -> bool:
+        new = group.reads - todo.done
         eq = group.equations[0]
         if is_again(eq.tensor) or (len(group.equations) > 1 and not group.recurrent):
-            rest.append(group)  # a copy, or a sweep: it keeps to its rows
-            continue
+            return False  # a copy, or a sweep: it keeps to its rows
         part = _piece(group) if not new else None
         if len(group.equations) == 1 and not group.recurrent and not is_share(eq.tensor):
             part = _column(eq, new, split, sizes, batch)
         if not new <= split.keys() or (new and part is None):
-            rest.append(group)
-            continue
+            return False
         tasks.append(Task(group, part))
-        split |= {e.name: None for e in group.equations}
+        split.update((e.name, None) for e in group.equations)
         if part is not None:
             split[eq.name] = eq.indices.index(part)
-    return tasks, rest
+        return True
+
+    todo.offer(take)
+    return tasks
 
 
 def _column(eq: Equation, new: Collection[str], split: Mapping[str, int | None],
