@@ -247,10 +247,11 @@ class Network:
     def _checked(self, name: str, free: tuple[Index, ...], body: object) -> Expr:
         expr = _as_expression(name, body)
         check_binding(name, expr, {i.name: i for i in free})
+        tensors = {}  # those that it reads: a deep network has many
         for access in accesses(expr):
             if access.name not in self._handles:
                 raise unknown_name("tensor", access.name, self._handles)
-        tensors = {n: handle.tensor for n, handle in self._handles.items()}
+            tensors[access.name] = self._handles[access.name].tensor
         # a sequence of one step reads first values only: recurrences may miss their own tensor
         check_reach(name, expr, {n: t for n, t in tensors.items()
                                  if t.role != "intermediate" or n in self._defined})

@@ -7,6 +7,7 @@ import pytest
 import sympy
 
 import derive as dr
+from derive import network
 from derive.errors import DeclarationError
 from derive.nodes import Access, Select, SumOver, accesses
 from derive.program import Program
@@ -199,6 +200,22 @@ def test_cost_is_linear_in_the_number_of_equations():
     (n1, ops1), (n2, ops2), (n3, ops3) = equations(5), equations(10), equations(15)
     assert n3 - n2 == n2 - n1
     assert ops3 - ops2 == ops2 - ops1
+
+
+def test_a_declaration_looks_at_what_its_equation_reads_however_many_tensors_there_are(
+        monkeypatch):
+    seen, check = [], network.check_reach
+
+    def counted(name, body, tensors):
+        seen.append(len(tensors))
+        check(name, body, tensors)
+
+    monkeypatch.setattr(network, "check_reach", counted)
+    net = dr.Network("deep")
+    h = net.input("x", "B", 3)
+    for _ in range(20):
+        h = dr.dense(h, 3, dr.tanh)
+    assert max(seen) == 3  # a row, the weight, the bias
 
 
 def test_what_is_named_under_a_selection_keeps_within_its_bounds():
