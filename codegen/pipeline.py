@@ -27,6 +27,7 @@ from sympy import Add, Integer, Mul, Symbol
 
 from codegen.alike import Forms
 from codegen.collection import uncollected
+from codegen.common_sums import common_sums
 from codegen.invariants import hoist_rows
 from codegen.layouts import laid_out
 from codegen.loops import Kernel
@@ -221,7 +222,8 @@ def compile_program(program: Program, optimizer: Optimizer,
     packed = packing.run()
     if not device:
         batch = choose_batch(packed)
-        packed = shared_sums(hoist_rows(packed, batch), batch, storage.shares)
+        packed = common_sums(hoist_rows(packed, batch), batch)
+        packed = shared_sums(packed, batch, storage.shares)
     declared = (n for n in determined(packed.forward, _data(program)) if not n.startswith("_"))
     roots = {"forward": tuple(outputs) or tuple(declared)}
     if not forward_only:
