@@ -57,7 +57,7 @@ def names() -> tuple[str, ...]:
 
 def programs(name: str, narrow: bool = False) -> Iterator[tuple[str, dr.Program]]:
     """Each loss of an example with its gradients, and what to call it."""
-    for label, program in _declared(name, narrow):
+    for label, program in declared(name, narrow):
         for loss in program.losses:
             title = label if len(program.losses) == 1 else f"{label} ({loss})"
             yield title, derive(program.only(loss, *program.updates.values()), of=loss)
@@ -73,7 +73,8 @@ def point(program: dr.Program, seed: int, sizes: dict[str, int]) -> dict[str, np
     return values
 
 
-def _declared(name: str, narrow: bool) -> Iterator[tuple[str, dr.Program]]:
+def declared(name: str, narrow: bool) -> Iterator[tuple[str, dr.Program]]:
+    """The networks of an example, not derived, and what to call each."""
     if narrow and name in NARROW:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
