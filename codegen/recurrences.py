@@ -56,27 +56,24 @@ def _with(program: Program, changed: dict[str, Sequence[Equation]]) -> Program:
 # -- within a step ---------------------------------------------------------------------------------
 def _within(program: Program, wanted: Collection[str]) -> Program:
     found = program
-    for group in (g for g in program.groups if g.recurrent):
-        for eq in group.equations:
-            if eq.name not in wanted:
-                found = _into_its_reader(found, eq.name, group)
+    for _, eq in _recurrent(program):
+        if eq.name not in wanted:
+            found = _into_its_reader(found, eq.name)
     return found
 
 
-def _into_its_reader(program: Program, name: str, group: Group) -> Program:
-    """The program without a tensor that one equation of the same step reads once, as it is."""
-    eq, own = program.defined[name], {e.name for e in group.equations}
+def _into_its_reader(program: Program, name: str) -> Program:
+    """The program without a tensor that one equation, of the same step then, reads once, as it is:
+    each equation of a recurrence is read by another one of it."""
+    eq = program.defined[name]
     readers = [e for e in program.equations if name in e.reads]
-    if eq.body.has(Reduction) or len(readers) != 1 or readers[0].name not in own - {name}:
+    if eq.body.has(Reduction) or len(readers) != 1:
         return program
     (reader,) = readers
     places = [a for a in accesses(reader.body) if a.name == name]
-    step = reader.indices[group.axis[reader.name]]
-    where = places[0].where
-    if (len(places) != 1 or len(set(where)) < len(where) or not set(where) <= set(reader.indices)
-            or where[group.axis[name]] != step):
+    if len(places) != 1 or not set(places[0].where) <= set(reader.indices):
         return program
-    body = rename(eq.body, dict(zip(eq.indices, where, strict=True)))
+    body = rename(eq.body, dict(zip(eq.indices, places[0].where, strict=True)))
     return _with(program, {name: (), reader.name: (
         replace(reader, body=reader.body.xreplace({places[0]: body})),)})
 

@@ -40,6 +40,7 @@ def seconds(crew: Any, clock: Clock, cost: Cost, steps: int) -> SimpleNamespace:
     expected = 0
     for members, first, last in crew.pieces(steps):
         assert first == expected < last
+        assert last - first >= crew.FEWEST or last == steps
         expected = last
         for _ in range(first, last):
             had[members] += cost(members, clock.now)
@@ -77,6 +78,61 @@ def test_a_core_that_is_taken_is_noticed_after_two_pieces_and_so_is_its_return(
     seconds(crew, clock, cost, 7000)  # a hundred times as long as a trial took at most
     found = seconds(crew, clock, cost, 20000)
     assert found.had[1] <= 0.05*found.all
+
+
+@pytest.mark.parametrize("times", [2, 5, 15])
+def test_two_slow_pieces_and_a_trial_it_is(crew, clock, times):
+    seconds(crew, clock, lambda members, now: 3e-4/members, 50000)
+    crew.since, slow = 0.0, []
+    for members, first, last in crew.pieces(10**6):
+        if members == 1:
+            break
+        slow.append(members)
+        clock.now += times*1.5e-4*(last - first)
+    assert len(slow) == 2
+
+
+def test_what_was_given_up_is_tried_again_soon(crew, clock):
+    """A core that another has for a moment."""
+    seconds(crew, clock, lambda members, now: 3e-4/members, 50000)
+    seconds(crew, clock, lambda members, now: 1e-3 if members == 2 else 3e-4, 200)
+    assert crew.current == 1
+    found = seconds(crew, clock, lambda members, now: 3e-4/members, 1000)
+    assert crew.current == 2 and found.had[1] < 0.05
+
+
+def test_a_machine_that_is_slower_for_good_is_tried_as_rarely_as_before(crew, clock):
+    seconds(crew, clock, lambda members, now: 3e-4/members, 50000)
+    seconds(crew, clock, lambda members, now: 9e-4/members, 2000)
+    found = seconds(crew, clock, lambda members, now: 9e-4/members, 20000)
+    assert found.had[1] <= 0.011*found.all
+
+
+def test_what_is_usual_is_not_what_the_first_piece_took(crew, clock):
+    """It begins with a cold cache; no trial has renewed what is usual since."""
+    crew.note(2, False, 10*0.01, 60)
+    crew.note(2, False, 0.01, 60)
+    for _ in range(2):
+        assert crew.slow == 0
+        crew.note(2, False, 0.01, 60)
+    crew.note(2, False, 2*0.01, 60)
+    assert crew.slow == 1
+
+
+def test_a_slow_trial_is_no_slow_piece(crew, clock):
+    crew.note(2, False, 0.01, 60)
+    crew.note(1, True, 0.01, 60)
+    crew.note(1, True, 0.1, 60)
+    assert crew.slow == 0
+
+
+def test_slow_pieces_count_that_follow_one_another(crew, clock):
+    seconds(crew, clock, lambda members, now: 3e-4/members, 50000)
+    for _ in range(5):
+        crew.note(2, False, 0.1, 60)
+        assert crew.slow == 1
+        crew.note(2, False, 0.009, 60)
+        assert crew.slow == 0
 
 
 def test_one_slow_piece_changes_nothing(crew, clock):

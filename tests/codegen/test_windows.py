@@ -145,3 +145,13 @@ def test_what_is_not_finite_stays_so(way: str, bad: float, tmp_path):
     for name, gradient in got.items():
         assert not np.isfinite(gradient[~np.isfinite(want[program.gradients[name]])]).any()
         assert not np.isfinite(gradient).all()
+
+
+def test_shares_of_a_kernels_gradient_are_added_up_where_they_are_copied_to():
+    program = derived(convolution(16, (8, 8), 16, 3, padding=1))
+    made = compile_program(program, sgd(), ("gradient",), storage=Storage(windows="direct"))
+    entry = made.entries["gradient"]
+    assert "_share__sum_d_K1" in entry.program["K1"].reads
+    assert "_sum_d_K1" not in entry.program.tensors
+    assert {t.group.equations[0].name for t in entry.schedule.phases[-1].tasks} == {
+        "L", "_d_K1", "_d_c1"}
