@@ -41,12 +41,16 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
     behinds = find_behinds(compiled)
     train = TrainPrinter(compiled, behinds, phases, parallel) if behinds else None
     batch = printers[0].entry.schedule.batch
-    windows = any(name.startswith("direct_") for name in functions)
+    windows, small = (any(name.startswith(kind) for name in functions)
+                      for kind in ("direct_", "product_"))
+    products = any("gemm(" in text for text in kernels) or bool(
+        gradient and compiled.optimizer.matrix)
     return {
         **declared_parts(compiled, batch),
-        "uses_products": windows or any("gemm(" in text for text in kernels) or bool(
-            gradient and compiled.optimizer.matrix),
+        "uses_matrices": products or windows or small,
+        "uses_products": products,
         "uses_windows": windows,
+        "uses_small": small,
         "functions": function_texts(functions) or ["# none"],
         "kernels": kernels,
         "phases": [p.text() for p in phases.phases if not p.updates],

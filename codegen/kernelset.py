@@ -12,6 +12,7 @@ from codegen.pipeline import Compiled
 from codegen.print_cpu import KernelPrinter
 from codegen.print_statements import function, identifier
 from codegen.scalars import ScalarPrinter, helper
+from codegen.small import only_small
 from codegen.vector_math import vectorised
 from derive.program import Equation, Program
 
@@ -29,6 +30,7 @@ class KernelSet:
     """The kernels of a module: each text once, though several layers may call it."""
 
     names: dict[str, str]
+    small: bool = False  # products are loops with constant bounds
     functions: Functions = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     cites: dict[str, dict[int, Equation]] = field(default_factory=dict)
@@ -40,14 +42,14 @@ class KernelSet:
         if kernel.name in self.shared:
             return
         if id(kernel.body) not in self.bodies:
-            key = KernelPrinter(kernel, self.names, plain=True).key()
+            key = KernelPrinter(kernel, self.names, plain=True, small=self.small).key()
             self.bodies[id(kernel.body)] = self.keys.setdefault(key, kernel.name), kernel
         own = self.bodies[id(kernel.body)][0]
         self.shared[kernel.name] = own
         cites = self.cites.setdefault(own, {})
         cites.update(kernel.cites)
         if own == kernel.name:
-            printer = KernelPrinter(kernel, self.names)
+            printer = KernelPrinter(kernel, self.names, small=self.small)
             self.texts[own] = printer.text()
             self.functions.update(printer.scalars.functions)
 
@@ -59,7 +61,10 @@ class KernelSet:
 
 def collect_kernels(compiled: Compiled, entries: Iterable[str] | None = None) -> KernelSet:
     """Every kernel of the entry points, equal ones once."""
-    found = KernelSet(tensor_names(compiled.packed))
+    every = (kernel for entry in compiled.entries.values() for phase in entry.phases
+             for kernel in phase)
+    small = not compiled.optimizer.matrix and only_small(every)
+    found = KernelSet(tensor_names(compiled.packed), small)
     for entry in entries or compiled.entries:
         for phase in compiled.entries[entry].phases:
             for kernel in phase:

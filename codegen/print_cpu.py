@@ -22,6 +22,7 @@ from codegen.loops import (
 )
 from codegen.print_statements import StatementPrinter, identifier, indices_of, polynomial
 from codegen.scalars import ScalarPrinter
+from codegen.small import Small, small, turned
 from codegen.vector_math import vectorised
 from derive.nodes import accesses
 
@@ -30,10 +31,12 @@ class KernelPrinter(StatementPrinter):
     """Prints one kernel. Tensors keep their names; indices get others where they would meet.
 
     ``plain`` numbers all names instead: kernels that differ in names only have the same text then.
+    ``small``: products are loops with constant bounds (small.py), not calls of the general one.
     """
 
-    def __init__(self, kernel: Kernel, tensors: dict[str, str], plain: bool = False) -> None:
-        self.kernel = kernel
+    def __init__(self, kernel: Kernel, tensors: dict[str, str], plain: bool = False,
+                 small: bool = False) -> None:
+        self.kernel, self.small = kernel, small
         if plain:
             tensors = {n: f"t{k}" for k, n in enumerate(kernel.tensors)}
         taken = {tensors[n] for n in kernel.tensors} | {"x", "setting"}
@@ -75,8 +78,17 @@ class KernelPrinter(StatementPrinter):
             starts = (self._start(m) for m in (node.target, node.left, node.right))
             self.line(depth, f"{name}({', '.join(starts)}, {self.scalars.value(node.alpha)})")
             return
-        matrices = [self._matrix(m) for m in (node.left, node.right, node.target)]
         alpha = self.scalars.value(node.alpha)
+        made = small(node) if self.small else None
+        if made is not None:
+            name = small_name(made)
+            self.scalars.functions[name] = small_text(name, made)
+            target, left, right = turned(node)
+            sizes = (self.scalars.index(e) for e in (target.rows, left.columns))
+            starts = (self._start(m) for m in (target, left, right))
+            self.line(depth, f"{name}({', '.join(sizes)}, {', '.join(starts)}, {alpha})")
+            return
+        matrices = [self._matrix(m) for m in (node.left, node.right, node.target)]
         rows, inner, columns = (
             self.scalars.index(e)
             for e in (node.target.rows, node.left.columns, node.target.columns)
@@ -108,16 +120,33 @@ def nest_text(name: str, nest: Nest, beta: int) -> str:
         shown = ", ".join(str(int(n)) if n.is_integer() else repr(n) for n in numbers)
         made += f",\n    ({axes}, ({shown},))"
     made += ")"
+    return _by_address(name, made, "_NEST", "target, left, right, alpha")
+
+
+def small_name(product: Small) -> str:
+    """The name of a function for such a product: the same wherever it is the same."""
+    key = hashlib.sha256(product.told.encode()).hexdigest()[:6]
+    sides = (product.height or "n", product.inner or "n", product.columns)
+    return f"product_{'x'.join(map(str, sides))}_{key}"
+
+
+def small_text(name: str, product: Small) -> str:
+    """The function that computes a small product."""
+    return _by_address(name, f"_small({product.told})", "_SMALL",
+                       "rows, deep, target, left, right, alpha")
+
+
+def _by_address(name: str, made: str, kind: str, arguments: str) -> str:
     return f"""_{name} = {made}
 if numba.config.DISABLE_JIT:
     {name} = _{name}
 else:
 
-    @numba.cfunc(_NEST, **OPTIONS)
-    def _{name}_called(target, left, right, alpha):
-        _{name}(target, left, right, alpha)
+    @numba.cfunc({kind}, **OPTIONS)
+    def _{name}_called({arguments}):
+        _{name}({arguments})
 
-    {name} = _symbol("{name}", _{name}_called)"""
+    {name} = _symbol("{name}", _{name}_called, {kind})"""
 
 
 def sliced(kernel: Kernel) -> dict[str, int]:

@@ -28,7 +28,7 @@ RESERVED = frozenset(
     call_team call_part""".split()
 )
 _OWN = re.compile(r"(k\d+_|gather_|power\d|moment_|fast_|math_|block_|tiles_|behind_|direct_"
-                  r"|factor_|one_factor_).*"
+                  r"|product_|factor_|one_factor_).*"
                   r"|.*_(phase.*|flat|all|at|batch|split|team|launch)")
 
 

@@ -18,7 +18,7 @@ from derive.optimizers import sgd
 @pytest.fixture(scope="module", params=["float32", "float64"])
 def kernels(request, tmp_path_factory):
     net = dr.Network("product")
-    net.loss(dr.mean_squared_error(dr.dense(net.input("x", "B", 3), 2), net.input("t", "B", 2)))
+    net.loss(dr.mean_squared_error(dr.dense(net.input("x", "B", 512), 64), net.input("t", "B", 64)))
     made = compile_program(dr.derive(net), sgd(), ("gradient",))
     module = load(render(made, request.param, False), tmp_path_factory.mktemp("product"))
     gemm = module.gemm
