@@ -10,6 +10,7 @@ from sympy import Add, Expr, S
 
 from derive.errors import DeclarationError
 from derive.functions import absolute, relu, softplus
+from derive.naming import shape_text
 from derive.network import Handle
 from derive.nodes import Index, Select, exact, fresh
 from derive.operations import logsumexp, mean
@@ -20,8 +21,10 @@ def _same_shape(y: Handle, t: Handle, loss: str) -> None:
     if y.shape != t.shape:
         raise DeclarationError(
             f"{loss} compares {y.name!r} with {t.name!r}, whose shapes differ",
-            expected=f"{t.name}: {tuple(map(str, y.shape))}",
-            got=f"{tuple(map(str, t.shape))}",
+            expected=f"{t.name} of shape {shape_text(y.shape)}",
+            got=f"shape {shape_text(t.shape)}",
+            mend=f'of class labels: net.input("{t.name}", …, dtype=int)'
+            if loss == "cross_entropy" and t.shape == y.shape[:-1] else None,
         )
 
 

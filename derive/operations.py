@@ -24,18 +24,23 @@ from derive.nodes import (
 )
 
 
+def _check_over(op: str, body: object, over: tuple[object, ...]) -> None:
+    """What is reduced over are indices, and there are some."""
+    for index in over:
+        if not isinstance(index, Index):
+            raise DeclarationError(
+                f"{op} over {index!r}, which is no index", expected=f"dr.{op}(body, i, j, …)")
+    if not over:
+        mend = None
+        if isinstance(body, Handle) and body.indices:
+            dims = ", ".join(i.name for i in body.indices)
+            mend = f"over all dims: dr.{op}({body.name}[{dims}], {dims})"
+        raise DeclarationError(f"{op} over nothing", expected=f"dr.{op}(body, i, j, …)", mend=mend)
+
+
 def _reduction(node: type[Reduction], doc: str) -> Callable[..., Expr]:
     def reduce(body: Expr, *over: Index) -> Expr:
-        for index in over:
-            if not isinstance(index, Index):
-                raise DeclarationError(
-                    f"{node.op} over {index!r}, which is no index",
-                    expected=f"dr.{node.op}(body, i, j, …)",
-                )
-        if not over:
-            raise DeclarationError(
-                f"{node.op} over nothing", expected=f"dr.{node.op}(body, i, j, …)"
-            )
+        _check_over(node.op, body, over)
         return node(exact(body), *over)
 
     reduce.__doc__ = doc
@@ -52,6 +57,7 @@ logsumexp = _reduction(LogSumExpOver, "log of the sum of exp of a body, without 
 
 def mean(body: Expr, *over: Index) -> Expr:
     """The mean of a body over indices: the sum divided by the sizes, which stay symbolic."""
+    _check_over("mean", body, over)
     return sum(body, *over) / Mul(*(index.size for index in over))
 
 

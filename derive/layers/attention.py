@@ -66,7 +66,7 @@ def multi_head_attention(x: Handle, heads: int, *, context: Handle | None = None
     net = x.network
     need_rank(x, 3, "multi_head_attention", "(batch, time, features)")
     b, t, d = x.indices
-    if not d.size.is_Integer or int(d.size) % heads:
+    if heads < 1 or not d.size.is_Integer or int(d.size) % heads:
         raise DeclarationError(
             f"the {d.size} features of {x.name!r} do not divide among {heads} heads"
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from sympy import Expr, Integer
 
 from derive.errors import DeclarationError
+from derive.naming import as_size
 from derive.network import Handle
 from derive.nodes import Index
 
@@ -20,14 +21,14 @@ def feature_index(x: Handle, size: Expr | int) -> Index:
     last = x.indices[-1].name
     start = _FEATURES.find(last) + 1
     order = _FEATURES[start:] + _FEATURES[:start]
-    return Index(next(c for c in order if c not in taken), size)
+    return Index(next(c for c in order if c not in taken), as_size(size))
 
 
 def letters(taken: Iterable[Index], prefer: str, *sizes: Expr | int) -> tuple[Index, ...]:
     """New indices of these sizes, named by the letters of ``prefer`` where they are free."""
     used = {i.name for i in taken}
     free = [c for c in dict.fromkeys(prefer + _SPARE) if c not in used]
-    return tuple(Index(c, size) for c, size in zip(free, sizes, strict=False))
+    return tuple(Index(c, as_size(size)) for c, size in zip(free, sizes, strict=False))
 
 
 def per_dim(value: int | Sequence[int], dims: int, what: str) -> tuple[int, ...]:

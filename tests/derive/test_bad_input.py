@@ -199,7 +199,7 @@ TABLE: list[tuple[Callable[[], None], tuple[str, ...]]] = [
     (recurrence_without_first_value, ("h[t - 1]", "no first value", "initial=0")),
     (cycle_that_is_no_recurrence, ("p, q", "no recurrence", "t-1")),
     (declared_but_never_defined, ("'h'", "no equation", "net.define(h")),
-    (loss_compares_other_shapes, ("'y'", "'t'", "('B', '3')", "('B', '5')")),
+    (loss_compares_other_shapes, ("'y'", "'t'", "(B, 3)", "(B, 5)")),
     (labels_of_a_wrong_shape, ("'t'", "'z'", "one label for each row")),
     (gradient_of_an_unknown_tensor, ("'V'", "not declared")),
     (equation_of_a_mistyped_name, ("'w'", "not declared", "did you mean 'W'")),

@@ -71,6 +71,19 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "a shared weight that does not fit": (
         lambda: (lambda x: dr.dense(x, weight=x.network.parameter("W", 4, 3)))(new("B", 5)),
         "shared weight 'W' does not fit 'X'"),
+    "a layer of no units": (lambda: dr.dense(new("B", 5), 0), "at least 1.*got: +0"),
+    "a layer of half a unit": (lambda: dr.lstm(new("B", 4, 5), 2.5), r"whole number.*got: +2\.5"),
+    "a convolution into no channels": (lambda: dr.conv2d(images(), 0, 3), "at least 1.*got: +0"),
+    "a table of no words": (
+        lambda: dr.embedding(labels(new("B"), "B"), 0, 3), "at least 1.*got: +0"),
+    "no heads": (
+        lambda: dr.multi_head_attention(new("B", "T", 4), 0), "4 features.*among 0 heads"),
+    "labels that are no whole numbers": (
+        lambda: (lambda x: dr.cross_entropy(dr.dense(x, 2), x.network.input("t", "B")))(
+            new("B", 5)), r"expected: t of shape \(B, 2\).*class labels: .*dtype=int"),
+    "values of another shape": (
+        lambda: (lambda x: dr.mean_squared_error(dr.dense(x, 1), x.network.input("t", "B")))(
+            new("B", 5)), r"t of shape \(B, 1\).*got: +shape \(B,\)"),
     "a dense layer without a size": (lambda: dr.dense(new("B", 5)), "dense needs a size"),
     "a split that does not fit": (
         lambda: dr.unflatten(new("B", 12), 5, 2), r"product is 12.*5 · 2"),
@@ -85,6 +98,8 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "softmax of an expression without an index": (
         lambda: dr.softmax(new("B", 5).tensor.access), "needs an index"),
     "a reduction over nothing": (lambda: dr.sum(new(5).tensor.access), "sum over nothing"),
+    "the mean of a tensor": (
+        lambda: dr.mean(new("B", 5)), r"mean over nothing.*dr\.mean\(X\[b, i\], b, i\)"),
     "an index of another size under no guard": (
         lambda: (lambda x: x.network.define("y", dr.indices("b:B i:4"),
                                             x.tensor.at(*dr.indices("b:B i:4"))))(new("B", 3)),
