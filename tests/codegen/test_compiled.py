@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 import codegen
 import derive as dr
+from codegen.module import render
+from codegen.pipeline import compile_program
 from derive.program import Program
 from tests.codegen.support import build, differences, poison, sample
 
@@ -62,6 +65,19 @@ def test_what_several_threads_run_is_compiled_for_one_kind_of_caller(model):
         assert not hasattr(helper, "signatures")
 
 
+def test_a_parallel_loop_names_nothing_that_its_threads_run():
+    """They are called by address: LLVM would go through all that a loop names, four times."""
+    text = render(compile_program(dr.derive(network()), dr.adam()), "float32", True)
+    loops = re.findall(r"@njit\(parallel=True, .*\ndef (\w+)\((.*)\):\n((?:    .*\n)+)", text)
+    assert {name for name, _, _ in loops} >= {
+        "gradient_launch", "gradient_section_launch", "epoch_launch", "update_launch"}
+    for name, arguments, body in loops:
+        assert "address" in arguments.split(", "), name
+        called = set(re.findall(r"([\w.]+)\(", body))
+        assert called <= {"prange", "meet", "call_team", "call_part", "np.int64"}, name
+        assert called & {"call_team", "call_part"}, name
+
+
 def test_single_precision(folder):
     model = build(network(), folder, parts=1, dtype="float32")
     assert max(differences(model, sample(model.program, 9)).values()) < 1e-4
@@ -85,6 +101,9 @@ def test_the_same_bits_twice(model):
 def test_the_same_bits_whatever_threads_run_the_parts(model, monkeypatch):
     values, start, ends = sample(model.program, 23), model.flat.copy(), []
     model._run.parts = lambda sizes: 2
+    begun, launch = [], model.kernels.epoch_launch
+    monkeypatch.setattr(model.kernels, "epoch_launch",
+                        lambda members, *rest: begun.append(members) or launch(members, *rest))
     for threads in ((2,), (1,), (2, 1), (1, 2)):
         turns = [(threads*3)[n] for n in range(3)]
         monkeypatch.setattr(model.kernels._Crew, "pieces", lambda crew, steps, turns=turns: iter(
@@ -92,6 +111,7 @@ def test_the_same_bits_whatever_threads_run_the_parts(model, monkeypatch):
         model.initialize(0)
         model.flat[...] = start
         ends.append((model.epoch(values, 5), model._run.losses.tolist(), model.flat.copy()))
+        assert begun[-3:] == turns
     for total, losses, flat in ends[1:]:
         assert total == ends[0][0] and losses == ends[0][1]
         np.testing.assert_array_equal(flat, ends[0][2])

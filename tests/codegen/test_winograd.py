@@ -5,6 +5,7 @@ is not for, and when it is chosen. (Every tensor under it as under the other way
 from __future__ import annotations
 
 import random
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import sympy
 
 import derive as dr
+from codegen import pack as packing_module
 from codegen import winograd
 from codegen.memory import Storage
 from codegen.module import load, render
@@ -29,6 +31,7 @@ from tests.codegen.support import interpreted, wrong_kernels
 from tests.codegen.test_windows import convolution, derived
 
 TILES = Storage(windows="winograd")
+ROWS = 64  # for which ways are compared, where their number is known at run time only
 
 
 def ways(program: Program, rates: Rates = RATES) -> tuple[dict[str, Any], dict[str, str]]:
@@ -145,6 +148,29 @@ def test_its_rate_decides():
     program = derived(convolution(32, (14, 14), 64, 3, padding=1))
     assert ways(program, Rates(transform=5.0))[1]["y1"] == "direct"
     assert ways(program, Rates(direct=5.0, patch=50.0, partial=50.0))[1]["y1"] == "winograd"
+
+
+def test_what_it_costs(monkeypatch: pytest.MonkeyPatch):
+    """16 tiles of 4×4 elements and 16 channels: what is transformed (inputs, results, the kernel),
+    multiplied, copied (a border, the kernel turned, results), and calls."""
+    free = Rates(*[0.0]*len(fields(Rates)))
+
+    found: dict[str, Any] = {}
+    choice = winograd.winograd_choice
+    monkeypatch.setattr(packing_module, "winograd_choice", lambda packing, eq, w: found.setdefault(
+        eq.name, choice(packing, eq, w)))
+
+    def cost(rates: Rates, outs: int = 16) -> float:
+        found.clear()
+        ways(derived(convolution(16, (8, 8), outs, 3, padding=1)), rates)
+        return found["y1"].cost
+
+    calls = cost(free)
+    assert calls == winograd.CALL*16*ROWS
+    assert cost(replace(free, transform=1.0)) - calls == 2*16*16*16*ROWS + 16*16*16
+    assert cost(replace(free, border=1.0)) - calls == (10*10*16 + 8*8*16)*ROWS + 16*16*9
+    assert cost(replace(free, product=1.0)) - calls == 16*16*16*16*ROWS
+    assert cost(replace(free, product=1.0), 17) - calls == 16*16*16*2*winograd.LANES*ROWS
 
 
 def test_a_kernel_is_transformed_once_a_step_and_rows_wait_for_nothing_else():
