@@ -20,9 +20,9 @@ from codegen.module import cache_path, load, render, render_cuda, write
 from codegen.pipeline import SHOWN, STORAGE, Compiled, compile_program
 from codegen.rates import WAYS, read_kept
 from codegen.recompute import AUTO
-from derive.errors import DeclarationError, MissingError, nearest
+from derive.errors import DeclarationError, DerivationError, MissingError, nearest
 from derive.jacobians import gauss_newton_vector
-from derive.optimizers import Optimizer, sgd
+from derive.optimizers import REGISTRY, Optimizer, sgd
 from derive.program import Program
 
 TARGETS = ("cpu", "cuda")
@@ -75,13 +75,14 @@ def compile(program: Program, target: str | None = None, optimizer: Optimizer | 
     Raises:
         DeclarationError: an unknown target, device or dtype, two that contradict each other, what
             a GPU alone has asked of the CPU, or a parameter whose size is not a number.
-        DerivationError: the program has no loss or no gradients.
+        DerivationError: the program is not derived, has no loss or no gradients.
         MissingError: ``device="cuda"`` and there is none, or the vendor's products and no cupy:
             says what is missing; ``device="cuda"`` and the device cannot run the kernels.
         DataError: ``device="cuda"`` and the parameters do not fit its memory.
         DeclarationError: training takes more than ``recompute`` bytes whatever is computed again.
         DataError: what was measured on this machine cannot be read, or written (``tune``).
     """
+    _handed_in(program, optimizer)
     _known("dtype", dtype, DTYPES)
     _known("products", products, PRODUCTS)
     chosen = optimizer or sgd()
@@ -250,6 +251,7 @@ def emit(program: Program, path: str | Path, target: str = "cpu",
         DataError: the file exists and was not written by this tool (unless ``force``).
         DeclarationError: an option is unknown, or not for this target.
     """
+    _handed_in(program, optimizer)
     _known("target", target, TARGETS)
     _known("products", products, PRODUCTS)
     if products == "vendor" and (target != "cuda" or dtype in STORAGES):
@@ -334,6 +336,21 @@ def _within(compiled: Compiled, recompute: str | int, dtype: str) -> None:
 
 def _half(dtype: str) -> str | None:
     return dtype if dtype in STORAGES else None
+
+
+def _handed_in(program: object, optimizer: object) -> None:
+    """What kernels are made of, and the rule: a network, and a rule's name, are near at hand."""
+    if not isinstance(program, Program):
+        raise DerivationError(
+            "kernels are made of a derived program", expected="the result of dr.derive(net)",
+            got=f"a {type(program).__name__}", mend="codegen.compile(dr.derive(net), …)")
+    if optimizer is None or isinstance(optimizer, Optimizer):
+        return
+    guess = nearest(optimizer, REGISTRY) if isinstance(optimizer, str) else None
+    raise DeclarationError(
+        f"the optimizer {optimizer!r} is none", got=f"a {type(optimizer).__name__}",
+        expected="a rule with its settings, such as dr.adam(lr=1e-3)",
+        mend=f"optimizer=dr.{guess}()" if guess else None)
 
 
 def _known(what: str, value: Any, known: tuple[str, ...]) -> None:

@@ -158,6 +158,8 @@ class Model:
     def initialize(self, seed: int = 0) -> Model:
         """Set parameters as declared and zero the optimizer's moments; the same for a seed on
         every machine. Returns the model."""
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise DataError("a seed is a whole number of at least 0", got=repr(seed))
         self._run.initialize(seed)
         return self
 
@@ -316,8 +318,8 @@ class Model:
     def _row_order(self, checked: Values, batch: int, rng: np.random.Generator | int | None,
                    order: Any) -> np.ndarray:
         """The numbers of the rows in the order in which they are to be seen."""
-        if int(batch) < 1:
-            raise DataError("a minibatch needs at least one row", got=batch)
+        if not isinstance(batch, int | np.integer) or batch < 1:
+            raise DataError("a minibatch has a whole number of rows, at least one", got=repr(batch))
         rows = self.kernels.rows_of(checked)
         if order is None:
             order = np.arange(rows)

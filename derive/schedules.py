@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import sympy
@@ -45,7 +46,10 @@ def as_schedule(lr: float | Schedule | Mapping[str, Any]) -> Schedule:
     if isinstance(lr, Schedule):
         return lr
     if not isinstance(lr, Mapping):
-        return constant(lr)
+        if isinstance(lr, bool) or not isinstance(lr, Real):
+            raise DeclarationError("the rate lr is a number or a schedule", got=repr(lr),
+                                   expected="lr=1e-3, or such as lr=dr.cosine(1e-3, steps=2000)")
+        return constant(float(lr))
     rest = dict(lr)
     kind = rest.pop("kind", "constant")
     if kind not in REGISTRY:

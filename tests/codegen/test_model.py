@@ -177,10 +177,32 @@ def test_a_foreign_file_is_not_overwritten(tmp_path):
     ({"dtype": "float17"}, "unknown dtype 'float17'"),
     ({"threads": 0}, "at least 1"),
     ({"threads": 10_000}, "more than Numba was started with"),
+    ({"optimizer": "adamw"}, r"'adamw' is none\n.*rule with its settings(.|\n)*=dr\.adamw\(\)"),
+    ({"optimizer": dr.adam}, "a rule with its settings"),
 ])
 def test_unknown_options_are_refused(options, message):
     with pytest.raises(DeclarationError, match=message):
         codegen.compile(dr.derive(mlp("tanh", "labels")), **options)
+
+
+def test_a_network_that_is_not_derived_is_refused(tmp_path):
+    net = dr.Network("plain")
+    net.loss(dr.mean_squared_error(dr.dense(net.input("x", "B", 2), 1), net.input("y", "B", 1)))
+    for use in (codegen.compile, lambda one: codegen.emit(one, tmp_path / "k.py")):
+        with pytest.raises(DerivationError, match=r"a Network\n.*dr\.derive\(net\)"):
+            use(net)
+
+
+@pytest.mark.parametrize("seed", ["a", -1, 0.5])
+def test_a_seed_that_is_none_is_refused(model, seed):
+    with pytest.raises(DataError, match="whole number of at least 0"):
+        model.initialize(seed)
+
+
+@pytest.mark.parametrize("batch", [0, 2.5, "8"])
+def test_a_minibatch_of_no_whole_number_of_rows_is_refused(model, batch):
+    with pytest.raises(DataError, match="a minibatch has a whole number of rows"):
+        model.epoch(sample(model.program, 9), batch)
 
 
 def test_a_program_without_gradients_is_refused():
@@ -199,7 +221,7 @@ def test_a_parameter_of_run_time_size_is_refused():
 
 @pytest.mark.parametrize("stage, words", [
     ("simplified", "_d_W1[i, j] = "), ("schedule", "phase 2: pieces"),
-    ("memory", "arena: "), ("loops", "gemm("), ("text", "def epoch("),
+    ("memory", "arena: "), ("loops", "product_nx3x5_"), ("text", "def epoch("),
 ])
 def test_every_stage_prints(stage, words):
     assert words in codegen.show(dr.derive(NETWORKS["softmax_classifier"]()), stage)

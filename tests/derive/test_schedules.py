@@ -75,3 +75,6 @@ def test_bad_settings_are_refused():
         cosine(0.1, steps=0)
     with pytest.raises(DeclarationError, match="other settings"):
         sgd(lr={"kind": "cosine", "rate": 1})
+    for rate in ("fast", True, None):
+        with pytest.raises(DeclarationError, match="lr is a number or a schedule"):
+            sgd(lr=rate)
