@@ -136,7 +136,7 @@ def both_ways(kernels: Any, general: Callable[..., Any], a: np.ndarray, b: np.nd
     c = random(np.random.default_rng(0), m, n, kind)
     places = [place(each) for each in (a, b, c)]
     inner, height = (None, m) if summed else (k, None)
-    told = Small(n, inner, height, n, places[0][1:], places[1][1:], 0)
+    told = Small(n, inner, height, 1, n, places[0][1:], places[1][1:], 0)
     ways = [partial(run, max(1, 10**6 // (m * n * k + 10_000)), (m, n, k), *places)
             for run in (general, constant(kernels, told))]
     for way in ways:

@@ -17,23 +17,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from math import gcd
 
-from sympy import Expr
+from sympy import Add, Expr, expand
 
 from codegen.loops import Kernel, Matrix, Product, statements
 
-SMALL = 64 * 64  # elements of what is constant, a weight or its gradient: benchmarks/products.py
+# Elements of what is constant, a weight or its gradient (benchmarks/products.py --small): calls
+# take 70 % less for 3×3, 5 % less for 64×64 and 3 % less for this many
+SMALL = 128 * 128
 
 
 @dataclass(frozen=True)
 class Small:
     """A product with constant columns: what `_small` of the template is told. ``inner`` is None
     where the number of summed elements is known at run time only, ``height`` where that of rows
-    is; strides of left and right are those of their rows and their columns."""
+    is; rows come in multiples of ``multiple``; strides of left and right are those of their rows
+    and their columns."""
 
     columns: int
     inner: int | None
     height: int | None
+    multiple: int
     row: int
     left: tuple[int, int]
     right: tuple[int, int]
@@ -90,8 +95,10 @@ def small(node: Product) -> Small | None:
         two = two[0], 1  # of one column no step leads to the next
     if two[1] != 1 and (inner is None or two[0] != 1):
         return None
-    made = Small(columns[0], inner[0] if inner else None, total if height else None, row[0],
-                 (one[0], one[1]), (two[0], two[1]), node.beta)
+    parts = Add.make_args(expand(target.rows))
+    multiple = gcd(*(int(e.as_coeff_Mul()[0]) for e in parts))
+    made = Small(columns[0], inner[0] if inner else None, total if height else None, multiple,
+                 row[0], (one[0], one[1]), (two[0], two[1]), node.beta)
     return made if made.elements is not None and made.elements <= SMALL else None
 
 

@@ -44,8 +44,8 @@ def test_a_small_network_has_loops_with_constant_bounds_and_no_general_product()
     assert "gemm" not in text.partition("# -- kernels")[2] and "def gemm" not in text
     forward = text.partition("def k1_z1(")[2].partition("\ndef ")[0]
     assert "product_nx3x3_" in forward and "(hi - lo, 3, at(" in forward
-    assert "= _small(3, 3, None, 3, (3, 1), (3, 1), 0)" in text  # forward: any number of rows
-    assert "= _small(3, None, 3, 3, (1, 3), (3, 1), 0)" in text  # a gradient: any number summed
+    assert "= _small(3, 3, None, 1, 3, (3, 1), (3, 1), 0)" in text  # forward: any number of rows
+    assert "= _small(3, None, 3, 1, 3, (1, 3), (3, 1), 0)" in text  # a gradient: any number summed
 
 
 def test_beside_a_large_product_all_are_general():
@@ -62,9 +62,9 @@ def test_a_rule_over_matrices_has_the_general_product():
 
 def test_what_is_constant_and_what_is_told_at_run_time():
     found = smalls(compiled(5, 7, 2))
-    assert Small(7, 5, None, 7, (5, 1), (7, 1), 0) in found      # u1[b, j] = x @ W1
-    assert Small(7, 2, None, 7, (2, 1), (1, 2), 0) in found      # its adjoint: W2 by columns
-    assert Small(7, None, 5, 7, (1, 5), (7, 1), 0) in found      # the gradient of W1: x by columns
+    assert Small(7, 5, None, 1, 7, (5, 1), (7, 1), 0) in found  # x @ W1
+    assert Small(7, 2, None, 1, 7, (2, 1), (1, 2), 0) in found  # W2 by columns
+    assert Small(7, None, 5, 1, 7, (1, 5), (7, 1), 0) in found  # x by columns
     net = dr.Network("gram")
     i, j, k = dr.indices("i:N j:N k:B")
     a = net.input("a", k, i)
@@ -137,7 +137,7 @@ def test_the_bits_of_the_general_product_and_nothing_beside(kernels, adds):
             c[1:-1] = want[1:-1] = start if adds else np.nan  # not to be read
             if told is None:
                 told = Small(columns, inner if unknown == "rows" else None,
-                             None if unknown == "rows" else 13, columns, strides(a),
+                             None if unknown == "rows" else 13, 1, columns, strides(a),
                              strides(b) if columns > 1 else (strides(b)[0], 1), adds)
                 call = kernels.made(told)
             call(rows, deep, c[1:].ctypes.data, a.ctypes.data, b.ctypes.data, kind(0.5))
@@ -151,11 +151,11 @@ def test_the_bits_of_the_general_product_and_nothing_beside(kernels, adds):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_and_infinity_reach_their_row_and_column_alone(kernels, bad):
     kind = kernels.F
-    a, b, c = np.ones((11, 10), kind), np.ones((10, 19), kind), np.empty((11, 19), kind)
+    a, b, c = np.ones((12, 10), kind), np.ones((10, 19), kind), np.empty((12, 19), kind)
     a[4, 3], b[7, 18] = bad, bad
     for right in (b, by_columns(b)):
-        call = kernels.made(Small(19, 10, None, 19, (10, 1), strides(right), 0))
-        call(11, 10, c.ctypes.data, a.ctypes.data, right.ctypes.data, kind(1))
+        call = kernels.made(Small(19, 10, 12, 12, 19, (10, 1), strides(right), 0))
+        call(12, 10, c.ctypes.data, a.ctypes.data, right.ctypes.data, kind(1))
         spoilt = np.zeros(c.shape, bool)
         spoilt[4], spoilt[:, 18] = True, True
         assert (np.isfinite(c) == ~spoilt).all() and (c[~spoilt] == 10).all()
