@@ -6,12 +6,14 @@ import cProfile
 import pstats
 
 import pytest
+import sympy
 
 import derive as dr
 from codegen.recompute import again, copy_of, kept_tensors
 from codegen.schedule import choose_batch, make_schedule
 from codegen.worklist import Worklist
-from derive.program import Program
+from derive.nodes import Access
+from derive.program import Group, Program
 from tests.codegen.test_columns import normalised
 
 DEEP = {depth: dr.derive(normalised(depth)) for depth in (10, 20)}
@@ -89,6 +91,24 @@ def test_what_stands_before_what_it_reads_waits_for_the_next_phase():
     todo.finish(offered)
     todo.offer(lambda group: not offered.append(group))
     assert offered == [first, second]
+
+
+def test_a_copy_that_is_made_frees_its_readers_once():
+    i = dr.indices("i:3")
+
+    def group(name: str, *reads: str, origin: tuple[str, str] | None = None) -> Group:
+        body = sympy.Add(*(Access(read, i) for read in reads))
+        return Group((dr.Equation(dr.Tensor(name, (i,), origin=origin), (i,), body),))
+
+    copy, other = group("c", "x", origin=("again", "h")), group("d", "x")
+    reader = group("r", "c", "d")
+    todo, offered = Worklist([copy, other, reader], ["x"]), []
+    todo.finish([copy])
+    todo.offer(lambda one: offered.append(one) or False)
+    assert offered == [other]
+    todo.finish([other])
+    todo.offer(lambda one: offered.append(one) or False)
+    assert offered == [other, reader]
 
 
 def test_copies_are_not_offered_but_come_along_each_behind_what_it_reads():
