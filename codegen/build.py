@@ -17,10 +17,10 @@ from codegen.half import STORAGES
 from codegen.memory import Storage
 from codegen.model import Model
 from codegen.module import cache_path, load, render, render_cuda, write
-from codegen.pipeline import SHOWN, STORAGE, Compiled, compile_program
+from codegen.pipeline import SHOWN, STORAGE, Compiled, compile_program, is_program
 from codegen.rates import WAYS, read_kept
 from codegen.recompute import AUTO
-from derive.errors import DeclarationError, DerivationError, MissingError, nearest
+from derive.errors import DeclarationError, MissingError, nearest
 from derive.jacobians import gauss_newton_vector
 from derive.optimizers import REGISTRY, Optimizer, sgd
 from derive.program import Program
@@ -340,10 +340,7 @@ def _half(dtype: str) -> str | None:
 
 def _handed_in(program: object, optimizer: object) -> None:
     """What kernels are made of, and the rule: a network, and a rule's name, are near at hand."""
-    if not isinstance(program, Program):
-        raise DerivationError(
-            "kernels are made of a derived program", expected="the result of dr.derive(net)",
-            got=f"a {type(program).__name__}", mend="codegen.compile(dr.derive(net), …)")
+    is_program(program)
     if optimizer is None or isinstance(optimizer, Optimizer):
         return
     guess = nearest(optimizer, REGISTRY) if isinstance(optimizer, str) else None

@@ -273,17 +273,26 @@ def _data(program: Program) -> list[str]:
     return [t.name for t in program.given if t.role != "parameter" and t.name not in labels]
 
 
+def is_program(program: object) -> None:
+    """Refuses what kernels are not made of; a network is near at hand."""
+    if not isinstance(program, Program):
+        raise DerivationError(
+            "kernels are made of a derived program", expected="the result of dr.derive(net)",
+            got=f"a {type(program).__name__}", mend="codegen.compile(dr.derive(net), …)")
+
+
 def show(program: Program, stage: str, optimizer: Optimizer | None = None,
          target: str = "cpu") -> str:
     """The text of one stage: one of `STAGES`; "cost" is a prediction for the target "cuda".
 
     Raises:
-        DerivationError: no such stage, or not for this target.
+        DerivationError: no such stage, or not for this target, or no derived program.
     """
     from codegen.module import render, render_cuda
     from derive.errors import nearest
     from derive.optimizers import sgd
 
+    is_program(program)
     if stage not in STAGES:
         raise DerivationError(f"there is no stage {stage!r}", expected=", ".join(STAGES),
                               mend=f"did you mean {nearest(stage, STAGES) or STAGES[0]!r}?")

@@ -232,6 +232,11 @@ def test_an_unknown_stage_names_the_nearest():
         codegen.show(dr.derive(mlp("tanh", "labels")), "schedul")
 
 
+def test_a_network_that_is_not_derived_has_no_stages():
+    with pytest.raises(DerivationError, match="a derived program"):
+        codegen.show(mlp("tanh", "labels"), "schedule")
+
+
 def test_names_that_the_module_uses_itself_do_no_harm(plain, tmp_path):
     net = dr.Network('"""quoted\\')
     b, lo, F, np_ = dr.indices("b:B lo:3 F:4 np:2")
