@@ -54,12 +54,12 @@ def find_behinds(compiled: Compiled) -> Behinds | None:
     back = {g: p for p, g in entry.program.gradients.items()}
     found: dict[str, str] = {}
     for n, kernels in enumerate(entry.phases[first:], first):
-        makers = Counter(name for k in kernels for name in written(k))
+        uses = Counter(name for k in kernels for name in set(k.arguments))
         if entry.schedule.phases[n].kind == "pieces":
             for kernel in (k for k in kernels if n > first or k not in early):
                 for name in _whole_rows(entry, kernel):
                     if name in back and last.get(back[name], -1) < n and last[name] == n:
-                        if makers[name] == 1:
+                        if uses[name] == 1:  # the kernel that makes it
                             found[name] = back[name]
     made: dict[str, set[str]] = {}  # with each tensor, all that its first kernel writes
     for names in (written(k) for kernels in entry.phases for k in kernels):

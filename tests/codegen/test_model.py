@@ -233,8 +233,8 @@ def test_an_unknown_stage_names_the_nearest():
 
 
 def test_a_network_that_is_not_derived_has_no_stages():
-    with pytest.raises(DerivationError, match="a derived program"):
-        codegen.show(mlp("tanh", "labels"), "schedule")
+    with pytest.raises(DerivationError, match="kernels are made of a derived program"):
+        codegen.show(dr.Network("net"), "schedule")
 
 
 def test_names_that_the_module_uses_itself_do_no_harm(plain, tmp_path):
