@@ -133,6 +133,41 @@ def machine() -> dict[str, float]:
     return {"operations": 2 * 1536**3 / product, "bytes": 2 * big.nbytes / copy}
 
 
+class Handing:
+    """What it costs that one core writes what the other has read, and reads what that one wrote:
+    nanoseconds for each line of 64 bytes. Two cores that share their last cache need some 8, two
+    that do not, 30; a virtual machine's are moved from one place to another while it runs."""
+
+    LINES, TURNS = 512, 40
+
+    def __init__(self) -> None:
+        import numba
+
+        @numba.njit(parallel=True)
+        def hand(buffer: np.ndarray, turns: int, crossed: int) -> None:
+            for turn in range(turns):
+                for member in numba.prange(2):
+                    own = buffer[member]
+                    for i in range(own.size - 16):
+                        own[i] = turn
+                for member in numba.prange(2):
+                    total = np.float32(0)
+                    other = buffer[member ^ crossed]
+                    for i in range(other.size - 16):
+                        total += other[i]
+                    buffer[member, -1] = total
+
+        self.hand, self.buffer = hand, np.zeros((2, 16*self.LINES + 16), np.float32)
+        self.threads = numba.set_num_threads
+        self.now()
+
+    def now(self) -> float:
+        self.threads(2)
+        own, crossed = (min(timed(lambda c=c: self.hand(self.buffer, self.TURNS, c))
+                            for _ in range(5)) for c in (0, 1))
+        return (crossed - own) / self.TURNS / self.LINES * 1e9
+
+
 def timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
@@ -157,17 +192,20 @@ class Bench:
                 raise SystemExit(f"{row.name}: {name} has the loss {first[0]}, ours is {loss}: "
                                  "nothing is timed")
 
-    def measure(self, rounds: int, seconds: float) -> dict[str, Any]:
-        """Interleaved runs of at most so many seconds each; the processes end."""
+    def measure(self, rounds: int, seconds: float, handing: Handing | None) -> dict[str, Any]:
+        """Interleaved runs of at most so many seconds each; the processes end. Before each round,
+        and after the last, what handing a line from core to core costs."""
         try:
             once = max(w.run(4)[1] for w in self.workers.values()) / 4
             steps = max(4, min(500, int(seconds / once)))
             times: dict[str, list[float]] = {name: [] for name in self.workers}
             memory = {}
+            handed = [handing.now()] if handing else []
             for _ in range(rounds):
                 for name, w in self.workers.items():
                     _, took, _, memory[name] = w.run(steps)
                     times[name].append(took / steps)
+                handed += [handing.now()] if handing else []
         finally:
             for w in self.workers.values():
                 w.close()
@@ -175,9 +213,9 @@ class Bench:
             "row": self.row.name, "batch": self.row.batch, "steps": steps, **self.own.about,
             "losses": {n: f[0] for n, f in self.firsts.items()},
             "first_step_seconds": {n: f[2] for n, f in self.firsts.items()},
-            "process_bytes": memory,
+            "process_bytes": memory, "handed_ns": handed,
             "times": {name: {"median": statistics.median(each), "least": min(each),
-                             "most": max(each)} for name, each in times.items()},
+                             "most": max(each), "each": each} for name, each in times.items()},
         }
 
 
@@ -191,8 +229,10 @@ def line(found: dict[str, Any], limits: dict[str, float], wanted: list[str]) -> 
     for name in wanted:
         other = found["times"].get(name)
         cells.append(f"{other['median'] / own['median']:8.2f}" if other else f"{'':8}")
+    handed = found["handed_ns"]
     return " ".join([*cells, f"{found['process_bytes']['chainrule'] / 1e6:6.0f} MB",
-                     f"{found['first_step_seconds']['chainrule']:5.1f} s"])
+                     f"{found['first_step_seconds']['chainrule']:5.1f} s",
+                     f"{min(handed):6.0f} to {max(handed):.0f} ns" if handed else ""]).rstrip()
 
 
 def main() -> None:
@@ -218,15 +258,15 @@ def main() -> None:
     if args.pause:
         benches = list(benches)
         input("ready: press return\n")
-    limits = machine()
+    limits, handing = machine(), Handing() if args.threads > 1 else None
     print(f"{args.threads} threads; matrix products {limits['operations'] / 1e9:.0f} GFLOP/s, "
           f"copying {limits['bytes'] / 1e9:.0f} GB/s\n")
     print(f"{'network':20}{'rows':>4}{'':2}{'µs a step':>10} {'':5} {'MFLOP':>9}{'peak':>5} "
           f"{'MB':>9}{'copy':>5} " + " ".join(f"{p:>8}" for p in wanted)
-          + "  process first step")
+          + "  process first step  a line to the other core")
     found = []
     for bench in benches:
-        found.append(bench.measure(args.rounds, args.seconds))
+        found.append(bench.measure(args.rounds, args.seconds, handing))
         print(line(found[-1], limits, wanted), flush=True)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:

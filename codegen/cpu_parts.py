@@ -16,7 +16,7 @@ from codegen.phases import PhaseSet
 from codegen.pipeline import Compiled
 from codegen.print_statements import identifier, polynomial
 from codegen.shares import PARTS
-from codegen.train_step import TrainPrinter, find_behinds
+from codegen.train_step import TrainPrinter, find_behinds, streams
 from derive.custom import stopped_parameters
 from derive.data import label_limits
 from derive.program import Program, Tensor
@@ -35,10 +35,11 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
     gradient = (SectionPrinter(compiled.entries["gradient"], phases, parallel)
                 if "gradient" in compiled.entries else None)
     printers += [gradient] if gradient else []
-    update, update_functions = update_text(compiled.optimizer, compiled.parameters,
-                                           compiled.trained, parallel)
-    functions.update(update_functions)
     behinds = find_behinds(compiled)
+    streamed = parallel and streams(compiled)
+    update, update_functions = update_text(compiled.optimizer, compiled.parameters,
+                                           compiled.trained, parallel, streamed)
+    functions.update(update_functions)
     train = TrainPrinter(compiled, behinds, phases, parallel) if behinds else None
     batch = printers[0].entry.schedule.batch
     windows, small = (any(name.startswith(kind) for name in functions)
@@ -51,6 +52,7 @@ def module_parts(compiled: Compiled, parallel: bool) -> dict[str, Any]:
         "uses_products": products,
         "uses_windows": windows,
         "uses_small": small,
+        "uses_streams": streamed,
         "functions": function_texts(functions) or ["# none"],
         "kernels": kernels,
         "phases": [p.text() for p in phases.phases if not p.updates],

@@ -93,14 +93,14 @@ class RulePrinter:
         return lines + [f"    {eq.name} = {self.double.value(eq.body)}" for eq in self.scalars]
 
     def loop(self, name: str, wanted: Sequence[str], known: int, last: Sequence[str],
-             bodies: dict[str, Expr]) -> list[str]:
+             bodies: dict[str, Expr], further: Sequence[str] = ()) -> list[str]:
         """A function over the elements lo .. hi: locals of the equations that ``wanted`` need,
-        then the lines ``last``."""
+        then the lines ``last``; ``further`` are arguments in front of the flat arrays."""
         head, lines = self.element(wanted, bodies)
         norms = [n.equation.name for n in self.norms[:known]]
         flat = ["p", "d", *self.moments]
         # parts of the arrays instead of a loop from lo to hi: so LLVM makes vectors of it
-        arguments = ["lo", "hi", "step", "settings", *norms, *flat]
+        arguments = ["lo", "hi", "step", "settings", *norms, *further, *flat]
         return ["@kernel", f"def {name}({', '.join(arguments)}):",
                 *head, *(f"    {n} = {n}[lo:hi]" for n in flat),
                 *(["    total = 0.0"] if last[0].lstrip().startswith("total") else []),
@@ -153,12 +153,20 @@ class RulePrinter:
             "update_part", list(self.optimizer.program.updates.values()), len(self.norms),
             self.stores(), self.elements)])
 
+    def piece(self) -> str:
+        """The same, with new parameters at the front of an array of their own."""
+        return "\n".join(["# the same, with new parameters in ``piece``", *self.loop(
+            "update_piece", list(self.optimizer.program.updates.values()), len(self.norms),
+            self.stores("piece"), self.elements, ["piece"])])
+
     def comments(self) -> list[str]:
         return [f"# {eq}" for eq in self.optimizer.program.equations if not eq.body.atoms(SumOver)]
 
-    def stores(self) -> list[str]:
+    def stores(self, parameters: str = "p") -> list[str]:
+        """The lines that keep new values, those of parameters in the array of that name."""
         back = {new: old for old, new in self.optimizer.program.updates.items()}
-        return [f"        {self.names[back[n]]}[i] = {n}" for n in self.elements if n in back]
+        names = {**self.names, "p": parameters}
+        return [f"        {names[back[n]]}[i] = {n}" for n in self.elements if n in back]
 
 
 def _norm(eq: Equation, index: Any) -> _Norm:
@@ -209,9 +217,10 @@ def segments(optimizer: Optimizer, layout: Layout, trained: int, each: bool
     return pieces, factors
 
 
-def update_text(optimizer: Optimizer, layout: Layout, trained: int, parallel: bool
-                ) -> tuple[list[str], dict[str, Any]]:
-    """``update_part`` (the loop over lo .. hi), ``update`` (all of it), and functions used."""
+def update_text(optimizer: Optimizer, layout: Layout, trained: int, parallel: bool,
+                streams: bool = False) -> tuple[list[str], dict[str, Any]]:
+    """``update_part`` (the loop over lo .. hi), ``update`` (all of it), and functions used;
+    ``streams``: several threads write new parameters past the caches (`train_step.streams`)."""
     printer = RulePrinter(optimizer)
     pieces, factors = segments(optimizer, layout, trained,
                                any(norm.each for norm in printer.norms))
@@ -221,7 +230,7 @@ def update_text(optimizer: Optimizer, layout: Layout, trained: int, parallel: bo
     rows = [f"    (sum_{name}, norm_{name}, {each})," for name, each in named]
     texts.append("\n".join(["# the sum of a norm, what is made of it, whether each tensor has one",
                             "NORMS = (", *rows, ")"]) if rows else "NORMS = ()")
-    texts.append(printer.part())
+    texts += [printer.part(), *([printer.piece(), _span(printer)] if streams else [])]
     if not pieces:
         own, table = "settings", ["SEGMENTS = np.zeros((0, 2), np.int64)"]
     elif len(pieces) == 1 and not optimizer.groups and not optimizer.matrix:
@@ -238,22 +247,37 @@ def update_text(optimizer: Optimizer, layout: Layout, trained: int, parallel: bo
         texts.append(text)
         printer.functions.update(functions)
     if parallel and splits(optimizer):
-        texts += _shared(printer, own)
+        texts += _shared(printer, own, "update_span" if streams else "update_part")
         parallel = False
     for ending in (("", "_split") if parallel else ("",)):
         texts.append("\n".join(_whole(printer, own, ending, calls)))
     return texts, printer.functions
 
 
-def _shared(printer: RulePrinter, own: str) -> list[str]:
-    """What one of several threads does of an update, and all of them."""
+def _span(printer: RulePrinter) -> str:
+    """The update of elements lo .. hi by one of several threads."""
+    flat = ", ".join(["p", "d", *printer.moments])
+    return "\n".join([
+        "# what one of several threads updates, past the caches", "@joint",
+        f"def update_span(lo, hi, parts, step, settings, {flat}):",
+        "    if parts == 1:  # nobody else reads it",
+        f"        update_part(lo, hi, step, settings, {flat})", "        return",
+        "    piece = own_piece()", "    for first in range(lo, hi, PIECE):",
+        "        last = min(first + PIECE, hi)",
+        f"        update_piece(first, last, step, settings, piece, {flat})",
+        "        stream(piece, p, first, last)", "    settle()"])
+
+
+def _shared(printer: RulePrinter, own: str, update: str) -> list[str]:
+    """What one of several threads does of an update (by the function of that name), and all."""
+    parts = "parts, " if update == "update_span" else ""
     joined = ", ".join(["parts", "step", "settings", "p", "d", *printer.moments])
     span = "lo + (hi - lo)*part//parts, lo + (hi - lo)*(part + 1)//parts"
     return [
         "\n".join(["@kernel", f"def update_share(part, {joined}):",
                    "    for piece in range(SEGMENTS.shape[0]):",
                    "        lo, hi = SEGMENTS[piece, 0], SEGMENTS[piece, 1]",
-                   f"        update_part({span}, step, {own}, "
+                   f"        {update}({span}, {parts}step, {own}, "
                    f"{', '.join(['p', 'd', *printer.moments])})"]),
         "\n".join(["@njit(parallel=True, **OPTIONS)", f"def update_launch(address, {joined}):",
                    "    for part in prange(parts):",

@@ -62,7 +62,7 @@ class Behind:
     flat: tuple[str, ...]
 
     def lines(self, call: str, start: str, stop: str) -> list[str]:
-        given = ", ".join(["step", "settings", *self.flat])
+        given = ", ".join(["parts", "step", "settings", *self.flat])
         return [f"first, most = {start}, {stop}",
                 f"for lo in range(first, most, {self.rows}):",
                 f"    hi = min(lo + {self.rows}, most)", f"    {call}",

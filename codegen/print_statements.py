@@ -24,8 +24,8 @@ RESERVED = frozenset(
     print part parts lo hi p d s n w o batch order step settings flat total loss gradient forward
     update epoch gemm at mix pick main exact inlined I U kernel thin view first rows block blocks
     most True False None cuda launch carray stream owner device member members team turn joint meet
-    wait half scales up down take put partial cut train update_rows update_rest address address_of
-    call_team call_part""".split()
+    wait half scales up down take put partial cut train update_rows update_rest update_piece
+    own_piece settle PIECE address address_of call_team call_part""".split()
 )
 _OWN = re.compile(r"(k\d+_|gather_|power\d|moment_|fast_|math_|block_|tiles_|behind_|direct_"
                   r"|product_|factor_|one_factor_).*"

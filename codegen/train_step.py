@@ -39,6 +39,13 @@ class Behinds:
     rest: tuple[tuple[int, int], ...]
 
 
+def streams(compiled: Compiled) -> bool:
+    """Whether several threads write new parameters past the caches: where these are many, and each
+    updates a part of them on its own."""
+    return ("gradient" in compiled.entries and splits(compiled.optimizer)
+            and compiled.trained >= FROM)
+
+
 def find_behinds(compiled: Compiled) -> Behinds | None:
     """The updates that go behind gradients; None where none do, or it does not pay."""
     entry = compiled.entries.get("gradient")
@@ -153,14 +160,21 @@ class TrainPrinter(EntryPrinter):
                 *(p.text() for p in self.phases.phases if p.updates), serial,
                 *(self._together() if self.parallel else [])]
 
+    @property
+    def _span(self) -> str:
+        """The call that updates elements lo .. hi, with what stands for these."""
+        flat = ", ".join(self.flat_arrays)
+        return ("update_span({}, {}, parts, step, settings, " if self.parallel else
+                "update_part({}, {}, step, settings, ") + f"{flat})"
+
     def _rows(self) -> str:
         flat = ", ".join(self.flat_arrays)
         return "\n".join([
             "# the update of the elements whose gradients are rows lo .. hi of a view of d",
-            "@joint", f"def update_rows(lo, hi, gradient, step, settings, {flat}):",
+            "@joint", f"def update_rows(lo, hi, gradient, parts, step, settings, {flat}):",
             "    start = (gradient.ctypes.data - d.ctypes.data)//d.itemsize",
             "    each = gradient.size//gradient.shape[0]",
-            f"    update_part(start + lo*each, start + hi*each, step, settings, {flat})"])
+            f"    {self._span.format('start + lo*each', 'start + hi*each')}"])
 
     def _rest(self) -> str:
         flat = ", ".join(self.flat_arrays)
@@ -172,8 +186,8 @@ class TrainPrinter(EntryPrinter):
             "@kernel", f"def update_rest(part, parts, step, settings, {flat}):",
             "    for piece in range(REST.shape[0]):",
             "        lo, hi = REST[piece, 0], REST[piece, 1]",
-            "        update_part(lo + (hi - lo)*part//parts, lo + (hi - lo)*(part + 1)//parts, "
-            f"step, settings, {flat})"])
+            "        " + self._span.format("lo + (hi - lo)*part//parts",
+                                           "lo + (hi - lo)*(part + 1)//parts")])
 
     def _together(self) -> list[str]:
         table = [f"    ({u.number}, {u.row})," for u in self.uses]

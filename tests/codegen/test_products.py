@@ -27,7 +27,7 @@ def kernels(request, tmp_path_factory):
     def call(m, n, k, alpha, a, ar, ac, b, br, bc, beta, c, cr, cc):
         gemm(m, n, k, alpha, a, ar, ac, b, br, bc, beta, c, cr, cc)
 
-    return SimpleNamespace(F=module.F, gemm=call)
+    return SimpleNamespace(F=module.F, gemm=call, module=module)
 
 
 def laid(matrix: np.ndarray, in_columns: bool, kind: type) -> tuple[np.ndarray, int, int]:
@@ -54,7 +54,8 @@ def product(kernels, left, right, start, beta, ways):
 
 # the last ones are cut into pieces, and copied where their rows or columns lie far apart
 SIZES = [*itertools.product((1, 3, 8, 13), (1, 5, 16, 33, 70), (1, 2, 17, 40)),
-         (130, 70, 530), (40, 600, 300), (300, 600, 40), (600, 520, 7)]
+         (130, 70, 530), (40, 600, 300), (300, 600, 40), (600, 520, 7), (40, 560, 1100),
+         (600, 520, 300)]
 
 
 def test_every_layout_and_size(kernels):
@@ -96,3 +97,29 @@ def test_the_same_bits_twice(kernels):
     left, right = rng.standard_normal((37, 300)), rng.standard_normal((300, 61))
     runs = [product(kernels, left, right, np.zeros((37, 61)), 0, (0, 1, 0)) for _ in range(2)]
     np.testing.assert_array_equal(*runs)
+
+
+@pytest.mark.parametrize("n, k, deep, broad, high", [
+    (96, 40, 48, 96, 20), (70, 100, 48, 32, 20), (64, 100, 48, 64, 8), (5, 7, 16, 5, 3)])
+@pytest.mark.parametrize("in_columns", [False, True])
+def test_what_is_fetched_is_what_is_copied_next(kernels, n, k, deep, broad, high, in_columns):
+    module, start, m = kernels.module, 4096, 20
+    br, bc = (1, k) if in_columns else (n, 1)
+    wide, each = module._WIDE, module._ITEM
+    copied = [(above, j, edge, min(edge + broad, n), i + high >= m)
+              for edge in range(0, n, broad) for above in range(0, k, deep)
+              for i in range(0, m, high) for j in range(edge, min(edge + broad, n), wide)]
+    expected = [start + (above*br + j*bc)*each for above, j, *_ in copied][1:]
+    for (above, j, edge, stop, last), there in zip(copied, [*expected, None], strict=True):
+        at, apart, lines, runs = module._next.py_func(n, k, start, br, bc, above, j, edge, stop,
+                                                      deep, last)
+        if there is None:
+            assert runs == 0
+            continue
+        assert at == there and apart == (bc if in_columns else br)
+        above, j = divmod((at - start)//each, n) if not in_columns else divmod(
+            (at - start)//each, k)[::-1]
+        depth, columns = min(deep, k - above), min(wide, n - j)
+        assert runs == (columns if in_columns else depth)
+        most = (depth if in_columns else columns)*each  # bytes of a run
+        assert most - module._LINE < lines*module._LINE <= max(most, wide*each)

@@ -11,6 +11,7 @@ import pytest
 import codegen
 import derive as dr
 from codegen import train_step
+from codegen.module import load, render
 from codegen.pipeline import compile_program
 from codegen.train_step import Behinds, find_behinds
 from derive.optimizers import Optimizer
@@ -161,3 +162,53 @@ def test_a_models_arrays_begin_where_lines_of_the_cache_do(tmp_path: Path) -> No
         run.epoch(data(mlp(), 7), 5, np.arange(7))
     arrays = [run.p, run.d, run.w, *run.moments.values(), *run.batches[5]]
     assert [a.ctypes.data % 64 for a in arrays] == [0] * len(arrays)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_what_goes_past_the_caches_arrives_whole_and_nothing_beside_it(kind: str, tmp_path: Path
+                                                                      ) -> None:
+    module = load(render(compile_program(dr.derive(mlp()), dr.adam()), kind, True), tmp_path)
+    source = np.arange(1, 201, dtype=kind)
+    for first in (0, 1, 5, 16, 31):
+        for count in (0, 1, 7, 8, 15, 16, 17, 100, 200):
+            target = np.zeros(300, kind)
+            module.stream(source, target, first, first + count)
+            want = np.zeros(300, kind)
+            want[first:first + count] = source[:count]
+            np.testing.assert_array_equal(target, want)
+
+
+@pytest.mark.parametrize("rule", [dr.adam(lr=0.01), dr.sgd(lr=0.1), dr.momentum(lr=0.1), dr.adam(
+    groups={"c*": {"lr": 0.1}})], ids=["adam", "sgd", "momentum", "groups"])
+def test_threads_that_write_past_the_caches_learn_bit_by_bit_what_steps_learn(
+        rule: Optimizer, tmp_path: Path) -> None:
+    net = dr.Network("wide")
+    h = dr.dense(net.input("x", "B", 19), 131, dr.tanh)
+    net.loss(dr.cross_entropy(dr.dense(h, 3), net.input("t", "B", dtype=int)))
+    runs = []
+    for _ in range(2):
+        model = codegen.compile(dr.derive(net), optimizer=rule, directory=tmp_path, threads=2)
+        model.initialize(1)
+        model._run.parts = lambda sizes: 2
+        runs.append(model._run)
+    epoch, steps = runs
+    values = {n: np.asarray(v, epoch.p.dtype if n == "x" else np.int64)
+              for n, v in data(net, 40).items()}
+    epoch.epoch(values, 8, np.arange(40))
+    for first in range(0, 40, 8):
+        steps.step(**{n: v[first:first + 8] for n, v in values.items()})
+    np.testing.assert_array_equal(epoch.p, steps.p)
+    (text,) = (p.read_text() for p in tmp_path.glob("*.py"))
+    assert "        stream(piece, p, first, last)" in text
+
+
+def test_a_module_for_one_thread_has_nothing_to_write_past_the_caches() -> None:
+    text = render(compile_program(dr.derive(mlp()), dr.adam()), "float32", False)
+    assert "    update_rows(lo, hi, _d_" in text
+    assert "stream(" not in text and "update_span" not in text
+
+
+def test_few_parameters_are_not_written_past_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_step, "FROM", 2**16)
+    text = render(compile_program(dr.derive(mlp()), dr.adam()), "float32", True)
+    assert "update_share" in text and "stream(" not in text and "update_span" not in text
