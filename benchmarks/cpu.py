@@ -133,39 +133,29 @@ def machine() -> dict[str, float]:
     return {"operations": 2 * 1536**3 / product, "bytes": 2 * big.nbytes / copy}
 
 
-class Handing:
-    """What it costs that one core writes what the other has read, and reads what that one wrote:
-    nanoseconds for each line of 64 bytes. Two cores that share their last cache need some 8, two
-    that do not, 30; a virtual machine's are moved from one place to another while it runs."""
+def handing() -> float:
+    """What it costs a core to write what another has read: nanoseconds for a line of 64 bytes. One
+    that shares its last cache with the other needs some 8, else 20 to 30; the cores of a virtual
+    machine are now of the one kind and now of the other. One thread goes from core to core: threads
+    of this process that wait would disturb what is timed."""
+    lines = 4096
+    buffer = np.zeros(16*lines, np.float32)
+    allowed = os.sched_getaffinity(0)
+    here, there = sorted(allowed)[:2]
 
-    LINES, TURNS = 512, 40
+    def written(reader: int) -> float:
+        os.sched_setaffinity(0, {here})
+        buffer.fill(1)
+        os.sched_setaffinity(0, {reader})
+        buffer.max()
+        os.sched_setaffinity(0, {here})
+        return timed(lambda: buffer.fill(2))
 
-    def __init__(self) -> None:
-        import numba
-
-        @numba.njit(parallel=True)
-        def hand(buffer: np.ndarray, turns: int, crossed: int) -> None:
-            for turn in range(turns):
-                for member in numba.prange(2):
-                    own = buffer[member]
-                    for i in range(own.size - 16):
-                        own[i] = turn
-                for member in numba.prange(2):
-                    total = np.float32(0)
-                    other = buffer[member ^ crossed]
-                    for i in range(other.size - 16):
-                        total += other[i]
-                    buffer[member, -1] = total
-
-        self.hand, self.buffer = hand, np.zeros((2, 16*self.LINES + 16), np.float32)
-        self.threads = numba.set_num_threads
-        self.now()
-
-    def now(self) -> float:
-        self.threads(2)
-        own, crossed = (min(timed(lambda c=c: self.hand(self.buffer, self.TURNS, c))
-                            for _ in range(5)) for c in (0, 1))
-        return (crossed - own) / self.TURNS / self.LINES * 1e9
+    try:
+        crossed, own = (min(written(reader) for _ in range(20)) for reader in (there, here))
+    finally:
+        os.sched_setaffinity(0, allowed)
+    return (crossed - own) / lines * 1e9
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -192,7 +182,7 @@ class Bench:
                 raise SystemExit(f"{row.name}: {name} has the loss {first[0]}, ours is {loss}: "
                                  "nothing is timed")
 
-    def measure(self, rounds: int, seconds: float, handing: Handing | None) -> dict[str, Any]:
+    def measure(self, rounds: int, seconds: float, hands: bool) -> dict[str, Any]:
         """Interleaved runs of at most so many seconds each; the processes end. Before each round,
         and after the last, what handing a line from core to core costs."""
         try:
@@ -200,12 +190,12 @@ class Bench:
             steps = max(4, min(500, int(seconds / once)))
             times: dict[str, list[float]] = {name: [] for name in self.workers}
             memory = {}
-            handed = [handing.now()] if handing else []
+            handed = [handing()] if hands else []
             for _ in range(rounds):
                 for name, w in self.workers.items():
                     _, took, _, memory[name] = w.run(steps)
                     times[name].append(took / steps)
-                handed += [handing.now()] if handing else []
+                handed += [handing()] if hands else []
         finally:
             for w in self.workers.values():
                 w.close()
@@ -258,7 +248,9 @@ def main() -> None:
     if args.pause:
         benches = list(benches)
         input("ready: press return\n")
-    limits, handing = machine(), Handing() if args.threads > 1 else None
+    limits = machine()
+    hands = args.threads > 1 and hasattr(os, "sched_getaffinity") and len(
+        os.sched_getaffinity(0)) > 1
     print(f"{args.threads} threads; matrix products {limits['operations'] / 1e9:.0f} GFLOP/s, "
           f"copying {limits['bytes'] / 1e9:.0f} GB/s\n")
     print(f"{'network':20}{'rows':>4}{'':2}{'µs a step':>10} {'':5} {'MFLOP':>9}{'peak':>5} "
@@ -266,7 +258,7 @@ def main() -> None:
           + "  process first step  a line to the other core")
     found = []
     for bench in benches:
-        found.append(bench.measure(args.rounds, args.seconds, handing))
+        found.append(bench.measure(args.rounds, args.seconds, hands))
         print(line(found[-1], limits, wanted), flush=True)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
