@@ -186,7 +186,8 @@ class Bench:
         """Interleaved runs of at most so many seconds each; the processes end. Before each round,
         and after the last, what handing a line from core to core costs."""
         try:
-            once = max(w.run(4)[1] for w in self.workers.values()) / 4
+            # the first runs are slower, and few steps would share what a call costs
+            once = max(min(w.run(4)[1] for _ in range(5)) for w in self.workers.values()) / 4
             steps = max(4, min(500, int(seconds / once)))
             times: dict[str, list[float]] = {name: [] for name in self.workers}
             memory = {}
