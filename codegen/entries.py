@@ -206,7 +206,7 @@ class Learning(Protocol):
     @property
     def given_first(self) -> str: ...
 
-    def update(self, member: str, members: str) -> list[str]: ...
+    def update(self, part: str, parts: str, members: str) -> list[str]: ...
 
 
 def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool,
@@ -239,7 +239,7 @@ def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool,
                  if t.role == "random")]
     name, after = "gradient", [f"update(parts, {updated})"]
     if train is not None:
-        name, after = "train", train.update("0", "1")
+        name, after = "train", train.update("0", "1", "1")
         passed = f"{train.given_first.replace('step', 'step + 1', 1)}, {passed}"
     alone = _Epoch(size_of, calls, f"loss = {name}(parts, {passed})", between, after)
     texts.append("\n".join(["@kernel", f"def epoch(parts, {arguments}):", *alone.lines(),
@@ -247,11 +247,11 @@ def epoch_texts(compiled: Compiled, gradient: EntryPrinter, parallel: bool,
     if not parallel:
         return texts
     own = "for part in range(parts*member//members, parts*(member + 1)//members):\n            "
-    share = [f"{own}update_share(part, parts, {updated})"]
+    share = [f"{own}update_share(part, parts, members, {updated})"]
     if not splits(compiled.optimizer):
         share = [f"if member == 0:\n            update(1, {updated})"]
     if train is not None:
-        share = [own + call for call in train.update("part", "parts")]
+        share = [own + call for call in train.update("part", "parts", "members")]
     together = _Epoch(size_of, calls, "\n        ".join([
         "turn = wait(team, members, turn)",
         f"turn = {name}_team(member, members, parts, team, turn, {passed})",

@@ -259,8 +259,8 @@ def _span(printer: RulePrinter) -> str:
     flat = ", ".join(["p", "d", *printer.moments])
     return "\n".join([
         "# what one of several threads updates, past the caches", "@joint",
-        f"def update_span(lo, hi, parts, step, settings, {flat}):",
-        "    if parts == 1:  # nobody else reads it",
+        f"def update_span(lo, hi, members, step, settings, {flat}):",
+        "    if members == 1:  # nobody else reads it",
         f"        update_part(lo, hi, step, settings, {flat})", "        return",
         "    piece = own_piece()", "    for first in range(lo, hi, PIECE):",
         "        last = min(first + PIECE, hi)",
@@ -270,20 +270,22 @@ def _span(printer: RulePrinter) -> str:
 
 def _shared(printer: RulePrinter, own: str, update: str) -> list[str]:
     """What one of several threads does of an update (by the function of that name), and all."""
-    parts = "parts, " if update == "update_span" else ""
-    joined = ", ".join(["parts", "step", "settings", "p", "d", *printer.moments])
+    handed = ", ".join(["step", "settings", "p", "d", *printer.moments])
     span = "lo + (hi - lo)*part//parts, lo + (hi - lo)*(part + 1)//parts"
+    members = ", members" if update == "update_span" else ""
     return [
-        "\n".join(["@kernel", f"def update_share(part, {joined}):",
+        "\n".join(["@kernel", f"def update_share(part, parts, members, {handed}):",
                    "    for piece in range(SEGMENTS.shape[0]):",
                    "        lo, hi = SEGMENTS[piece, 0], SEGMENTS[piece, 1]",
-                   f"        {update}({span}, {parts}step, {own}, "
+                   f"        {update}({span}{members}, step, {own}, "
                    f"{', '.join(['p', 'd', *printer.moments])})"]),
-        "\n".join(["@njit(parallel=True, **OPTIONS)", f"def update_launch(address, {joined}):",
+        "\n".join(["@njit(parallel=True, **OPTIONS)",
+                   f"def update_launch(address, parts, {handed}):",
                    "    for part in prange(parts):",
-                   f"        call_part(address, np.int64(part), {joined})"]),
-        "\n".join([f"def update_split({joined}):",
-                   f"    update_launch(address_of(update_share, 0, {joined}), {joined})"]),
+                   f"        call_part(address, np.int64(part), parts, parts, {handed})"]),
+        "\n".join([f"def update_split(parts, {handed}):",
+                   f"    address = address_of(update_share, 0, parts, parts, {handed})",
+                   f"    update_launch(address, parts, {handed})"]),
     ]
 
 

@@ -62,7 +62,7 @@ class Behind:
     flat: tuple[str, ...]
 
     def lines(self, call: str, start: str, stop: str) -> list[str]:
-        given = ", ".join(["parts", "step", "settings", *self.flat])
+        given = ", ".join(["members", "step", "settings", *self.flat])
         return [f"first, most = {start}, {stop}",
                 f"for lo in range(first, most, {self.rows}):",
                 f"    hi = min(lo + {self.rows}, most)", f"    {call}",
@@ -181,7 +181,7 @@ class Phase:
     def arguments(self) -> list[str]:
         row = ["row"] if len(self.rows) > 1 else []
         behind = next((c.behind for c in self.calls if c.behind is not None), None)
-        own = ["step", "settings", *behind.flat] if behind is not None else []
+        own = ["members", "step", "settings", *behind.flat] if behind is not None else []
         return [*row, "part", "parts", *self.sizes.values(), *dict.fromkeys([*self.buffers, *own])]
 
     @property
@@ -189,8 +189,10 @@ class Phase:
         """Whether the optimizer works in it."""
         return any(c.behind is not None for c in self.calls)
 
-    def call(self, row: str, part: str, parts: str) -> str:
-        given = {"row": row, "part": part, "parts": parts}
+    def call(self, row: str, part: str, parts: str, members: str = "members") -> str:
+        """The call of the function; ``members``: how many threads run the parts, which matters
+        where the optimizer works in it."""
+        given = {"row": row, "part": part, "parts": parts, "members": members}
         return f"{self.name}({', '.join(given.get(a, a) for a in self.arguments)})"
 
     def text(self) -> str:

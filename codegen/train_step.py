@@ -148,7 +148,8 @@ class TrainPrinter(EntryPrinter):
     def texts(self) -> list[str]:
         """Functions that are called by an epoch: updates of rows, of the rest, and the step."""
         def lines(uses: Sequence[Use]) -> list[str]:
-            return self.phases.sequence(uses, lambda u, row: self.phases[u].call(row, "0", "1"))
+            return self.phases.sequence(
+                uses, lambda u, row: self.phases[u].call(row, "0", "1", "1"))
 
         serial = "\n".join([
             "@thin", f"def train(parts, {self.given_first}, {self.arguments}):",
@@ -164,14 +165,14 @@ class TrainPrinter(EntryPrinter):
     def _span(self) -> str:
         """The call that updates elements lo .. hi, with what stands for these."""
         flat = ", ".join(self.flat_arrays)
-        return ("update_span({}, {}, parts, step, settings, " if self.parallel else
+        return ("update_span({}, {}, members, step, settings, " if self.parallel else
                 "update_part({}, {}, step, settings, ") + f"{flat})"
 
     def _rows(self) -> str:
         flat = ", ".join(self.flat_arrays)
         return "\n".join([
             "# the update of the elements whose gradients are rows lo .. hi of a view of d",
-            "@joint", f"def update_rows(lo, hi, gradient, parts, step, settings, {flat}):",
+            "@joint", f"def update_rows(lo, hi, gradient, members, step, settings, {flat}):",
             "    start = (gradient.ctypes.data - d.ctypes.data)//d.itemsize",
             "    each = gradient.size//gradient.shape[0]",
             f"    {self._span.format('start + lo*each', 'start + hi*each')}"])
@@ -183,7 +184,7 @@ class TrainPrinter(EntryPrinter):
         return "\n".join([
             "# what is updated when all gradients are there",
             f"REST = np.array({list(map(list, self.behinds.rest))})", "", "",
-            "@kernel", f"def update_rest(part, parts, step, settings, {flat}):",
+            "@kernel", f"def update_rest(part, parts, members, step, settings, {flat}):",
             "    for piece in range(REST.shape[0]):",
             "        lo, hi = REST[piece, 0], REST[piece, 1]",
             "        " + self._span.format("lo + (hi - lo)*part//parts",
@@ -195,7 +196,7 @@ class TrainPrinter(EntryPrinter):
         return [
             "\n".join(["# the phases of a step in order, and the rows of their tables",
                        "TRAIN = np.array([", *table, "], dtype=np.int64)"]),
-            "\n".join(["@kernel", f"def train_part(phase, row, part, parts, {given}):",
+            "\n".join(["@kernel", f"def train_part(phase, row, part, parts, members, {given}):",
                        *("    " + line for line in self._switch(self.uses))]),
             "\n".join(["@joint",
                        f"def train_team(member, members, parts, team, turn, {given}):",
@@ -205,12 +206,12 @@ class TrainPrinter(EntryPrinter):
                        "        for part in range(parts*member//members, "
                        "parts*(member + 1)//members):",
                        "            train_part(TRAIN[use, 0], TRAIN[use, 1], part, parts, "
-                       f"{given})",
+                       f"members, {given})",
                        "        turn = wait(team, members, turn)", "    return turn"])]
 
-    def update(self, member: str, members: str) -> list[str]:
+    def update(self, part: str, parts: str, members: str) -> list[str]:
         """The call that updates what is left."""
         if not self.behinds.rest:
             return []
         flat = ", ".join(self.flat_arrays)
-        return [f"update_rest({member}, {members}, step, settings, {flat})"]
+        return [f"update_rest({part}, {parts}, {members}, step, settings, {flat})"]

@@ -180,21 +180,25 @@ def test_what_goes_past_the_caches_arrives_whole_and_nothing_beside_it(kind: str
 
 @pytest.mark.parametrize("rule", [dr.adam(lr=0.01), dr.sgd(lr=0.1), dr.momentum(lr=0.1), dr.adam(
     groups={"c*": {"lr": 0.1}})], ids=["adam", "sgd", "momentum", "groups"])
-def test_threads_that_write_past_the_caches_learn_bit_by_bit_what_steps_learn(
-        rule: Optimizer, tmp_path: Path) -> None:
+def test_threads_that_write_past_the_caches_learn_bit_by_bit_what_one_and_what_steps_learn(
+        rule: Optimizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = dr.Network("wide")
     h = dr.dense(net.input("x", "B", 19), 131, dr.tanh)
     net.loss(dr.cross_entropy(dr.dense(h, 3), net.input("t", "B", dtype=int)))
     runs = []
-    for _ in range(2):
+    for _ in range(3):
         model = codegen.compile(dr.derive(net), optimizer=rule, directory=tmp_path, threads=2)
         model.initialize(1)
         model._run.parts = lambda sizes: 2
         runs.append(model._run)
-    epoch, steps = runs
+    epoch, alone, steps = runs
     values = {n: np.asarray(v, epoch.p.dtype if n == "x" else np.int64)
               for n, v in data(net, 40).items()}
-    epoch.epoch(values, 8, np.arange(40))
+    for members, run in ((2, epoch), (1, alone)):
+        monkeypatch.setattr(model.kernels._Crew, "pieces", lambda crew, steps, members=members:
+                            iter([(members, 0, steps)]))
+        run.epoch(values, 8, np.arange(40))
+    np.testing.assert_array_equal(epoch.p, alone.p)
     for first in range(0, 40, 8):
         steps.step(**{n: v[first:first + 8] for n, v in values.items()})
     np.testing.assert_array_equal(epoch.p, steps.p)
