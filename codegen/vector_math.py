@@ -1,5 +1,5 @@
-"""exp, log, tanh, erf and erfc in single precision, without a branch, so that loops over them
-become vector code.
+"""exp, expm1, log, log1p, tanh, erf and erfc in single precision, without a branch, so that loops
+over them become vector code.
 
 A module's kernels call these instead of the C library's, which LLVM cannot make vectors of. Each
 is a range reduction by exact arithmetic and a polynomial that interpolates at Chebyshev nodes
@@ -24,10 +24,10 @@ ERF = (1.12837916585, -0.376126266667, 0.112835947152, -0.0268542120106, 0.00518
        -0.000801686428717, 7.87587506269e-5)
 ERF_FAR = (-0.000765897779698, -1.12589365241, -0.639141257647, -0.103281117598, 0.022604772238,
            -0.0034323513807, 0.000316937022491, -1.32723618112e-5)  # of log(erfc(x))
-
-ERFC = (0.282087373596, 0.282283207705, 0.244828028134, 0.187835739646, 0.0459849899356,
-        0.0584197041905, -0.0614391187314, -0.245094426935, 0.349765884336, -0.178156419244,
-        0.0334850395415)
+ERFC_SCALE = 1.5
+ERFC = (0.643170836945, 0.677133339766, 0.201661537391, -0.254765799867, -0.0867923372325,
+        0.201968651519, -0.0311249392422, -0.154809972143, 0.122904892379, 0.0554893196475,
+        -0.08895387537)  # of exp(y²)*erfc(y)/t by t - 1/2, where t = 1/(1 + y/ERFC_SCALE)
 
 
 def _polynomial(x: str, coefficients: Sequence[float], kind: str = "F") -> str:
@@ -37,39 +37,59 @@ def _polynomial(x: str, coefficients: Sequence[float], kind: str = "F") -> str:
     return text
 
 
-def _exponential(name: str, low: str = "") -> str:
-    """exp of x, or of x + low where what x cannot hold is handed in apart (|low| < 1)."""
-    return f"""\
-    @exact
-    def {name}(x{", low" if low else ""}):
+_SPLIT = """\
         y = x if x < F(89) else F(89)
         y = y if y > F(-104) else F(-104)
-        t = {"(y + low)" if low else "y"}*F(1.44269504) + F(12582912)  # log 2's multiple, low bits
+        t = {scaled}*F(1.44269504) + F(12582912)  # log 2's multiple, low bits
         n = t - F(12582912)
-        r = y - n*F(0.693359375) + n*F(2.1219444005e-4){low}
-        p = F(1) + (r + r*r*{_polynomial("r", EXP)})
+        r = y - n*F(0.693359375) + n*F(2.1219444005e-4){added}
         i = I(F(t).view(I) - I(0x4B400000))
         h = I(i >> I(1))  # 2**i in two factors: one would overflow before the result does
         one = I((h + I(127)) << I(23)).view(F)
-        two = I((i - h + I(127)) << I(23)).view(F)
+        two = I((i - h + I(127)) << I(23)).view(F)"""
+_EXP = f"""\
+    @exact
+    def fast_exp(x):
+{_SPLIT.format(scaled="y", added="")}
+        p = F(1) + (r + r*r*{_polynomial("r", EXP)})
+        return p*one*two if x == x else x"""
+_EXPM1 = f"""\
+    @exact
+    def fast_expm1(x):
+{_SPLIT.format(scaled="y", added="")}
+        over = I(I(0x7F000000) - F(two).view(I)).view(F)  # 1/two
+        p = r + r*r*{_polynomial("r", EXP)}
+        return (p*one + (one - over))*two if x == x else x"""
+# factor*exp(x + low), where x + low (|low| < 1) is more than one number holds
+_EXP_PRODUCT = f"""\
+    @exact
+    def fast_exp_product(x, low, factor):
+{_SPLIT.format(scaled="(y + low)", added=" + low")}
+        p = factor + factor*(r + r*r*{_polynomial("r", EXP)})
         return p*one*two if x == x else x"""
 
-
-_EXP = _exponential("fast_exp")
+_LOG_OF_BITS = f"""\
+        i = F(u).view(I)
+        k = I((i - I(0x3F3504F3)) >> I(23))  # u = 2**k * m, m between sqrt(1/2) and sqrt(2)
+        f = I(i - I(k << I(23))).view(F) - F(1){{added}}
+        n = F(k){{over}}
+        p = f*f*f*{_polynomial("f", LOG)}
+        y = n*F(-2.1219444005e-4) + (p - F(0.5)*f*f) + f + n*F(0.693359375)
+        y = y if {{of}} < F(np.inf) else {{of}}
+        y = y if {{of}} > F(0) else (F(-np.inf) if {{of}} == F(0) else F(np.nan))
+        return y"""
 _LOG = f"""\
     @exact
     def fast_log(x):
         tiny = x < F(1.17549435e-38)
-        y = x*F(8388608) if tiny else x
-        i = F(y).view(I)
-        k = I((i - I(0x3F3504F3)) >> I(23))  # x = 2**k * m, m between sqrt(1/2) and sqrt(2)
-        f = I(i - I(k << I(23))).view(F) - F(1)
-        n = F(k) - (F(23) if tiny else F(0))
-        p = f*f*f*{_polynomial("f", LOG)}
-        y = n*F(-2.1219444005e-4) + (p - F(0.5)*f*f) + f + n*F(0.693359375)
-        y = y if x < F(np.inf) else x
-        y = y if x > F(0) else (F(-np.inf) if x == F(0) else F(np.nan))
-        return y"""
+        u = x*F(8388608) if tiny else x
+{_LOG_OF_BITS.format(added="", over=" - (F(23) if tiny else F(0))", of="x")}"""
+_LOG1P = f"""\
+    @exact
+    def fast_log1p(x):
+        u = F(1) + x
+        low = x - (u - F(1)) if x < F(1) else F(1) - (u - x)  # 1 + x is u + low
+{_LOG_OF_BITS.format(added=" + F(0.5)*low*I((I(128) - k) << I(23)).view(F)", over="", of="u")}"""
 _TANH = f"""\
     @exact
     def fast_tanh(x):
@@ -81,19 +101,22 @@ _TANH = f"""\
         return y if x >= F(0) else -y"""
 
 
-_ERFC = _exponential("fast_exp_sum", " + low") + f"""
+# t is 1/q but for what it is rounded by, 1.5*e of the result at most
+_ERFC = f"""\
+{_EXP_PRODUCT}
 
 
     @exact
     def fast_erfc(x):
         a = abs(x)
         y = a if a < F(11) else F(11)
-        t = np.float64(1)/(np.float64(1) + np.float64(0.5)*y)  # its rounding would weigh double
+        q = F(1) + y*F({1/ERFC_SCALE!r})
+        t = F(1)/q
+        e = F(1) - q*t + t*(q - F(1) - y*F({1/ERFC_SCALE!r}))  # by how much t is too small
+        s = t - F(0.5)
         u = I(F(y).view(I) & I(-4096)).view(F)  # so short that its square is exact
-        y = F(t*{_polynomial("t", ERFC, "np.float64")})*fast_exp_sum(-u*u, -(y - u)*(y + u))
+        y = fast_exp_product(-u*u, F(1.5)*e - (y - u)*(y + u), t*{_polynomial("s", ERFC)})
         y = y if x >= F(0) else F(2) - y
-        z = x*x
-        y = F(1) - x*{_polynomial("z", ERF)} if a < F(0.5) else y
         return y if x == x else x"""
 _ERF = f"""\
     @exact
@@ -108,7 +131,9 @@ _ERF = f"""\
 # by the name in `codegen.scalars.FUNCTIONS`: the name here, the text, what it calls
 _ALL = {
     "np.exp": ("fast_exp", _EXP, ()),
+    "np.expm1": ("fast_expm1", _EXPM1, ()),
     "np.log": ("fast_log", _LOG, ()),
+    "np.log1p": ("fast_log1p", _LOG1P, ()),
     "np.tanh": ("fast_tanh", _TANH, ("np.exp",)),
     "math.erfc": ("fast_erfc", _ERFC, ()),
     "math.erf": ("fast_erf", _ERF, ("np.exp",)),

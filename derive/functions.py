@@ -216,7 +216,7 @@ class softplus(Elementary):
 
     @classmethod
     def stable(cls, x: Expr, *settings: Expr) -> Expr:
-        return Select(x > 0, x + log1p(exp(-x)), log1p(exp(x)))
+        return Select(x > 0, x, S.Zero) + log1p(exp(-absolute(x)))  # exp of x would overflow
 
     @classmethod
     def derive(cls, x: Expr, y: Expr, *settings: Expr) -> Expr:
@@ -235,9 +235,10 @@ class gelu(Elementary):
 
     @classmethod
     def stable(cls, x: Expr, *settings: Expr) -> Expr:
-        # 1 + erf cancels for negative x (SymPy turns erfc(-x) back into it, hence absolute)
+        # 1 + erf cancels for negative x (SymPy turns erfc(-x) back into it, hence absolute); the
+        # tail is no side of a choice, for in vectors both sides are computed
         tail = sympy.erfc(absolute(x) / sqrt(2))
-        return x * Select(x < 0, tail, 2 - tail) / 2
+        return x * (Select(x < 0, 0, 2) + Select(x < 0, 1, -1) * tail) / 2
 
     @classmethod
     def derive(cls, x: Expr, y: Expr, *settings: Expr) -> Expr:
