@@ -48,7 +48,14 @@ from codegen.ranges import sharpen
 from codegen.recurrences import begins_with
 from codegen.schedule import Phase, Task
 from codegen.shares import is_share
-from codegen.sums import SEVERAL, gathered, other_side, prefers_target, several
+from codegen.sums import (
+    SEVERAL,
+    gathered,
+    in_order,
+    other_side,
+    prefers_target,
+    several,
+)
 from codegen.tile_blocks import block_nests
 from codegen.tile_loops import sweep_statements
 from codegen.tiles import Sweep
@@ -230,37 +237,37 @@ class Lowering:
 
     def in_place(self, eq: Equation, free: Sequence[Index], factor: Expr, node: SumOver
                  ) -> tuple[Statement, ...]:
-        """``target += factor * body`` with the target's last index innermost."""
+        """``target += factor * body`` with the target's last indices innermost."""
+        outer, inmost = in_order(free, node.body)
         if not isinstance(node.body, Select) and several(node.bound[-1].size):
-            return self.in_place_by_several(eq, free, factor * node.body, node.bound)
+            return self.in_place_by_several(eq, outer, inmost, factor * node.body, node.bound)
         condition, summand = S.true, node.body
         if isinstance(summand, Select) and summand.no == 0:
             condition, summand = summand.condition, summand.yes
         inner: tuple[Statement, ...] = (Store(eq.target, factor * summand, "+="),)
-        last = free[-1]
-        if condition != True and last in condition.free_symbols:  # noqa: E712
+        if condition != True and condition.free_symbols & set(inmost):  # noqa: E712
             inner = (If(condition, inner),)
             condition = S.true
-        inner = self.nest([last], inner)
+        inner = self.nest(inmost, inner)
         if condition != True:  # noqa: E712
             inner = (If(condition, inner),)
-        return self.nest([*free[:-1], *node.bound], inner)
+        return self.nest([*outer, *node.bound], inner)
 
-    def in_place_by_several(self, eq: Equation, free: Sequence[Index], summand: Expr,
-                            bound: Sequence[Index]) -> tuple[Statement, ...]:
+    def in_place_by_several(self, eq: Equation, free: Sequence[Index], inmost: Sequence[Index],
+                            summand: Expr, bound: Sequence[Index]) -> tuple[Statement, ...]:
         """The same with a few values of the last summed index at a time, so that the target is
         read and written that much less often; then those that are left over."""
         *outer, index = bound
         start, stop = (LO, HI) if index == self.part else (Integer(0), index.size)
-        last, count = free[-1], sympy.floor((stop - start) / SEVERAL)
-        group = fresh(Index(f"{index.name}s", count), {i.name for i in (*free, *bound)})
+        count = sympy.floor((stop - start) / SEVERAL)
+        group = fresh(Index(f"{index.name}s", count), {i.name for i in (*free, *inmost, *bound)})
         each = [summand.xreplace({index: start + SEVERAL*group + n}) for n in range(SEVERAL)]
-        groups = Loop(group, Integer(0), count, self.nest([last], [
+        groups = Loop(group, Integer(0), count, self.nest(inmost, [
             Store(eq.target, Add(*each, evaluate=False), "+=")]))
-        rest = Loop(index, start + SEVERAL*count, stop, self.nest([last], [
+        rest = Loop(index, start + SEVERAL*count, stop, self.nest(inmost, [
             Store(eq.target, summand, "+=")]))
         left = () if count.is_Integer and SEVERAL*count == stop else (rest,)
-        return self.nest([*free[:-1], *outer], (groups, *left))
+        return self.nest([*free, *outer], (groups, *left))
 
     def scatter(self, eq: Equation, free: Sequence[Index], factor: Expr, node: SumOver
                 ) -> tuple[Statement, ...]:

@@ -12,6 +12,7 @@ from codegen.shares import PARTS
 from derive.nodes import Index, IntegerAccess, Select, SumOver, accesses
 
 SEVERAL = 4  # values of a summed index that are added to the target at a time
+NEAR = 1024  # elements of a target that stay near while others are added to them, at most
 
 
 def several(size: Expr) -> bool:
@@ -51,6 +52,21 @@ def prefers_target(node: SumOver, last: Index) -> bool:
     """Whether memory is read in order with the target's last index innermost, and not with the
     last bound index innermost."""
     return strided(node.body, last) < strided(node.body, node.bound[-1])
+
+
+def in_order(free: Sequence[Index], body: Expr) -> tuple[Sequence[Index], Sequence[Index]]:
+    """The target's indices outside of a sum, and the last ones innermost: several if what is summed
+    lies behind each other through all of them, as heads and their columns do."""
+    start, elements = len(free) - 1, free[-1].size
+    for first in range(start - 1, -1, -1):
+        elements *= free[first].size
+        last = tuple(free[first:])
+        moving = [a.where for a in accesses(body) if a.free_symbols & set(last)]
+        if not (elements.is_Integer and elements <= NEAR) or any(
+                where[-len(last):] != last for where in moving):
+            break
+        start = first
+    return free[:start], free[start:]
 
 
 def strided(body: Expr, index: Index) -> int:
