@@ -48,6 +48,7 @@ from codegen.ranges import sharpen
 from codegen.recurrences import begins_with
 from codegen.schedule import Phase, Task
 from codegen.shares import is_share
+from codegen.softmax import keep_exponentials
 from codegen.sums import (
     SEVERAL,
     gathered,
@@ -320,7 +321,8 @@ def lower_tasks(numbers: Mapping[str, int], tasks: Sequence[Task], shapes: Shape
         if task.part is not None and part is not None and task.part != part:
             eq = _with_index(eq, task.part, part)
         body += lowering.equation(eq)
-    fused = blend(fuse(sharpen(body)), shapes)
+    joined = fuse(sharpen(body))
+    fused = blend(joined if device else keep_exponentials(joined, lowering.fresh), shapes)
     equations = [eq for task in tasks for eq in task.group.equations]
     cites = tuple((numbers[eq.name], eq) for eq in equations)
     return Kernel(kernel_name(equations[0], numbers), tensors_of(fused), part, fused, cites,
