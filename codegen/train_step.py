@@ -23,6 +23,7 @@ from codegen.phases import Behind, PhaseSet, Use
 from codegen.pipeline import Compiled, Entry
 
 FROM = 2**16  # parameters from which on this pays: fewer stay in the cache anyway
+STREAMED = 2**15  # parameters from which on it pays to write them past the caches; at most FROM
 AT_ONCE = 2**17  # elements of a gradient that are updated at once: half a megabyte
 HIGH = 128  # rows at least, as many as a product copies at once: with fewer it copies more
 
@@ -43,7 +44,7 @@ def streams(compiled: Compiled) -> bool:
     """Whether several threads write new parameters past the caches: where these are many, and each
     updates a part of them on its own."""
     return ("gradient" in compiled.entries and splits(compiled.optimizer)
-            and compiled.trained >= FROM)
+            and compiled.trained >= STREAMED)
 
 
 def find_behinds(compiled: Compiled) -> Behinds | None:

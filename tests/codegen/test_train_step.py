@@ -20,8 +20,10 @@ from tests.codegen.support import interpreted
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Updates go behind gradients however few parameters there are, eight rows at a time."""
+    """Updates go behind gradients, and past the caches, however few parameters there are, eight
+    rows at a time."""
     monkeypatch.setattr(train_step, "FROM", 1)
+    monkeypatch.setattr(train_step, "STREAMED", 1)
     monkeypatch.setattr(train_step, "AT_ONCE", 1)
     monkeypatch.setattr(train_step, "HIGH", 8)
 
@@ -213,6 +215,13 @@ def test_a_module_for_one_thread_has_nothing_to_write_past_the_caches() -> None:
 
 
 def test_few_parameters_are_not_written_past_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_step, "FROM", 2**16)
+    monkeypatch.setattr(train_step, "FROM", 2**15)
+    monkeypatch.setattr(train_step, "STREAMED", 2**15)
     text = render(compile_program(dr.derive(mlp()), dr.adam()), "float32", True)
     assert "update_share" in text and "stream(" not in text and "update_span" not in text
+
+
+def test_a_few_more_are_written_so_all_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_step, "FROM", 2**16)
+    text = render(compile_program(dr.derive(mlp()), dr.adam()), "float32", True)
+    assert "update_rows(" not in text and "        update_span(" in text
