@@ -60,12 +60,12 @@ _EXPM1 = f"""\
         over = I(I(0x7F000000) - F(two).view(I)).view(F)  # 1/two
         p = r + r*r*{_polynomial("r", EXP)}
         return (p*one + (one - over))*two if x == x else x"""
-# factor*exp(x + low), where x + low (|low| < 1) is more than one number holds
+# (factor + more)*exp(x + low), of two sums (|low| < 1, |more| tiny) that no one number holds
 _EXP_PRODUCT = f"""\
     @exact
-    def fast_exp_product(x, low, factor):
+    def fast_exp_product(x, low, factor, more):
 {_SPLIT.format(scaled="(y + low)", added=" + low")}
-        p = factor + factor*(r + r*r*{_polynomial("r", EXP)})
+        p = factor + (factor*(r + r*r*{_polynomial("r", EXP)}) + more)
         return p*one*two if x == x else x"""
 
 _LOG_OF_BITS = f"""\
@@ -115,7 +115,10 @@ _ERFC = f"""\
         e = F(1) - q*t + t*(q - F(1) - y*F({1/ERFC_SCALE!r}))  # by how much t is too small
         s = t - F(0.5)
         u = I(F(y).view(I) & I(-4096)).view(F)  # so short that its square is exact
-        y = fast_exp_product(-u*u, F(1.5)*e - (y - u)*(y + u), t*{_polynomial("s", ERFC)})
+        h = s*{_polynomial("s", ERFC[1:])}
+        p = F({ERFC[0]!r}) + h
+        m = F({ERFC[0]!r}) - p + h  # what p was rounded by
+        y = fast_exp_product(-u*u, F(1.5)*e - (y - u)*(y + u), t*p, t*m)
         y = y if x >= F(0) else F(2) - y
         return y if x == x else x"""
 _ERF = f"""\
