@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from sympy import Expr, Symbol
 
-from codegen.memory_lives import Life, place_size
+from codegen.memory_lives import Life, lay_out, place_size
 from codegen.schedule import Phase
 from codegen.shares import is_share, share_index
 from derive.nodes import Access, Index, SumOver, accesses, walk
@@ -26,6 +26,8 @@ ROWS = 16  # of a matrix product with a weight, below which it is slow
 LARGE = 1 << 17  # elements of a weight that does not stay in the cache, so that a product wants
 LARGE_ROWS = 256  # so many rows
 SMALL = 32  # times that a phase's work is more than that of a product which then does not count
+ONCE = 16  # times as many elements of a block as of what it goes through once, whatever its rows
+ROOM = 5 << 17  # elements of a block that has more rows for that, at most
 MOST = 512  # rows of a block
 UNKNOWN = 64  # what a size is taken for that is known at run time only
 
@@ -58,16 +60,28 @@ def _bare(expr: Expr, row: Index, program: Program, batch: Symbol) -> bool:
 
 
 def block_rows(phase: Phase, program: Program, lives: Sequence[Life]) -> int:
-    """Rows of a block: as many as the cache holds, but enough for products with weights."""
+    """Rows of a block: as many as the cache holds, but enough for products with weights, and so
+    many that what each block goes through once does not weigh."""
     if not lives:
         return MOST
     each = sum(place_size(x.shape)[0] * _number(place_size(x.shape)[1]) for x in lives)
     groups = [task.group for task in phase.tasks]
     work = {eq.name: _work(eq) for group in groups for eq in group.equations}
     total = sum(work.values())
-    fewest = max((_fewest(eq, group) for group in groups for eq in group.equations
-                  if not is_share(eq.tensor) and SMALL*work[eq.name] > total), default=1)
-    return max(fewest, min(MOST, CACHE // max(1, each)), 1)
+    fewest, once = 1, 0
+    for group in groups:
+        for eq in group.equations:
+            if is_share(eq.tensor):
+                once += math.prod(_number(s) for s in eq.tensor.shape)
+                continue
+            rows, elements = _fewest(eq, group)
+            if SMALL*work[eq.name] > total:
+                fewest = max(fewest, rows)
+            else:
+                once += elements
+    rows = max(fewest, min(MOST, CACHE // max(1, each)), 1)
+    more = min(MOST, -(-ONCE*once // max(1, each)))
+    return max(rows, min(more, ROOM // _number(lay_out(lives)[1]))) if more > rows else rows
 
 
 def _work(eq: Equation) -> int:
@@ -75,12 +89,13 @@ def _work(eq: Equation) -> int:
     return math.prod(_number(i.size) for i in (*eq.indices, *eq.bound))
 
 
-def _fewest(eq: Equation, group: Group) -> int:
-    """Rows from which on the products of an equation with something that has none are fast. (The
-    steps of a recurrence are taken one by one.)"""
+def _fewest(eq: Equation, group: Group) -> tuple[int, int]:
+    """Rows from which on the products of an equation with something that has none are fast, and
+    the elements of that where one row is too few. (The steps of a recurrence are taken one by
+    one.)"""
     steps = eq.indices[group.axis[eq.name]] if group.recurrent else None
     row = eq.indices[0]
-    fewest = 1
+    fewest, read = 1, 0
     for node in (n for n in walk(eq.body) if isinstance(n, SumOver)):
         found = accesses(node.body)
         weights = {i for a in found if row not in a.free_symbols for i in _indices(a)}
@@ -94,8 +109,9 @@ def _fewest(eq: Equation, group: Group) -> int:
         for index in weights:
             elements *= _number(index.size)
         large = elements > LARGE and steps is None  # a step reads its weight whatever the rows
-        fewest = max(fewest, -(-(LARGE_ROWS if large else ROWS) // count))
-    return fewest
+        enough = -(-(LARGE_ROWS if large else ROWS) // count)
+        fewest, read = max(fewest, enough), read + (elements if enough > 1 else 0)
+    return fewest, read
 
 
 def _indices(access: Access) -> set[Index]:
