@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sympy import Expr, Integer, Symbol
 
 import derive as dr
+from codegen import memory_blocks
 from codegen.memory import OWN, Storage
 from codegen.memory_lives import ALIGN, Life, lay_out
 from codegen.pipeline import Entry, compile_program
@@ -138,3 +139,54 @@ def test_steps_take_no_new_work_space(tmp_path):
         assert model._run.w is arena
         model.step(**sample(model.program, 3))
         assert model._run.w is arena
+
+
+def block_of(program: Program) -> int:
+    """The rows of the only phase's blocks that is cut."""
+    (block,) = (b for b in entry(program, Storage()).plan.blocks if b is not None)
+    return block.rows
+
+
+def wide() -> Program:
+    """Convolutions whose rows fill the cache, in front of a weight that each block reads."""
+    net = dr.Network("wide")
+    h = dr.relu(dr.conv2d(net.input("x", "B", 1, 20, 20), 32, 3, padding=1))
+    h = dr.relu(dr.conv2d(h, 32, 3, padding=1))
+    net.loss(dr.cross_entropy(dr.dense(dr.max_pool(h, 2), 10, dims=3),
+                              net.input("t", "B", dtype=int)))
+    return net.program()
+
+
+def long() -> Program:
+    """Rows of many tokens, and shares of gradients that each block is added to."""
+    net = dr.Network("long")
+    y = dr.encoder_block(net.input("x", "B", 48, 64), 4, 256)
+    net.loss(dr.mean_squared_error(y, net.input("t", "B", 48, 64)))
+    return net.program()
+
+
+@pytest.mark.parametrize("make", [wide, long])
+def test_a_block_has_more_rows_where_each_goes_through_much_once(make, monkeypatch):
+    def rows(once: int, room: int) -> int:
+        monkeypatch.setattr(memory_blocks, "ONCE", once)
+        monkeypatch.setattr(memory_blocks, "ROOM", room)
+        return block_of(make())
+
+    room = memory_blocks.ROOM
+    alone, some, more = rows(0, room), rows(8, room), rows(16, room)
+    assert alone < some < more
+    assert rows(16, 0) == alone  # no room for more
+    assert alone <= rows(16, room // 4) < more
+
+
+def test_what_products_with_many_rows_read_makes_no_block_longer(monkeypatch):
+    net = dr.Network("layers")
+    h = net.input("x", "B", 300)
+    for _ in range(4):
+        h = dr.dense(h, 300, dr.tanh)
+    net.loss(dr.mean_squared_error(h, net.input("t", "B", 300)))
+    found = []
+    for once in (0, 10**9):
+        monkeypatch.setattr(memory_blocks, "ONCE", once)
+        found.append(block_of(net.program()))
+    assert found[0] == found[1] < memory_blocks.MOST
