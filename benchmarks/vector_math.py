@@ -78,8 +78,7 @@ def functions() -> dict[str, Callable]:
     net = dr.Network("vector mathematics")
     i = dr.indices("i:5")
     x = net.parameter("x", i)[i]
-    net.loss(dr.sum(sum(f(x) for f, _, _ in FUNCTIONS.values()),
-                    i))
+    net.loss(dr.sum(sum(f(x) for f, _, _ in FUNCTIONS.values()), i))
     kernels = sys.modules[type(codegen.compile(dr.derive(net))._run).__module__]
     return {name: getattr(kernels, name) for name in FUNCTIONS}
 

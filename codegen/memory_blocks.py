@@ -81,7 +81,7 @@ def block_rows(phase: Phase, program: Program, lives: Sequence[Life]) -> int:
                 once += elements
     rows = max(fewest, min(MOST, CACHE // max(1, each)), 1)
     more = min(MOST, -(-ONCE*once // max(1, each)))
-    return max(rows, min(more, ROOM // _number(lay_out(lives)[1]))) if more > rows else rows
+    return max(rows, min(more, ROOM // max(1, _number(lay_out(lives)[1])))) if more > rows else rows
 
 
 def _work(eq: Equation) -> int:

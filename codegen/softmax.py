@@ -24,17 +24,19 @@ from derive.nodes import Access, accesses
 def keep_exponentials(body: Sequence[Statement], fresh: Callable[[], Symbol]
                       ) -> tuple[Statement, ...]:
     """The statements with no exponential of a row computed twice; ``fresh`` gives new scalars."""
-    out = list(body)
-    for n, node in enumerate(out):
+    out: list[Statement] = []
+    loop: int | None = None  # where the last one stands
+    for node in body:
         if isinstance(node, Loop):
-            out[n] = replace(node, body=keep_exponentials(node.body, fresh))
+            node = replace(node, body=keep_exponentials(node.body, fresh))
         elif isinstance(node, If):
-            out[n] = replace(node, yes=keep_exponentials(node.yes, fresh),
-                             no=keep_exponentials(node.no, fresh))
-    for first, node in enumerate(out):
-        second = next((n for n in range(first + 1, len(out)) if isinstance(out[n], Loop)), 0)
-        if isinstance(node, Loop) and second:
-            out[first:second + 1] = _kept(out[first:second + 1], fresh)
+            node = replace(node, yes=keep_exponentials(node.yes, fresh),
+                           no=keep_exponentials(node.no, fresh))
+        out.append(node)
+        if isinstance(node, Loop):
+            if loop is not None:
+                out[loop:] = _kept(out[loop:], fresh)
+            loop = len(out) - 1
     return tuple(out)
 
 
@@ -49,7 +51,8 @@ def _kept(body: list[Statement], fresh: Callable[[], Symbol]) -> list[Statement]
             and isinstance(used, Store) and used.op == "="):
         return body
     target, base = used.target, _base(between, total.symbol)
-    if base is None or second.index not in target.where or target.name in (
+    scalars = all(isinstance(node, Let | Store) for node in between)
+    if base is None or not scalars or second.index not in target.where or target.name in (
             n for each in (total, *between) for n in touched(each)):
         return body
     highest, place = base

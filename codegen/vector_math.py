@@ -30,10 +30,10 @@ ERFC = (0.643170836945, 0.677133339766, 0.201661537391, -0.254765799867, -0.0867
         -0.08895387537)  # of exp(y²)*erfc(y)/t by t - 1/2, where t = 1/(1 + y/ERFC_SCALE)
 
 
-def _polynomial(x: str, coefficients: Sequence[float], kind: str = "F") -> str:
-    text = f"{kind}({coefficients[-1]!r})"
+def _polynomial(x: str, coefficients: Sequence[float]) -> str:
+    text = f"F({coefficients[-1]!r})"
     for c in reversed(coefficients[:-1]):
-        text = f"({text}*{x} + {kind}({c!r}))"
+        text = f"({text}*{x} + F({c!r}))"
     return text
 
 
@@ -101,7 +101,7 @@ _TANH = f"""\
         return y if x >= F(0) else -y"""
 
 
-# t is 1/q but for what it is rounded by, 1.5*e of the result at most
+# t is 1/q but for what it is rounded by, which weighs once to twice in the result
 _ERFC = f"""\
 {_EXP_PRODUCT}
 

@@ -9,6 +9,7 @@ from sympy import Expr, Integer, Symbol
 
 import derive as dr
 from codegen.loops import (
+    If,
     Let,
     Loop,
     Op,
@@ -100,6 +101,7 @@ def test_the_tree():
     {"used": "+="},  # added to what is there
     {"factor": Access("p", B, J)},  # what was there is read
     {"between": (Store(Access("p", B, Integer(0)), Integer(1)),)},
+    {"between": (If(sympy.Eq(B, 0), (Store(Access("p", B, Integer(0)), Integer(1)),)),)},
 ])
 def test_what_is_no_softmax_stays(options):
     assert keep_exponentials(tree(**options), lambda: local(3)) == tree(**options)
