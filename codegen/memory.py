@@ -41,6 +41,8 @@ class Storage:
 
     ``reuse``: places are used again; else every intermediate is there when an entry point returns.
     ``block``: rows that a thread takes through a phase at once (None: chosen for the cache).
+    ``short``: of these no more than that, though with more what each block goes through once would
+    weigh less: for the sake of memory.
     ``shares``: sums over rows are added up thread by thread (None: where that pays).
     ``tiles``: rows and columns of the tiles in which a softmax between products is computed (None:
     where that pays, in tiles of a size that fits the cache; False: nowhere).
@@ -55,6 +57,7 @@ class Storage:
 
     reuse: bool = True
     block: int | None = None
+    short: bool = False
     shares: bool | None = None
     half: bool = False
     columns: bool = False
@@ -253,6 +256,6 @@ def _lives(schedule: Schedule, groups: Sequence[Sequence[Sequence[Task]]], store
             inside[phase].append(Life(name, time, last[1], shape[1:]))
         else:
             shared.append(Life(name, phase, last[0], shape))
-    rows = [storage.block or block_rows(p, program, lives)
+    rows = [storage.block or block_rows(p, program, lives, storage.short)
             for p, lives in zip(schedule.phases, inside, strict=True)]
     return shared, inside, rows

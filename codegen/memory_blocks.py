@@ -59,9 +59,9 @@ def _bare(expr: Expr, row: Index, program: Program, batch: Symbol) -> bool:
             else any(_bare(arg, row, program, batch) for arg in places))
 
 
-def block_rows(phase: Phase, program: Program, lives: Sequence[Life]) -> int:
-    """Rows of a block: as many as the cache holds, but enough for products with weights, and so
-    many that what each block goes through once does not weigh."""
+def block_rows(phase: Phase, program: Program, lives: Sequence[Life], short: bool) -> int:
+    """Rows of a block: as many as the cache holds, but enough for products with weights, and
+    (unless they are to be short) so many that what each block goes through once does not weigh."""
     if not lives:
         return MOST
     each = sum(place_size(x.shape)[0] * _number(place_size(x.shape)[1]) for x in lives)
@@ -81,7 +81,9 @@ def block_rows(phase: Phase, program: Program, lives: Sequence[Life]) -> int:
                 once += elements
     rows = max(fewest, min(MOST, CACHE // max(1, each)), 1)
     more = min(MOST, -(-ONCE*once // max(1, each)))
-    return max(rows, min(more, ROOM // max(1, _number(lay_out(lives)[1])))) if more > rows else rows
+    if short or more <= rows:
+        return rows
+    return max(rows, min(more, ROOM // max(1, _number(lay_out(lives)[1]))))
 
 
 def _work(eq: Equation) -> int:

@@ -163,6 +163,9 @@ def compile_entry(name: str, program: Program, batch: Symbol | None, numbers: Ma
     schedule, groups, plan = planner.plan(program)
     limit = storage.recompute if name == "gradient" and not device else None
     if limit is not None and batch is not None and shown_elements(plan) > limit:
+        planner = replace(planner, storage=replace(storage, short=True))
+        schedule, groups, plan = planner.plan(program)
+    if limit is not None and batch is not None and shown_elements(plan) > limit:
         program = fit(program, batch, limit, lambda one: shown_elements(planner.plan(one)[2]))
         schedule, groups, plan = planner.plan(program)
     known = dict(numbers)

@@ -21,7 +21,7 @@ from derive.points import random_values
 from derive.program import Program
 from tests.codegen.support import build, interpreted, sample, wrong_kernels
 from tests.codegen.test_footprint import held
-from tests.codegen.test_memory import deep, encoder
+from tests.codegen.test_memory import deep, encoder, wide
 
 
 def normed(layers: int = 5) -> Program:
@@ -143,3 +143,14 @@ def test_copies_of_tensors_whose_names_differ_in_an_underscore_are_apart():
     got = again(program, ["h", "h_"], choose_batch(program)).evaluate(values)
     want = program.evaluate(values)
     np.testing.assert_array_equal(got[program.gradients["w"]], want[program.gradients["w"]])
+
+
+def test_blocks_are_short_before_anything_is_computed_again():
+    def rows(made: Compiled) -> int:
+        return max(b.rows for b in made.entries["gradient"].plan.blocks if b is not None)
+
+    free, short = compiled(wide(), Storage()), compiled(wide(), Storage(short=True))
+    assert rows(short) < rows(free) and shown_bytes(short, 2) < shown_bytes(free, 2)
+    limited = compiled(wide(), Storage(recompute=shown_bytes(short, 2) // 4))
+    assert rows(limited) == rows(short) and shown_bytes(limited, 2) == shown_bytes(short, 2)
+    assert not any(is_again(t) for t in limited.entries["gradient"].program.tensors.values())
